@@ -1,0 +1,33 @@
+"""An engine without a model, for tests of everything around one."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milvus_rerank.engines.base import Batch
+
+LogitFunction = Callable[[Batch], NDArray[np.float32]]
+
+
+class ConstantEngine:
+    """Give every pair the same logit, or what a function of the batch says.
+
+    :param logit: one number for every pair, or a function from a batch to its logits, shape ``(pairs,)``.
+    """
+
+    device = "cpu"
+    dtype = "float32"
+
+    def __init__(self, logit: float | LogitFunction = 0.0) -> None:
+        self._logit = logit
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the logits of a batch.
+
+        :param batch: the padded pairs.
+        :returns: float32, shape ``(pairs,)``.
+        """
+        if callable(self._logit):
+            return np.asarray(self._logit(batch), dtype=np.float32)
+        return np.full(len(batch.input_ids), self._logit, dtype=np.float32)

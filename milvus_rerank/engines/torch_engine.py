@@ -1,0 +1,146 @@
+"""The reference engine: a transformers model run by torch. The only module that imports torch."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from milvus_rerank.engines.base import Batch
+from milvus_rerank.errors import DeviceError, InputError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What torch's allocators say when they fail; the CPU's raises a bare RuntimeError.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+class TorchEngine:
+    """Run a sequence classification model.
+
+    :param model: a transformers model with one label, in any dtype and on any device.
+    :param device: where to run it, as :func:`pick_device` returns it.
+    :param dtype: one of :data:`DTYPES`.
+    """
+
+    def __init__(self, model: torch.nn.Module, *, device: str = "cpu", dtype: str = "float32") -> None:
+        self._model: Any = model.to(device=torch.device(device), dtype=DTYPES[dtype]).eval()
+        self.device = device
+        self.dtype = dtype
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
+        """Run one forward pass; float32 whatever the weights are, so that a sigmoid after it makes no ties.
+
+        :param batch: the padded pairs.
+        :returns: raw logits, shape ``(pairs,)``.
+        :raises OutOfMemoryError: if torch cannot allocate what the batch needs.
+        """
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if batch.token_type_ids is not None:
+            inputs["token_type_ids"] = batch.token_type_ids
+        try:
+            with torch.inference_mode():
+                tensors = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
+                logits = self._model(**tensors).logits
+                return logits.float().cpu().numpy().reshape(len(batch.input_ids))  # type: ignore[no-any-return]
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message = f"a batch of shape {batch.input_ids.shape} does not fit the memory of {self.device}"
+        # Outside the except block: the traceback there would keep the failed batch's tensors alive.
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        raise OutOfMemoryError(message)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether torch failed for want of memory.
+
+    :param error: what torch raised.
+    :returns: True for its CUDA, MPS and CPU allocators' failures.
+    """
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def pick_device(device: str | None) -> str:
+    """Return the torch device to use, after checking that it is there.
+
+    :param device: ``cpu``, ``cuda``, ``cuda:n``, ``mps``; None, "" or ``auto`` take the first GPU, else the CPU.
+    :returns: ``cpu``, ``mps`` or ``cuda:n``.
+    :raises InputError: if the name is no device that torch knows.
+    :raises DeviceError: if this machine or this build of torch does not have it.
+    """
+    if device in (None, "", "auto"):
+        return "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        parsed = torch.device(device)  # type: ignore[arg-type]
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device must be 'cpu', 'cuda', 'cuda:n', 'mps' or 'auto', got {device!r}") from error
+    if parsed.type == "cpu":
+        return "cpu"
+    if parsed.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise DeviceError(f"device {device!r} is not available. {_devices()}")
+        return "mps"
+    if parsed.type != "cuda":
+        raise InputError(f"device must be 'cpu', 'cuda', 'cuda:n', 'mps' or 'auto', got {device!r}")
+    index = parsed.index or 0
+    if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+        raise DeviceError(f"device {device!r} is not available. {_devices()}")
+    return f"cuda:{index}"
+
+
+def pick_dtype(dtype: str, device: str) -> str:
+    """Return the dtype to use on a device.
+
+    :param dtype: ``float32``, ``bfloat16`` or ``float16``.
+    :param device: as :func:`pick_device` returns it.
+    :returns: the same; float32 for float16 on a CPU, with one logged line, as half precision has no fast kernels there.
+    :raises InputError: for any other name.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
+    if dtype == "float16" and device == "cpu":
+        logger.info("float16 is not used on a CPU; the model runs in float32")
+        return "float32"
+    return dtype
+
+
+def torch_activation(name: str) -> "Callable[[NDArray[np.float32]], NDArray[np.float32]]":
+    """Return an activation of ``torch.nn`` as a function on numpy arrays.
+
+    :param name: a class name in ``torch.nn`` whose constructor needs no argument, such as ``Tanh``.
+    :returns: a function from float32 logits, shape ``(pairs,)``, to scores of the same shape.
+    :raises InputError: if torch has no such class.
+    """
+    module = getattr(torch.nn, name, None)
+    if module is None:
+        raise InputError(f"torch.nn has no activation named {name!r}")
+    return on_numpy(module())
+
+
+def on_numpy(function: "Callable[[Any], Any]") -> "Callable[[NDArray[np.float32]], NDArray[np.float32]]":
+    """Return a function on torch tensors as a function on numpy arrays.
+
+    :param function: takes a float32 tensor of shape ``(pairs,)`` and returns one of the same shape.
+    :returns: the same on arrays.
+    """
+
+    def apply(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return function(torch.from_numpy(logits)).numpy()  # type: ignore[no-any-return]
+
+    return apply
+
+
+def _devices() -> str:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = ["cpu", *(f"cuda:{index}" for index in range(count))]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return f"This machine has: {', '.join(found)} (torch {torch.__version__})"

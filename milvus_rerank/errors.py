@@ -1,0 +1,72 @@
+"""Every error this package raises on purpose, in one tree.
+
+RerankError
+├── InputError               a query, a document or an option that cannot be used
+│   └── HitError             a Milvus hit that has no usable text
+├── ScoreError               a reranker gave a score that cannot be ordered, or the wrong number of them
+├── ModelError               a model that cannot be found, read or used for reranking
+├── DeviceError              a device that this machine does not have
+├── OutOfMemoryError         one pair alone does not fit the device's memory
+├── MissingDependencyError   an optional package is not installed
+├── RegistryError            an unknown reranker name, a clash of names, or a plugin that does not load
+├── SearchError              Milvus failed, or did not answer in time
+└── StoppedError             the work was stopped from outside before its end
+
+Each also derives from the builtin exception that callers would expect, so ``except ValueError`` keeps working.
+"""
+
+
+class RerankError(Exception):
+    """Base of every error of this package."""
+
+
+class InputError(RerankError, ValueError):
+    """A query, a document or an option cannot be used."""
+
+
+class HitError(InputError):
+    """A Milvus hit has no usable text."""
+
+
+class ScoreError(RerankError, ValueError):
+    """A reranker returned NaN, an infinite score, or the wrong number of scores."""
+
+
+class ModelError(RerankError, OSError):
+    """A model cannot be found, read or used for reranking."""
+
+
+class DeviceError(RerankError, RuntimeError):
+    """This machine does not have the device that was asked for."""
+
+
+class OutOfMemoryError(RerankError, MemoryError):
+    """A batch does not fit the device's memory."""
+
+
+class MissingDependencyError(RerankError, ImportError):
+    """An optional package is not installed; the message says what to type.
+
+    :param package: the package that is missing.
+    :param extra: the extra of milvus-rerank that installs it.
+    :param purpose: what needs the package.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f'{purpose} needs the package {package!r}, which is not installed. Type: pip install "milvus-rerank[{extra}]"'
+        )
+        self.package = package
+        self.extra = extra
+
+
+class RegistryError(RerankError, LookupError):
+    """A reranker name is unknown or taken, or its target does not load."""
+
+
+class SearchError(RerankError, RuntimeError):
+    """The first stage failed: Milvus raised an error or did not answer in time."""
+
+
+class StoppedError(RerankError):
+    """The work was stopped from outside before its end."""

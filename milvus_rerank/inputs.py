@@ -1,0 +1,120 @@
+"""Checks of what users pass in: each error says what was given and what was expected."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from milvus_rerank.errors import InputError
+
+
+def check_query(query: object) -> str:
+    """Return the query if it is a string.
+
+    :param query: what the caller gave as the query.
+    :returns: the same string; an empty one is allowed.
+    :raises InputError: if it is not a string.
+    """
+    if not isinstance(query, str):
+        raise InputError(f"query must be a string, got {_describe(query)}")
+    return query
+
+
+def check_documents(documents: object, name: str = "documents") -> list[str]:
+    """Return the documents as a list if each is a string.
+
+    :param documents: any iterable of strings but a string itself.
+    :param name: what to call them in an error.
+    :returns: the documents in their order; an empty list is allowed.
+    :raises InputError: for a single string, something that is no iterable, or an item that is no string.
+    """
+    items = check_list(documents, name, "strings")
+    for index, item in enumerate(items):
+        if not isinstance(item, str):
+            raise InputError(f"{name}[{index}] must be a string, got {_describe(item)}")
+    return items  # type: ignore[return-value]
+
+
+def check_list(items: object, name: str, of: str) -> list[object]:
+    """Return any iterable as a list, but refuse the strings and mappings that are passed by mistake.
+
+    :param items: what the caller gave.
+    :param name: what to call it in an error.
+    :param of: what it should hold, in plural.
+    :returns: its items.
+    :raises InputError: if it is a string, bytes, a mapping or no iterable.
+    """
+    if isinstance(items, str):
+        raise InputError(f"{name} must be a list of {of}, got a single string; write [{items[:40]!r}]")
+    if isinstance(items, (bytes, dict)) or not isinstance(items, Iterable):
+        raise InputError(f"{name} must be a list of {of}, got {_describe(items)}")
+    return list(items)
+
+
+def check_top_k(top_k: object) -> int | None:
+    """Return how many results to keep, None for all.
+
+    :param top_k: an integer of at least 0, or None; 0 and None both mean all.
+    :returns: a positive integer or None.
+    :raises InputError: for a negative number or anything that is no integer.
+    """
+    if top_k is None:
+        return None
+    number = as_int(top_k)
+    if number is None:
+        raise InputError(f"top_k must be an integer, 0 or None for all results, got {_describe(top_k)}")
+    if number < 0:
+        raise InputError(f"top_k must not be negative, got {number}; 0 or None returns all results")
+    return number or None
+
+
+def check_count(value: object, name: str) -> int:
+    """Return a number that must be a positive integer.
+
+    :param value: what the caller gave.
+    :param name: the option's name.
+    :returns: the number.
+    :raises InputError: if it is no integer or below 1.
+    """
+    number = as_int(value)
+    if number is None or number < 1:
+        raise InputError(f"{name} must be a positive integer, got {_describe(value)}")
+    return number
+
+
+def check_threshold(threshold: object) -> float | None:
+    """Return the least score to keep, None for no limit.
+
+    :param threshold: a number, or None.
+    :returns: the number as a float.
+    :raises InputError: if it is no number, or NaN.
+    """
+    if threshold is None:
+        return None
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or math.isnan(threshold):
+        raise InputError(f"threshold must be a number or None, got {_describe(threshold)}")
+    return float(threshold)
+
+
+def check_choice(value: object, name: str, choices: Sequence[str]) -> str:
+    """Return a value that must be one of a few words.
+
+    :param value: what the caller gave.
+    :param name: the option's name.
+    :param choices: the words allowed.
+    :returns: the value.
+    :raises InputError: if it is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def as_int(value: object) -> int | None:
+    """Return an int or numpy integer as an int, None for everything else (bool included)."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    return int(value.__index__())
+
+
+def _describe(value: object) -> str:
+    text = repr(value)
+    return f"{type(value).__name__}: {text if len(text) <= 60 else text[:57] + '...'}"

@@ -1,0 +1,117 @@
+"""Loading of tokenizers and models. The only module that imports transformers."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+from transformers.utils import logging as transformers_logging
+
+from milvus_rerank.errors import ModelError
+from milvus_rerank.models.names import ModelSource, model_folder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A classification model with its tokenizer, in memory.
+
+    :param tokenizer: a transformers tokenizer.
+    :param model: a torch module with one label, float32 on the CPU.
+    :param config: the model's ``config.json`` as a dict.
+    :param max_length: the tokens a pair may have by default.
+    :param position_limit: the tokens a pair can have at all; None if positions are not counted in a table.
+    """
+
+    tokenizer: Any
+    model: Any
+    config: dict[str, Any]
+    max_length: int
+    position_limit: int | None
+
+
+def load_model(source: ModelSource, *, show_progress: bool = False) -> LoadedModel:
+    """Load a sequence classification model with one label.
+
+    :param source: which model, and whether the network may be asked.
+    :param show_progress: show transformers' and the hub's progress bars.
+    :returns: the model in float32 on the CPU, with its tokenizer.
+    :raises ModelError: if it cannot be found or read, is of another kind, or has other than one label.
+    """
+    folder = model_folder(source.name)
+    where = str(folder) if folder else source.name
+    options: dict[str, Any] = {
+        "revision": source.revision or "main",
+        "cache_dir": source.cache_dir,
+        "local_files_only": source.local_files_only or folder is not None,
+        "trust_remote_code": source.trust_remote_code,
+    }
+    with _bars(show_progress), _explained(source):
+        config = transformers.AutoConfig.from_pretrained(where, **options)
+        _check_kind(source.name, config)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+            where, config=config, dtype="float32", output_loading_info=True, **options
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model {source.name!r} is not a trained reranker: its weights lack {', '.join(missing[:4])}. "
+            "Is it an embedding model? Use a cross-encoder such as 'builtin/rerank'"
+        )
+    limit = _position_limit(model)
+    lengths = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None), limit)
+    max_length = min(length for length in lengths if length is not None and length > 0)
+    return LoadedModel(tokenizer, model, config.to_dict(), int(max_length), limit)
+
+
+def _check_kind(name: str, config: Any) -> None:
+    architectures = list(getattr(config, "architectures", None) or [])
+    if architectures and not any("ForSequenceClassification" in kind for kind in architectures):
+        raise ModelError(
+            f"model {name!r} is a {', '.join(architectures)}; a cross-encoder is a ...ForSequenceClassification with one label"
+        )
+    if config.num_labels != 1:
+        raise ModelError(f"model {name!r} has {config.num_labels} labels; a reranker has one")
+
+
+def _position_limit(model: Any) -> int | None:
+    """Return how many positions the model's table holds; RoBERTa's family keeps its first ``padding_idx + 1`` free."""
+    for path, module in model.named_modules():
+        if path.endswith("position_embeddings") and hasattr(module, "num_embeddings"):
+            padding = module.padding_idx
+            return int(module.num_embeddings) - (0 if padding is None else padding + 1)
+    return None
+
+
+@contextlib.contextmanager
+def _bars(show: bool) -> Iterator[None]:
+    """Show or hide transformers' progress bars while a model loads, then put the setting back."""
+    was = transformers_logging.is_progress_bar_enabled()
+    (transformers_logging.enable_progress_bar if show else transformers_logging.disable_progress_bar)()
+    try:
+        yield
+    finally:
+        (transformers_logging.enable_progress_bar if was else transformers_logging.disable_progress_bar)()
+
+
+@contextlib.contextmanager
+def _explained(source: ModelSource) -> Iterator[None]:
+    """Turn what transformers and the hub raise into one error that says what to do."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if model_folder(source.name) is not None:
+            raise ModelError(f"model {source.name!r} cannot be read: {first}") from error
+        hint = (
+            "local_files_only=True and it is not in the cache; leave that out to download it"
+            if source.local_files_only
+            else "check the name and the network, or give a local folder"
+        )
+        raise ModelError(f"model {source.name!r} cannot be loaded ({hint}): {first}") from error

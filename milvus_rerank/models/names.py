@@ -1,0 +1,66 @@
+"""Where a model's files are, by its name."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from milvus_rerank.errors import InputError, ModelError
+
+BUILTIN = "builtin/"
+"""Prefix of the models that the package ships."""
+
+_SHIPPED = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Which model, and how it may be fetched.
+
+    :param name: ``builtin/...``, a local folder, or a name on the model hub such as ``BAAI/bge-reranker-base``.
+    :param revision: a branch, tag or commit on the hub; None for its main branch.
+    :param cache_dir: where downloaded files are kept; None for the hub client's own folder.
+    :param local_files_only: use files that are on this machine already; never ask the network.
+    :param trust_remote_code: run Python code that comes with the model. Off unless asked for.
+    """
+
+    name: str
+    revision: str | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    local_files_only: bool = False
+    trust_remote_code: bool = False
+
+
+def builtin_names() -> list[str]:
+    """Return the names of the shipped models, such as ``builtin/rerank``."""
+    return sorted(BUILTIN + path.parent.name for path in _SHIPPED.glob("*/config.json"))
+
+
+def model_folder(name: str) -> Path | None:
+    """Return the folder of a built-in or local model, None for a name on the hub.
+
+    :param name: as in :class:`ModelSource`.
+    :returns: a folder that holds a ``config.json``, or None.
+    :raises InputError: if the name is no string or empty.
+    :raises ModelError: for an unknown built-in model, a path that is no folder, or a folder without a model.
+    """
+    if not isinstance(name, (str, os.PathLike)) or not str(name).strip():
+        raise InputError(
+            f"model_name must name a model, got {name!r}; for example 'builtin/rerank', a local folder, "
+            "or 'cross-encoder/ms-marco-MiniLM-L6-v2'"
+        )
+    text = str(name)
+    if text.startswith(BUILTIN):
+        if text not in builtin_names():
+            raise ModelError(f"no built-in model {text!r}; there are: {', '.join(builtin_names())}")
+        return _SHIPPED / text.removeprefix(BUILTIN)
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        if folder.exists() or folder.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text:
+            raise ModelError(f"model_name {text!r} looks like a path, but there is no such folder")
+        return None
+    if not (folder / "config.json").is_file():
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise ModelError(
+            f"folder {text!r} holds no model: expected config.json, model.safetensors and tokenizer.json, found {found}"
+        )
+    return folder

@@ -1,0 +1,29 @@
+"""LexicalRerankFunction: a reranker without a model, for tests and as a floor to compare with."""
+
+import re
+import threading
+from collections.abc import Sequence
+
+from milvus_rerank.errors import StoppedError
+from milvus_rerank.reranker.base import BaseRerankFunction, Request
+
+
+class LexicalRerankFunction(BaseRerankFunction):
+    """Score by the share of the query's distinct words that a document holds: from 0 to 1, no model, no download."""
+
+    def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
+        """Score each document by the query's words it holds, case ignored."""
+        scores = []
+        for query, documents in requests:
+            if stop.is_set():
+                raise StoppedError("scoring was stopped before its end")
+            words = _words(query)
+            scores.append([len(words & _words(document)) / max(1, len(words)) for document in documents])
+        return scores
+
+    def __repr__(self) -> str:
+        return "LexicalRerankFunction()"
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))

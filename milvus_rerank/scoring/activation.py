@@ -1,0 +1,71 @@
+"""From logits to scores."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milvus_rerank.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Activation = Callable[[NDArray[np.float32]], NDArray[Any]]
+NAMES = ("model", "raw", "sigmoid")
+
+
+def raw(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the logits as they are."""
+    return logits
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return ``1 / (1 + exp(-logit))`` in float64, where large logits still differ."""
+    wide = logits.astype(np.float64)
+    small = np.exp(-np.abs(wide))  # never overflows
+    return np.where(wide >= 0, 1 / (1 + small), small / (1 + small))
+
+
+def model_activation(config: Mapping[str, Any]) -> Activation:
+    """Return the activation that a cross-encoder's config names, the sigmoid if it names none.
+
+    As sentence-transformers does, only classes of ``torch`` are taken from a config: anything else would be foreign code.
+
+    :param config: the model's ``config.json``.
+    :returns: a function from logits to scores.
+    """
+    path = (config.get("sentence_transformers") or {}).get("activation_fn") or config.get(
+        "sbert_ce_default_activation_function"
+    )
+    if path is None:
+        return sigmoid
+    name = str(path).rsplit(".", 1)[-1]
+    if not str(path).startswith("torch.nn."):
+        logger.warning("the model's activation %s is not part of torch.nn and is not run; the sigmoid is used", path)
+        return sigmoid
+    if name in ("Identity", "Sigmoid"):
+        return raw if name == "Identity" else sigmoid
+    from milvus_rerank.engines.torch_engine import torch_activation
+
+    return torch_activation(name)
+
+
+def pick_activation(choice: str | Callable[[Any], Any] | None, config: Mapping[str, Any]) -> Activation:
+    """Return the activation to use.
+
+    :param choice: None or ``model`` for the model's own, ``raw`` for logits, ``sigmoid``,
+        or a function on torch tensors such as ``torch.nn.Sigmoid()``.
+    :param config: the model's ``config.json``.
+    :returns: a function from logits to scores.
+    :raises InputError: for any other word.
+    """
+    if choice is None or choice == "model":
+        return model_activation(config)
+    if callable(choice):
+        from milvus_rerank.engines.torch_engine import on_numpy
+
+        return on_numpy(choice)
+    if choice not in NAMES:
+        raise InputError(f"activation_fct must be one of {', '.join(map(repr, NAMES))} or a function, got {choice!r}")
+    return raw if choice == "raw" else sigmoid

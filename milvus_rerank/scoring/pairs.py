@@ -1,0 +1,217 @@
+"""Token ids of (query, document) pairs, put together from texts that are tokenised once each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milvus_rerank.engines.base import Batch
+from milvus_rerank.errors import InputError, ModelError
+
+Ids = NDArray[np.int64]
+Truncation = Literal["longest_first", "only_second"]
+
+
+@dataclass(frozen=True, slots=True)
+class PairTemplate:
+    """The special tokens that a tokenizer puts around a query and a document.
+
+    :param prefix: token ids before the query.
+    :param middle: token ids between the query and the document.
+    :param suffix: token ids after the document.
+    :param types: token type of prefix, query, middle, document and suffix: one number each.
+    """
+
+    prefix: tuple[int, ...]
+    middle: tuple[int, ...]
+    suffix: tuple[int, ...]
+    types: tuple[int, int, int, int, int]
+
+    @property
+    def size(self) -> int:
+        """How many special tokens one pair holds."""
+        return len(self.prefix) + len(self.middle) + len(self.suffix)
+
+
+class PairEncoder:
+    """Turn texts into token ids, and pairs of them into padded batches.
+
+    The tokenizer's settings are fixed here, once: padding and truncation happen outside it. A tokenizer whose settings
+    change from call to call gives wrong lengths when threads share it.
+
+    :param tokenizer: a transformers tokenizer; a private copy is taken of a fast one's core.
+    :param max_length: the most tokens of one pair, special tokens included.
+    :param query_max_length: the most tokens of a query, None for no limit of its own.
+    :param truncation: ``longest_first`` shortens the longer of the two, as sentence-transformers does;
+        ``only_second`` shortens the document, as FlagEmbedding does.
+    :raises InputError: if the limits leave no room for a document.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        query_max_length: int | None = None,
+        truncation: Truncation = "longest_first",
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._fast = _private_copy(tokenizer)
+        self._template = find_template(tokenizer)
+        self._room = max_length - self._template.size
+        self._query_max_length = query_max_length
+        self._truncation = truncation
+        self._left = tokenizer.truncation_side == "left"
+        self._pad_left = tokenizer.padding_side == "left"
+        self._pad_id = tokenizer.pad_token_id or 0
+        self._pad_type = tokenizer.pad_token_type_id
+        self._with_types = "token_type_ids" in tokenizer.model_input_names
+        self.max_length = max_length
+        if self._room < 2:
+            raise InputError(
+                f"max_length={max_length} leaves no room beside {self._template.size} special tokens; "
+                f"use at least {self._template.size + 2}"
+            )
+        if query_max_length is not None and query_max_length >= self._room:
+            raise InputError(
+                f"query_max_length={query_max_length} leaves no room for a document in max_length={max_length} "
+                f"with {self._template.size} special tokens; use at most {self._room - 1}"
+            )
+
+    def tokenize(self, texts: Sequence[str]) -> list[Ids]:
+        """Return the token ids of each text, without special tokens and not shortened.
+
+        :param texts: any texts, empty ones too.
+        :returns: one int64 array per text.
+        """
+        if self._fast is not None:
+            encodings = self._fast.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        ids = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        return [np.array(row, dtype=np.int64) for row in ids]
+
+    def lengths(self, query: int, document: int) -> tuple[int, int]:
+        """Return how many tokens of a query and of a document go into their pair.
+
+        :param query: the query's tokens.
+        :param document: the document's tokens.
+        :returns: tokens kept of each; together with the special tokens at most ``max_length``.
+        """
+        if self._query_max_length is not None:
+            query = min(query, self._query_max_length)
+        if query + document <= self._room:
+            return query, document
+        if self._truncation == "only_second" and query < self._room:
+            return query, self._room - query
+        # The rule of the tokenizers library: the shorter text stays whole if the other can take the cut,
+        # else both get half, and the longer one the odd token.
+        shorter, longer = min(query, document), max(query, document)
+        longer = max(shorter, self._room - shorter)
+        if shorter + longer > self._room:
+            shorter = self._room // 2
+            longer = shorter + self._room % 2
+        return (shorter, longer) if query <= document else (longer, shorter)
+
+    def pair_length(self, query: Ids, document: Ids) -> int:
+        """Return the true length of a pair in tokens, special tokens included."""
+        return sum(self.lengths(len(query), len(document))) + self._template.size
+
+    def batch(self, pairs: Sequence[tuple[Ids, Ids]]) -> Batch:
+        """Put pairs together and pad them to the longest.
+
+        :param pairs: token ids of query and document, as :meth:`tokenize` returns them.
+        :returns: int64 arrays of shape ``(pairs, tokens)``.
+        """
+        template = self._template
+        rows = [self._parts(query, document) for query, document in pairs]
+        width = max(sum(map(len, parts)) for parts in rows)
+        input_ids = np.full((len(rows), width), self._pad_id, dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=np.int64)
+        types = np.full((len(rows), width), self._pad_type, dtype=np.int64) if self._with_types else None
+        for index, parts in enumerate(rows):
+            ids = np.concatenate(parts)
+            where = slice(width - len(ids), width) if self._pad_left else slice(0, len(ids))
+            input_ids[index, where] = ids
+            mask[index, where] = 1
+            if types is not None:
+                types[index, where] = np.repeat(template.types, [len(part) for part in parts])
+        return Batch(input_ids, mask, types)
+
+    def _parts(self, query: Ids, document: Ids) -> tuple[Ids, ...]:
+        kept_query, kept_document = self.lengths(len(query), len(document))
+        template = self._template
+        return (
+            np.array(template.prefix, dtype=np.int64),
+            self._cut(query, kept_query),
+            np.array(template.middle, dtype=np.int64),
+            self._cut(document, kept_document),
+            np.array(template.suffix, dtype=np.int64),
+        )
+
+    def _cut(self, ids: Ids, length: int) -> Ids:
+        return ids[len(ids) - length :] if self._left else ids[:length]
+
+
+def find_template(tokenizer: Any) -> PairTemplate:
+    """Read off a tokenizer how it puts a pair together.
+
+    :param tokenizer: a transformers tokenizer.
+    :returns: its special tokens and token types.
+    :raises ModelError: if its pairs are no plain row of query and document with special tokens around them.
+    """
+    # Two letters of every alphabet a vocabulary may have; the first pair of them that the tokenizer tells apart is used.
+    for query, document in (("a", "b"), ("1", "2"), ("的", "是"), ("あ", "い")):
+        left, right = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (query, document))
+        whole = tokenizer(query, document, return_token_type_ids=True)
+        template = _split(whole["input_ids"], whole["token_type_ids"], left, right) if left != right else None
+        if template is not None and _holds(tokenizer, template):
+            return template
+    raise ModelError(
+        f"{type(tokenizer).__name__} does not put a pair together as special tokens around query and document, "
+        "which is the only form supported"
+    )
+
+
+def _split(ids: list[int], types: list[int], left: list[int], right: list[int]) -> PairTemplate | None:
+    for start in range(len(ids) - len(left) - len(right) + 1):
+        if ids[start : start + len(left)] != left:
+            continue
+        end = start + len(left)
+        for second in range(end, len(ids) - len(right) + 1):
+            if ids[second : second + len(right)] == right:
+                last = second + len(right)
+                bounds = ((0, start), (start, end), (end, second), (second, last), (last, len(ids)))
+                kinds = [set(types[low:high]) for low, high in bounds]
+                if any(len(kind) > 1 for kind in kinds):
+                    return None
+                numbers = [kind.pop() if kind else 0 for kind in kinds]
+                return PairTemplate(
+                    tuple(ids[:start]),
+                    tuple(ids[end:second]),
+                    tuple(ids[last:]),
+                    (numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]),
+                )
+    return None
+
+
+def _holds(tokenizer: Any, template: PairTemplate) -> bool:
+    """Tell whether the template makes what the tokenizer makes, an empty document included."""
+    for query, document in (("who is it", "it is a test 12"), ("a query", "")):
+        left, right = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (query, document))
+        made = [*template.prefix, *left, *template.middle, *right, *template.suffix]
+        if list(tokenizer(query, document)["input_ids"]) != made:
+            return False
+    return True
+
+
+def _private_copy(tokenizer: Any) -> Any:
+    """Return the Rust core of a fast tokenizer with padding and truncation off, None for a tokenizer in Python."""
+    core = getattr(tokenizer, "backend_tokenizer", None) if getattr(tokenizer, "is_fast", False) else None
+    if core is None:
+        return None
+    copy = type(core).from_str(core.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    return copy
