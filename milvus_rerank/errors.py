@@ -37,7 +37,7 @@ class ModelError(RerankError, OSError):
 
 
 class DeviceError(RerankError, RuntimeError):
-    """This machine does not have the device that was asked for."""
+    """The device that was asked for is not on this machine."""
 
 
 class OutOfMemoryError(RerankError, MemoryError):
@@ -54,7 +54,8 @@ class MissingDependencyError(RerankError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
-            f'{purpose} needs the package {package!r}, which is not installed. Type: pip install "milvus-rerank[{extra}]"'
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f'Type: pip install "milvus-rerank[{extra}]"'
         )
         self.package = package
         self.extra = extra

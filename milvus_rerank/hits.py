@@ -55,6 +55,15 @@ class Candidates:
         return [hit.text or "" for hit in self.scored]
 
 
+def check_missing(missing: object) -> None:
+    """Check what to do with a hit whose text is absent or null.
+
+    :param missing: what the caller gave.
+    :raises InputError: if it is none of ``error``, ``skip`` and ``last``.
+    """
+    check_choice(missing, "missing", _MISSING)
+
+
 def read_hits(hits: Any, text_field: str, *, missing: str = "error", id_field: str | None = None) -> Candidates:
     """Read one query's hits.
 
@@ -66,11 +75,13 @@ def read_hits(hits: Any, text_field: str, *, missing: str = "error", id_field: s
     :raises HitError: if a hit has no text and ``missing`` is ``error``, or its text is no string.
     :raises InputError: if this is no list of hits.
     """
-    check_choice(missing, "missing", _MISSING)
+    check_missing(missing)
     items = check_list(hits, "hits", "hits")
     if items and all(_is_list(item) for item in items):
         if len(items) > 1:
-            raise InputError(f"hits holds the hits of {len(items)} queries; pass a list of {len(items)} queries with it")
+            raise InputError(
+                f"hits holds the hits of {len(items)} queries; pass a list of {len(items)} queries with it"
+            )
         items = list(items[0])  # type: ignore[call-overload]
     read = [_read(item, index, text_field, id_field) for index, item in enumerate(items)]
     for hit in read:
@@ -107,7 +118,13 @@ def read_search_result(
             raise InputError(f"hits[{index}] must be the list of one query's hits, got {type(item).__name__}")
     if len(items) != queries:
         raise InputError(f"got {queries} queries, but hits of {len(items)}; expected one list of hits per query")
-    return [read_hits(item, text_field, missing=missing, id_field=id_field) for item in items]
+    lists = []
+    for index, item in enumerate(items):
+        try:
+            lists.append(read_hits(item, text_field, missing=missing, id_field=id_field))
+        except HitError as error:
+            raise HitError(f"hits[{index}]: {error}" if queries > 1 else str(error)) from error
+    return lists
 
 
 def results(candidates: Candidates, scores: Sequence[float], order: Iterable[int]) -> list[RerankResult]:

@@ -78,7 +78,7 @@ def pick_device(device: str | None) -> str:
     if device in (None, "", "auto"):
         return "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        parsed = torch.device(device)  # type: ignore[arg-type]
+        parsed = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"device must be 'cpu', 'cuda', 'cuda:n', 'mps' or 'auto', got {device!r}") from error
     if parsed.type == "cpu":

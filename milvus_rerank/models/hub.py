@@ -72,7 +72,8 @@ def _check_kind(name: str, config: Any) -> None:
     architectures = list(getattr(config, "architectures", None) or [])
     if architectures and not any("ForSequenceClassification" in kind for kind in architectures):
         raise ModelError(
-            f"model {name!r} is a {', '.join(architectures)}; a cross-encoder is a ...ForSequenceClassification with one label"
+            f"model {name!r} is a {', '.join(architectures)}; "
+            "expected a cross-encoder: a ...ForSequenceClassification with one label"
         )
     if config.num_labels != 1:
         raise ModelError(f"model {name!r} has {config.num_labels} labels; a reranker has one")

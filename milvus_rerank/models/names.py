@@ -55,7 +55,13 @@ def model_folder(name: str) -> Path | None:
         return _SHIPPED / text.removeprefix(BUILTIN)
     folder = Path(text).expanduser()
     if not folder.is_dir():
-        if folder.exists() or folder.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text:
+        if (
+            folder.exists()
+            or folder.is_absolute()
+            or text.startswith((".", "~"))
+            or text.count("/") > 1
+            or "\\" in text
+        ):
             raise ModelError(f"model_name {text!r} looks like a path, but there is no such folder")
         return None
     if not (folder / "config.json").is_file():

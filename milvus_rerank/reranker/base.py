@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class BaseRerankFunction(ABC):
-    """Rerank texts and Milvus hits. A subclass writes :meth:`score_requests`, or a plugin any ``score(query, texts)``."""
+    """Rerank texts and Milvus hits. A subclass writes :meth:`score_requests`, a plugin any ``score(query, texts)``."""
 
     @abstractmethod
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
@@ -52,7 +52,7 @@ class BaseRerankFunction(ABC):
         :returns: one score per document, in input order.
         :raises InputError: for a query or document that cannot be used.
         """
-        return self._score([query], [documents])[0]
+        return self._score(_requests([query], [documents]))[0]
 
     def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[float]:
         """Score pairs of query and document.
@@ -82,7 +82,7 @@ class BaseRerankFunction(ABC):
         return self._rerank_many(queries, documents, top_k, threshold)
 
     @overload
-    def rerank_hits(
+    def rerank_hits(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too; here it is one query
         self,
         query: str,
         hits: Iterable[Any],
@@ -129,11 +129,12 @@ class BaseRerankFunction(ABC):
         :param missing: what to do with a hit whose text is absent or null: ``error``, ``skip`` it, or put it ``last``
             with ``score=None``.
         :param id_field: the primary key's name in plain dicts, where they do not say it; None guesses ``id`` or ``pk``.
-        :returns: results with ``id``, ``distance`` and ``entity`` of each hit, best first; ``index`` is the hit's place.
+        :returns: results with ``id``, ``distance`` and ``entity`` of each hit, best first; ``index`` is its place.
         :raises HitError: if a hit has no text; the message names the field, the hit and the fields it has.
         :raises InputError: for a query or option that cannot be used.
         """
-        return self._rerank_hits(query, hits, text_field, top_k, threshold, missing, id_field)
+        answer: list[Any] = self._rerank_hits(query, hits, text_field, top_k, threshold, missing, id_field)
+        return answer
 
     async def arerank(
         self, query: str, documents: Sequence[str], top_k: int | None = 5, threshold: float | None = None
@@ -143,7 +144,7 @@ class BaseRerankFunction(ABC):
 
     async def ascore(self, query: str, documents: Sequence[str]) -> list[float]:
         """Like :meth:`score`, off the event loop; a cancelled call stops before its next batch."""
-        return (await self._off_loop(partial(self._score, [query], [documents])))[0]
+        return (await self._off_loop(partial(self._score, _requests([query], [documents]))))[0]
 
     async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[float]:
         """Like :meth:`score_pairs`, off the event loop; a cancelled call stops before its next batch."""
@@ -175,10 +176,7 @@ class BaseRerankFunction(ABC):
             partial(self._rerank_hits, query, hits, text_field, top_k, threshold, missing, id_field)
         )
 
-    def _score(
-        self, queries: Sequence[str], documents: Sequence[Sequence[str]], stop: threading.Event | None = None
-    ) -> list[list[float]]:
-        requests = _requests(queries, documents)
+    def _score(self, requests: Sequence[Request], stop: threading.Event | None = None) -> list[list[float]]:
         filled = [request for request in requests if request[1]]
         scores = iter(self.score_requests(filled, stop or threading.Event()) if filled else [])
         return [check_scores(next(scores), len(texts)) if texts else [] for _, texts in requests]
@@ -191,7 +189,7 @@ class BaseRerankFunction(ABC):
                 raise InputError(f"pairs[{index}] must be a (query, document) pair of strings, got {pair!r}")
             places.setdefault(pair[0], []).append(index)
             texts.append(pair[1])
-        grouped = self._score(list(places), [[texts[index] for index in where] for where in places.values()], stop)
+        grouped = self._score([(query, [texts[index] for index in where]) for query, where in places.items()], stop)
         scores = [0.0] * len(texts)
         for where, some in zip(places.values(), grouped, strict=True):
             for index, score in zip(where, some, strict=True):
@@ -207,11 +205,10 @@ class BaseRerankFunction(ABC):
         stop: threading.Event | None = None,
     ) -> list[list[RerankResult]]:
         keep, least = check_top_k(top_k), check_threshold(threshold)
-        texts = [list(some) if not isinstance(some, str) else some for some in documents]
-        scores = self._score(queries, texts, stop)
+        requests = _requests(queries, documents)
         return [
-            [RerankResult(some[index], own[index], index) for index in rank(own, keep, least)]
-            for some, own in zip(texts, scores, strict=True)
+            [RerankResult(texts[index], scores[index], index) for index in rank(scores, keep, least)]
+            for (_, texts), scores in zip(requests, self._score(requests, stop), strict=True)
         ]
 
     def _rerank_hits(
@@ -226,17 +223,21 @@ class BaseRerankFunction(ABC):
         stop: threading.Event | None = None,
     ) -> Any:
         keep, least = check_top_k(top_k), check_threshold(threshold)
-        single = isinstance(query, str)
+        single = isinstance(query, str) or query is None
         if single:
-            queries = [query]
+            queries = [check_query(query)]
             lists = [read_hits(hits, text_field, missing=missing, id_field=id_field)]
         else:
             queries = check_documents(query, "query")
             lists = read_search_result(hits, text_field, len(queries), missing=missing, id_field=id_field)
-        scores = self._score(queries, [candidates.texts for candidates in lists], stop)
+        requests = [(one, candidates.texts) for one, candidates in zip(queries, lists, strict=True)]
         answers = [
-            [found for found in results(candidates, own, rank(own, None, least)) if least is None or found.score is not None][:keep]
-            for candidates, own in zip(lists, scores, strict=True)
+            [
+                found
+                for found in results(candidates, own, rank(own, None, least))
+                if least is None or found.score is not None
+            ][:keep]
+            for candidates, own in zip(lists, self._score(requests, stop), strict=True)
         ]
         return answers[0] if single else answers
 
@@ -255,6 +256,4 @@ def _requests(queries: Sequence[str], documents: Sequence[Sequence[str]]) -> lis
     if len(checked) != len(lists):
         raise InputError(f"got {len(checked)} queries, but documents for {len(lists)}; expected one list per query")
     names = ["documents"] if len(lists) == 1 else [f"documents[{index}]" for index in range(len(lists))]
-    return [
-        (query, check_documents(some, name)) for query, some, name in zip(checked, lists, names, strict=True)
-    ]
+    return [(query, check_documents(some, name)) for query, some, name in zip(checked, lists, names, strict=True)]

@@ -104,10 +104,14 @@ def load_scorer(options: LoadOptions) -> PairScorer:
     if loaded.position_limit is not None and max_length > loaded.position_limit:
         logger.info("max_length %d is more than the model's %d positions", max_length, loaded.position_limit)
         max_length = loaded.position_limit
+    query_max_length = options.query_max_length
+    if query_max_length is not None and query_max_length >= max_length:
+        query_max_length = max_length * 3 // 4
+        logger.info("the query's limit is lowered to %d tokens, so that the document keeps room", query_max_length)
     encoder = PairEncoder(
         loaded.tokenizer,
         max_length=max_length,
-        query_max_length=options.query_max_length,
+        query_max_length=query_max_length,
         truncation=options.truncation,
     )
     full = options.batch_size * max_length

@@ -30,7 +30,7 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def model_activation(config: Mapping[str, Any]) -> Activation:
     """Return the activation that a cross-encoder's config names, the sigmoid if it names none.
 
-    As sentence-transformers does, only classes of ``torch`` are taken from a config: anything else would be foreign code.
+    As in sentence-transformers, only classes of ``torch`` are taken from a config: all else would be foreign code.
 
     :param config: the model's ``config.json``.
     :returns: a function from logits to scores.

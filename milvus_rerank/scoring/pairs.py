@@ -161,11 +161,11 @@ def find_template(tokenizer: Any) -> PairTemplate:
     :returns: its special tokens and token types.
     :raises ModelError: if its pairs are no plain row of query and document with special tokens around them.
     """
-    # Two letters of every alphabet a vocabulary may have; the first pair of them that the tokenizer tells apart is used.
+    # Two texts of each alphabet a vocabulary may have; the first two that the tokenizer tells apart are used.
     for query, document in (("a", "b"), ("1", "2"), ("的", "是"), ("あ", "い")):
         left, right = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (query, document))
-        whole = tokenizer(query, document, return_token_type_ids=True)
-        template = _split(whole["input_ids"], whole["token_type_ids"], left, right) if left != right else None
+        whole = tokenizer([query], [document], return_token_type_ids=True)
+        template = _split(whole["input_ids"][0], whole["token_type_ids"][0], left, right) if left != right else None
         if template is not None and _holds(tokenizer, template):
             return template
     raise ModelError(
@@ -201,7 +201,7 @@ def _holds(tokenizer: Any, template: PairTemplate) -> bool:
     for query, document in (("who is it", "it is a test 12"), ("a query", "")):
         left, right = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (query, document))
         made = [*template.prefix, *left, *template.middle, *right, *template.suffix]
-        if list(tokenizer(query, document)["input_ids"]) != made:
+        if list(tokenizer([query], [document])["input_ids"][0]) != made:  # lists: a lone "" would count as no document
             return False
     return True
 

@@ -1,0 +1,164 @@
+"""Names of rerankers: the shipped ones, those of installed packages, and those registered at run time."""
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from milvus_rerank.errors import RegistryError
+
+if TYPE_CHECKING:
+    from milvus_rerank.reranker.base import BaseRerankFunction
+
+GROUP = "milvus_rerank.rerankers"
+"""The entry point group: ``name = "module:factory"``."""
+
+Factory = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name of the registry.
+
+    :param name: what users type.
+    :param target: ``module:attribute``, or the class or function itself.
+    :param origin: who registered it: a distribution with its version, or ``register()``.
+    """
+
+    name: str
+    target: str | Factory
+    origin: str
+
+    def load(self) -> Factory:
+        """Import the class or function.
+
+        :returns: something to call with the reranker's options.
+        :raises RegistryError: if it does not import or cannot be called; the message names the entry and its origin.
+        """
+        if not isinstance(self.target, str):
+            return self.target
+        module, _, attribute = self.target.partition(":")
+        try:
+            factory: Any = importlib.import_module(module)
+            for part in attribute.split("."):
+                factory = getattr(factory, part)
+        except (ImportError, AttributeError) as error:
+            raise RegistryError(
+                f"reranker {self.name!r} of {self.origin} does not load: {self.target}: {error}"
+            ) from error
+        if not callable(factory):
+            raise RegistryError(f"reranker {self.name!r} of {self.origin}: {self.target} is no class or function")
+        return factory  # type: ignore[no-any-return]
+
+
+class Registry:
+    """A table of rerankers by name. The module's functions work on the one that every user shares.
+
+    :param scan: returns the entries of installed packages; called once, at first use. No plugin is imported by it.
+    """
+
+    def __init__(self, scan: Callable[[], Iterable[Entry]]) -> None:
+        self._scan = scan
+        self._installed: Mapping[str, list[Entry]] | None = None
+        self._registered: dict[str, Entry] = {}
+
+    def register(self, name: str, target: str | Factory, *, replace: bool = False) -> None:
+        """Give a reranker a name.
+
+        :param name: letters, digits, ``-``, ``_`` and ``.``.
+        :param target: a class or function that returns a reranker or anything with ``score(query, texts)``,
+            or ``module:attribute`` to import it at first use.
+        :param replace: take the name even if it is taken.
+        :raises RegistryError: if the name is taken or the target is of another form.
+        """
+        if not isinstance(name, str) or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            raise RegistryError(f"a reranker's name is made of letters, digits, '-', '_' and '.', got {name!r}")
+        if isinstance(target, str):
+            module, _, attribute = target.partition(":")
+            if not module or not attribute:
+                raise RegistryError(f"the target of {name!r} must be 'module:attribute', got {target!r}")
+        elif not callable(target):
+            raise RegistryError(
+                f"the target of {name!r} must be a class, a function or 'module:attribute', got {target!r}"
+            )
+        taken = self._registered.get(name) or next(iter(self._table().get(name, [])), None)
+        if taken is not None and not replace:
+            raise RegistryError(
+                f"reranker {name!r} is already registered by {taken.origin}; pass replace=True to take it"
+            )
+        self._registered[name] = Entry(name, target, "register()")
+
+    def find(self, name: str) -> Entry:
+        """Return the entry of a name.
+
+        :param name: a registered name, or ``module:attribute``.
+        :returns: the entry, not yet imported.
+        :raises RegistryError: if the name is unknown, or two installed packages claim it.
+        """
+        if name in self._registered:
+            return self._registered[name]
+        found = self._table().get(name, [])
+        if len(found) > 1:
+            raise RegistryError(
+                f"reranker {name!r} is claimed by {' and '.join(entry.origin for entry in found)}; uninstall one, "
+                f"or choose with register({name!r}, {found[0].target!r}, replace=True)"
+            )
+        if found:
+            return found[0]
+        if isinstance(name, str) and ":" in name:
+            return Entry(name, name, "its own name")
+        known = ", ".join(sorted({*self._registered, *self._table()}))
+        raise RegistryError(f"no reranker is named {name!r}; there are: {known}")
+
+    def entries(self) -> list[Entry]:
+        """Return every entry, clashing ones too, sorted by name. Nothing is imported."""
+        installed = [entry for name, some in self._table().items() if name not in self._registered for entry in some]
+        return sorted([*self._registered.values(), *installed], key=lambda entry: (entry.name, entry.origin))
+
+    def _table(self) -> Mapping[str, list[Entry]]:
+        if self._installed is None:
+            table: dict[str, list[Entry]] = {}
+            for entry in self._scan():
+                table.setdefault(entry.name, []).append(entry)
+            self._installed = table
+        return self._installed
+
+
+def scan_installed() -> list[Entry]:
+    """Return the rerankers of installed distributions, this one's included, without importing them."""
+    from importlib.metadata import entry_points
+
+    found = {
+        (point.name, point.value, f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package")
+        for point in entry_points(group=GROUP)
+    }
+    return [Entry(*parts) for parts in sorted(found)]
+
+
+_shared = Registry(scan_installed)
+
+
+def register(name: str, target: str | Factory, *, replace: bool = False) -> None:
+    """Give a reranker a name that :func:`create` knows; see :meth:`Registry.register`."""
+    _shared.register(name, target, replace=replace)
+
+
+def available() -> list[Entry]:
+    """Return every registered reranker, sorted by name, without importing any."""
+    return _shared.entries()
+
+
+def create(name: str, *args: Any, **options: Any) -> "BaseRerankFunction":
+    r"""Return a reranker by its name.
+
+    :param name: such as ``cross-encoder``, ``bge``, a plugin's name, or ``module:attribute``.
+    :param \*args: passed to its class or function.
+    :param \**options: passed to its class or function, which names the ones it does not know.
+    :returns: a ``BaseRerankFunction``; a plugin that only scores is wrapped into one.
+    :raises RegistryError: if the name is unknown or taken twice, or its target does not load or does not score.
+    """
+    entry = _shared.find(name)
+    made = entry.load()(*args, **options)
+    from milvus_rerank.reranker.plugin import wrap
+
+    return wrap(made, name)

@@ -1,0 +1,48 @@
+"""Everything a reranker offers, around an object that can only score."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from milvus_rerank.errors import RegistryError, StoppedError
+from milvus_rerank.reranker.base import BaseRerankFunction, Request
+from milvus_rerank.results import check_scores
+
+
+class PluginRerankFunction(BaseRerankFunction):
+    """Rerank with any object that has ``score(query, texts)``.
+
+    :param scorer: returns one number per text, in input order, larger is better.
+    :param name: what to call it in errors.
+    """
+
+    def __init__(self, scorer: Any, name: str) -> None:
+        self.scorer = scorer
+        self.name = name
+
+    def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
+        """Score one query after the other, and check the number of scores each time."""
+        scores = []
+        for query, documents in requests:
+            if stop.is_set():
+                raise StoppedError("scoring was stopped before its end")
+            scores.append(check_scores(self.scorer.score(query, documents), len(documents)))
+        return scores
+
+    def __repr__(self) -> str:
+        return f"PluginRerankFunction({self.scorer!r}, {self.name!r})"
+
+
+def wrap(made: Any, name: str) -> BaseRerankFunction:
+    """Return a plugin's object as a rerank function.
+
+    :param made: a rerank function, or anything with ``score(query, texts)``.
+    :param name: the plugin's name.
+    :returns: the object itself, or a wrapper around it.
+    :raises RegistryError: if it cannot score.
+    """
+    if isinstance(made, BaseRerankFunction):
+        return made
+    if not callable(getattr(made, "score", None)):
+        raise RegistryError(f"reranker {name!r} made a {type(made).__name__}, which has no method score(query, texts)")
+    return PluginRerankFunction(made, name)

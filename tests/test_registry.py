@@ -1,0 +1,108 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from milvus_rerank import LexicalRerankFunction, available, create
+from milvus_rerank.errors import RegistryError
+from milvus_rerank.registry import Entry, Registry
+from milvus_rerank.reranker import plugin
+
+PLUGIN = Path(__file__).parent.parent / "examples" / "plugin"
+
+
+def registry(*entries: Entry) -> Registry:
+    return Registry(lambda: entries)
+
+
+def test_the_shipped_names_are_entry_points_like_any_other() -> None:
+    shipped = {entry.name for entry in available() if entry.origin.startswith("milvus-rerank ")}
+    assert shipped == {"bge", "cross-encoder", "lexical"}
+
+
+def test_create_makes_a_reranker_by_name_or_by_path() -> None:
+    assert isinstance(create("lexical"), LexicalRerankFunction)
+    assert isinstance(create("milvus_rerank.reranker.lexical:LexicalRerankFunction"), LexicalRerankFunction)
+
+
+def test_an_unknown_name_lists_the_known() -> None:
+    with pytest.raises(RegistryError, match="no reranker is named 'bgee'; there are: bge, cross-encoder, lexical"):
+        create("bgee")
+
+
+def test_a_misspelt_option_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="model_nam"):
+        create("cross-encoder", model_nam="x")
+
+
+def test_nothing_is_imported_before_its_first_use() -> None:
+    table = registry(Entry("later", "no_such_module:Thing", "dist 1"))
+    table.register("also-later", "no_such_module:Other")
+    assert [entry.name for entry in table.entries()] == ["also-later", "later"]
+
+
+def test_a_taken_name_needs_replace() -> None:
+    table = registry(Entry("bge", "a:B", "milvus-rerank 1"))
+    with pytest.raises(RegistryError, match="'bge' is already registered by milvus-rerank 1; pass replace=True"):
+        table.register("bge", LexicalRerankFunction)
+    table.register("bge", LexicalRerankFunction, replace=True)
+    assert table.find("bge").load() is LexicalRerankFunction
+    with pytest.raises(RegistryError, match=r"already registered by register\(\)"):
+        table.register("bge", LexicalRerankFunction)
+
+
+def test_two_packages_with_one_name_are_both_named() -> None:
+    table = registry(Entry("x", "a:A", "first 1.0"), Entry("x", "b:B", "second 2.0"), Entry("y", "c:C", "third 3.0"))
+    with pytest.raises(RegistryError, match=r"'x' is claimed by first 1.0 and second 2.0; .*register\('x', 'a:A', rep"):
+        table.find("x")
+    assert table.find("y").origin == "third 3.0"
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("no_such_module:Thing", "'x' of dist 1 does not load: no_such_module:Thing: No module named 'no_such_module'"),
+        ("milvus_rerank.results:Nothing", "has no attribute 'Nothing'"),
+        ("milvus_rerank:__version__", "milvus_rerank:__version__ is no class or function"),
+    ],
+)
+def test_a_target_that_does_not_load_is_named(target: str, words: str) -> None:
+    with pytest.raises(RegistryError, match=words):
+        registry(Entry("x", target, "dist 1")).find("x").load()
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "words"),
+    [
+        ("", LexicalRerankFunction, "name is made of letters"),
+        ("a b", LexicalRerankFunction, "name is made of letters"),
+        ("x", "just_a_module", "must be 'module:attribute', got 'just_a_module'"),
+        ("x", 3, "must be a class, a function or 'module:attribute', got 3"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused(name: str, target: object, words: str) -> None:
+    with pytest.raises(RegistryError, match=words):
+        registry().register(name, target)  # type: ignore[arg-type]
+
+
+def test_an_object_that_cannot_score_is_no_reranker() -> None:
+    with pytest.raises(RegistryError, match=r"'x' made a dict, which has no method score\(query, texts\)"):
+        plugin.wrap({}, "x")
+
+
+def test_an_installed_plugin_is_found_and_reranks(tmp_path: Path) -> None:
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*install, "--disable-pip-version-check", "--target", tmp_path, PLUGIN], check=True)
+    code = """
+import sys, milvus_rerank
+entry = next(entry for entry in milvus_rerank.available() if entry.name == "ngram")
+assert "milvus_rerank_ngram" not in sys.modules
+reranker = milvus_rerank.create("ngram", n=2)
+found = reranker.rerank_hits("turing", [{"id": 7, "text": "chess"}, {"id": 9, "text": "Alan Turing"}], top_k=1)
+print(entry.origin, found[0].id, found[0].score)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "milvus-rerank-ngram 1.0 9 1.0\n"

@@ -1,0 +1,168 @@
+"""Tiny models of seven architectures with seeded random weights, saved as a user would find them on disk."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+MAX_LENGTH = 64
+
+TRAINING_TEXTS = [
+    "The quick brown fox jumps over the lazy dog, 1234567890 times; who would count them?",
+    "Turing proposed a test of intelligence in 1950. Logic Theorist proved theorems in 1956!",
+    "vector search returns candidates and a cross-encoder reads query and document together",
+    "Zürich, café, naïve, Ελληνικά, русский, 中文字符, 日本語テキスト, 한국어, العربية, עברית, 🙂🚀 (e=mc²) [x] {y} <z>",
+    "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ a b c d e f g h i j k l m n o p q r s t u v w x y z 1 2",
+]
+
+TEXTS = [
+    "",
+    "a",
+    ".",
+    "?!... --- ,,,",
+    "the of and",
+    "cross-encoder",
+    "Turing proposed a test in 1950.",
+    "🙂🚀 emoji only 🚀",
+    "中文字符 和 日本語テキスト",
+    "العربية من اليمين עברית מימין",
+    "Zürich café naïve — “quoted” …",
+    "tab\tnew\nline   spaces  ",
+    " ".join(["vector"] * 20),
+    " ".join(["search returns candidates"] * 15),
+    " ".join(["the lazy dog jumps over the quick brown fox 1234"] * 40),
+]
+
+QUERIES = ["who proposed a test of intelligence", "", "中文", " ".join(["query longer than the limit"] * 30)]
+
+
+def _wordpiece() -> tuple[Tokenizer, list[str]]:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(TRAINING_TEXTS, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer, special
+
+
+def _byte_bpe(roberta: bool) -> tuple[Tokenizer, list[str]]:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"] if roberta else ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(TRAINING_TEXTS, trainer)
+    if roberta:
+        tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    else:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 2)]
+        )
+    return tokenizer, special
+
+
+def _unigram(pair: str, special: list[str], first: str, last: str) -> tuple[Tokenizer, list[str]]:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("  ", " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token=special[3])
+    tokenizer.train_from_iterator(TRAINING_TEXTS * 3, trainer)
+    ids = [(first, special.index(first)), (last, special.index(last))]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{first} $A {last}", pair=pair, special_tokens=ids)
+    return tokenizer, special
+
+
+def _xlm_unigram() -> tuple[Tokenizer, list[str]]:
+    return _unigram("<s> $A </s> </s> $B </s>", ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], "<s>", "</s>")
+
+
+def _deberta_unigram() -> tuple[Tokenizer, list[str]]:
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    return _unigram("[CLS] $A [SEP] $B:1 [SEP]:1", special, "[CLS]", "[SEP]")
+
+
+_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
+_DISTIL = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 37}
+
+# name -> tokenizer, model class prefix, its sizes, inputs it takes besides ids and mask, tokens its positions reserve
+ARCHITECTURES: dict[str, tuple[Callable[[], tuple[Tokenizer, list[str]]], str, dict[str, Any], bool, int]] = {
+    "bert": (_wordpiece, "Bert", _SIZES, True, 0),
+    "roberta": (lambda: _byte_bpe(True), "Roberta", _SIZES, False, 2),
+    "xlm-roberta": (_xlm_unigram, "XLMRoberta", _SIZES, False, 2),
+    "deberta-v2": (
+        _deberta_unigram,
+        "DebertaV2",
+        {**_SIZES, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False},
+        True,
+        0,
+    ),
+    "electra": (_wordpiece, "Electra", {**_SIZES, "embedding_size": 32}, True, 0),
+    "distilbert": (_wordpiece, "DistilBert", _DISTIL, False, 0),
+    "modernbert": (lambda: _byte_bpe(False), "ModernBert", _SIZES, False, 0),
+}
+
+
+def save_tiny_model(name: str, folder: Path, *, labels: int = 1, activation: str | None = "Identity") -> Path:
+    """Write a seeded tiny classifier of an architecture to a folder."""
+    make_tokenizer, prefix, sizes, with_types, reserved = ARCHITECTURES[name]
+    core, special = make_tokenizer()
+    roles = {"pad": "pad", "unk": "unk", "cls": ("cls", "<s>"), "sep": ("sep", "</s>"), "mask": "mask"}
+    tokens = {f"{role}_token": _pick(special, words) for role, words in roles.items()}
+    names = ["input_ids", "token_type_ids", "attention_mask"] if with_types else ["input_ids", "attention_mask"]
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, model_max_length=MAX_LENGTH, model_input_names=names, **tokens
+    )
+    config = getattr(transformers, f"{prefix}Config")(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        max_position_embeddings=MAX_LENGTH + reserved,
+        num_labels=labels,
+        **sizes,
+    )
+    if prefix == "ModernBert":
+        for role in ("bos", "cls"):
+            setattr(config, f"{role}_token_id", tokenizer.cls_token_id)
+        config.eos_token_id = config.sep_token_id = tokenizer.sep_token_id
+    if activation is not None:
+        kind = "linear" if activation == "Identity" else "activation"
+        config.sentence_transformers = {"activation_fn": f"torch.nn.modules.{kind}.{activation}"}
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{prefix}ForSequenceClassification")(config).eval()
+    with torch.no_grad():
+        for parameter in _wide(model):  # so that scores differ by far more than the tolerance
+            parameter.mul_(8)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _wide(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
+    return (parameter for parameter in model.parameters() if parameter.dim() == 2)
+
+
+def _pick(special: list[str], words: str | tuple[str, ...]) -> str:
+    options = (words,) if isinstance(words, str) else words
+    return next(token for token in special if any(word in token.lower() for word in options))
+
+
+def save_embedding_model(folder: Path) -> Path:
+    """Write a model without a classification head, as an embedding model has it."""
+    save_tiny_model("bert", folder)
+    config = transformers.BertConfig.from_pretrained(folder)
+    torch.manual_seed(0)
+    transformers.BertModel(config).save_pretrained(folder)
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    del values["architectures"]
+    path.write_text(json.dumps(values))
+    return folder
