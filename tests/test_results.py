@@ -8,7 +8,9 @@ from milvus_rerank import RerankResult
 from milvus_rerank.errors import ScoreError
 from milvus_rerank.results import rank
 
-HIT = RerankResult("a text", 0.5, 2, id="d2", distance=0.25, entity={"text": "a text", "year": 1956}, extra={"offset": 3})
+HIT = RerankResult(
+    "a text", 0.5, 2, id="d2", distance=0.25, entity={"text": "a text", "year": 1956}, extra={"offset": 3}
+)
 
 
 def test_repr_pastes_back() -> None:

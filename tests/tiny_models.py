@@ -15,7 +15,8 @@ TRAINING_TEXTS = [
     "The quick brown fox jumps over the lazy dog, 1234567890 times; who would count them?",
     "Turing proposed a test of intelligence in 1950. Logic Theorist proved theorems in 1956!",
     "vector search returns candidates and a cross-encoder reads query and document together",
-    "Zürich, café, naïve, Ελληνικά, русский, 中文字符, 日本語テキスト, 한국어, العربية, עברית, 🙂🚀 (e=mc²) [x] {y} <z>",
+    "Zürich, café, naïve, Ελληνικά, русский, 中文字符, 日本語テキスト, 한국어, العربية, עברית, 🙂🚀",
+    "(e=mc²) [x] {y} <z>",
     "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ a b c d e f g h i j k l m n o p q r s t u v w x y z 1 2",
 ]
 

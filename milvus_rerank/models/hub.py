@@ -1,18 +1,20 @@
 """Loading of tokenizers and models. The only module that imports transformers."""
 
 import contextlib
-import logging
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import transformers
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models.names import ModelSource, model_folder
 
-logger = logging.getLogger(__name__)
+# What transformers raises for files that are absent, cut short or of another format.
+_UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def _explained(source: ModelSource) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except _UNREADABLE as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         if model_folder(source.name) is not None:
             raise ModelError(f"model {source.name!r} cannot be read: {first}") from error

@@ -11,9 +11,7 @@ from milvus_rerank.errors import InputError
 from milvus_rerank.hits import Missing, read_hits, read_search_result, results
 from milvus_rerank.inputs import check_documents, check_list, check_query, check_threshold, check_top_k
 from milvus_rerank.results import RerankResult, check_scores, rank
-
-Request = tuple[str, Sequence[str]]
-"""One query and its documents."""
+from milvus_rerank.scoring import Request
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ from typing import Any
 from milvus_rerank.errors import MissingDependencyError
 from milvus_rerank.inputs import check_count
 from milvus_rerank.models import ModelSource
-from milvus_rerank.reranker.base import BaseRerankFunction, Request
+from milvus_rerank.reranker.base import BaseRerankFunction
+from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.activation import pick_activation
 from milvus_rerank.scoring.pairs import PairEncoder, Truncation
 from milvus_rerank.scoring.scorer import PairScorer

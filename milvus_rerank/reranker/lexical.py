@@ -5,7 +5,8 @@ import threading
 from collections.abc import Sequence
 
 from milvus_rerank.errors import StoppedError
-from milvus_rerank.reranker.base import BaseRerankFunction, Request
+from milvus_rerank.reranker.base import BaseRerankFunction
+from milvus_rerank.scoring import Request
 
 
 class LexicalRerankFunction(BaseRerankFunction):

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from milvus_rerank.errors import RegistryError, StoppedError
-from milvus_rerank.reranker.base import BaseRerankFunction, Request
+from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.results import check_scores
+from milvus_rerank.scoring import Request
 
 
 class PluginRerankFunction(BaseRerankFunction):

@@ -10,14 +10,12 @@ from tqdm import tqdm
 
 from milvus_rerank.engines.base import Engine
 from milvus_rerank.errors import OutOfMemoryError, StoppedError
+from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.activation import Activation, raw
 from milvus_rerank.scoring.batches import by_length, cut
 from milvus_rerank.scoring.pairs import Ids, PairEncoder
 
 logger = logging.getLogger(__name__)
-
-Request = tuple[str, Sequence[str]]
-"""One query and its documents."""
 
 TOKENIZE_AT_ONCE = 1024
 """Texts tokenised between two looks at ``stop``."""

@@ -1,0 +1,46 @@
+"""The programs in examples/ and the code in README.md, run as a user would run them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str, cwd: Path) -> str:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_the_documented_example_puts_the_dartmouth_conference_first(tmp_path: Path) -> None:
+    printed = run(str(ROOT / "examples" / "rerank_texts.py"), cwd=tmp_path)
+    found = re.findall(r"Index: (\d)\nScore: (-?\d+\.\d{6})\nText: (.+)\n", printed)
+    assert [index for index, _, _ in found][0] == "1"
+    assert found[0][2].startswith("The Dartmouth Conference in 1956")
+    scores = [float(score) for _, score, _ in found]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > scores[1]
+
+
+def test_two_stage_search_finds_what_each_query_asks_for(tmp_path: Path) -> None:
+    printed = run(str(ROOT / "examples" / "two_stage_search.py"), cwd=tmp_path)
+    assert re.search(r"One query.*:\n  isbn-5  ", printed), printed
+    assert "  breaking ciphers in the war: isbn-3\n  counting with beads: isbn-0\n" in printed
+    assert re.search(r"  isbn-2  was place \d at distance 0\.\d{3}: The first programmers\n$", printed), printed
+
+
+def test_hybrid_search_finds_the_error_by_its_number(tmp_path: Path) -> None:
+    printed = run(str(ROOT / "examples" / "hybrid_search.py"), cwd=tmp_path)
+    assert re.match(r"-?\d+\.\d{3}  Error E1042: ", printed), printed
+
+
+def test_the_readme_prints_what_it_says(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code, printed = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", text, re.DOTALL)[0]
+    assert len(code.strip().splitlines()) <= 12
+    assert run("-c", code, cwd=tmp_path) == printed

@@ -1,0 +1,236 @@
+"""Loading: names, folders, devices, dtypes, activations, and what is said when one of them is wrong."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import TEXTS, save_embedding_model, save_tiny_model
+
+from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
+from milvus_rerank.engines.torch_engine import TorchEngine, is_out_of_memory, pick_device
+from milvus_rerank.errors import DeviceError, InputError, ModelError
+from milvus_rerank.models import ModelSource, builtin_names, model_folder
+
+QUERY = "who proposed a test of intelligence"
+
+
+@pytest.fixture(scope="module")
+def folder(tiny: dict[str, Path]) -> str:
+    return str(tiny["bert"])
+
+
+def logits(folder: str) -> np.ndarray:
+    return np.array(CrossEncoderRerankFunction(folder, device="cpu", activation_fct="raw").score(QUERY, TEXTS))
+
+
+def test_repr_says_what_runs_where(folder: str) -> None:
+    reranker = CrossEncoderRerankFunction(folder, device="cpu")
+    assert repr(reranker) == (f"CrossEncoderRerankFunction({folder!r}, device='cpu', dtype='float32', max_length=64)")
+
+
+@pytest.mark.parametrize("device", [None, "", "auto"])
+def test_an_unnamed_device_is_picked(folder: str, device: str | None) -> None:
+    expected = "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert CrossEncoderRerankFunction(folder, device=device).device == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
+def test_an_absent_gpu_is_an_error_that_lists_the_devices(folder: str, device: str) -> None:
+    with pytest.raises(DeviceError, match=f"device '{device}' is not available. This machine has: cpu"):
+        CrossEncoderRerankFunction(folder, device=device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "xpu:0", 7])
+def test_an_unknown_device_is_an_error_that_lists_the_words(device: Any) -> None:
+    with pytest.raises(InputError, match="device must be 'cpu', 'cuda', 'cuda:n', 'mps' or 'auto', got"):
+        pick_device(device)
+
+
+def test_float16_on_a_cpu_becomes_float32_with_one_line(folder: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "milvus_rerank"):
+        reranker = BGERerankFunction(folder, device="cpu", use_fp16=True)
+    assert reranker.scorer.engine.dtype == "float32"
+    assert [record.message for record in caplog.records].count(
+        "float16 is not used on a CPU; the model runs in float32"
+    ) == 1
+
+
+def test_bfloat16_scores_stay_near_and_are_not_rounded_to_it(folder: str) -> None:
+    reranker = CrossEncoderRerankFunction(folder, device="cpu", dtype="bfloat16", activation_fct="sigmoid")
+    exact = 1 / (1 + np.exp(-logits(folder)))
+    scores = np.array(reranker.score(QUERY, TEXTS))
+    assert 0 < np.abs(scores - exact).max() < 0.02
+    rounded = torch.tensor(scores).to(torch.bfloat16).double().numpy()
+    assert (scores != rounded).any(), "the sigmoid was taken in bfloat16"
+
+
+def test_an_unknown_dtype_lists_the_known(folder: str) -> None:
+    with pytest.raises(InputError, match="dtype must be one of 'float32', 'bfloat16', 'float16', got 'int4'"):
+        CrossEncoderRerankFunction(folder, device="cpu", dtype="int4")
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        ("raw", lambda x: x),
+        ("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
+        ("model", lambda x: x),
+        (None, lambda x: x),
+        (torch.nn.Tanh(), np.tanh),
+    ],
+)
+def test_activations(folder: str, activation: Any, expected: Any) -> None:
+    scores = CrossEncoderRerankFunction(folder, device="cpu", activation_fct=activation).score(QUERY, TEXTS)
+    np.testing.assert_allclose(scores, expected(logits(folder)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("Sigmoid", "sigmoid"), ("Tanh", "tanh"), (None, "sigmoid")])
+def test_the_models_own_activation_is_read_from_its_config(tmp_path: Path, name: str | None, expected: str) -> None:
+    model = str(save_tiny_model("bert", tmp_path, activation=name))
+    functions = {"sigmoid": lambda x: 1 / (1 + np.exp(-x)), "tanh": np.tanh}
+    scores = CrossEncoderRerankFunction(model, device="cpu").score(QUERY, TEXTS)
+    np.testing.assert_allclose(scores, functions[expected](logits(model)), atol=1e-6)
+
+
+def test_an_activation_from_elsewhere_is_not_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = save_tiny_model("bert", tmp_path)
+    config = json.loads((model / "config.json").read_text())
+    config["sentence_transformers"] = {"activation_fn": "os.system"}
+    (model / "config.json").write_text(json.dumps(config))
+    scores = CrossEncoderRerankFunction(str(model), device="cpu").score(QUERY, TEXTS)
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits(str(model)))), atol=1e-6)
+    assert "os.system is not part of torch.nn and is not run" in caplog.text
+
+
+def test_an_unknown_activation_lists_the_known(folder: str) -> None:
+    with pytest.raises(InputError, match="activation_fct must be one of 'model', 'raw', 'sigmoid' or a function"):
+        CrossEncoderRerankFunction(folder, device="cpu", activation_fct="softmax")
+
+
+def test_normalize_is_the_sigmoid_of_the_logits(folder: str) -> None:
+    raw = BGERerankFunction(folder, device="cpu", normalize=False).score(QUERY, TEXTS[:6])
+    np.testing.assert_allclose(
+        BGERerankFunction(folder, device="cpu").score(QUERY, TEXTS[:6]), 1 / (1 + np.exp(-np.array(raw))), atol=1e-9
+    )
+
+
+def test_the_defaults_of_bge_fit_a_model_with_fewer_positions(folder: str) -> None:
+    reranker = BGERerankFunction(folder, device="cpu")
+    assert reranker.scorer.encoder.max_length == 64
+    assert reranker.scorer.encoder.lengths(500, 500) == (48, 13)
+
+
+@pytest.mark.parametrize("option", ["batch_size", "max_length", "query_max_length", "max_batch_tokens"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "8"])
+def test_limits_must_be_positive_integers(folder: str, option: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"{option} must be a positive integer"):
+        CrossEncoderRerankFunction(folder, device="cpu", **{option: value})
+
+
+def test_batch_size_is_a_hint_for_the_budget(folder: str) -> None:
+    assert CrossEncoderRerankFunction(folder, device="cpu", batch_size=2).scorer.max_batch_tokens == 128
+    assert CrossEncoderRerankFunction(folder, device="cpu", batch_size=999).scorer.max_batch_tokens == 2048
+    assert CrossEncoderRerankFunction(folder, device="cpu", max_batch_tokens=77).scorer.max_batch_tokens == 77
+
+
+@pytest.mark.parametrize("name", ["", "  ", None, 3])
+def test_an_empty_model_name_gets_examples(name: Any) -> None:
+    with pytest.raises(InputError, match=r"model_name must name a model, .* for example 'builtin/rerank'"):
+        CrossEncoderRerankFunction(name)
+
+
+def test_an_unknown_builtin_model_lists_the_known() -> None:
+    with pytest.raises(ModelError, match=f"no built-in model 'builtin/x'; there are: {', '.join(builtin_names())}"):
+        CrossEncoderRerankFunction("builtin/x")
+
+
+@pytest.mark.parametrize("name", ["./no/such", "/no/such", "~/no-such-folder", "a/b/c"])
+def test_a_path_that_is_no_folder_is_not_looked_up_on_the_hub(name: str) -> None:
+    with pytest.raises(ModelError, match="looks like a path, but there is no such folder"):
+        model_folder(name)
+
+
+def test_a_folder_without_a_model_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ModelError, match=r"holds no model: expected config\.json, .* found notes.txt"):
+        CrossEncoderRerankFunction(str(tmp_path))
+
+
+def test_a_folder_without_weights_or_tokenizer_is_named(folder: str, tmp_path: Path) -> None:
+    for missing in ("model.safetensors", "tokenizer.json"):
+        copy = tmp_path / missing
+        shutil.copytree(folder, copy)
+        (copy / missing).unlink()
+        with pytest.raises(ModelError, match="cannot be read"):
+            CrossEncoderRerankFunction(str(copy), device="cpu")
+
+
+def test_a_broken_weights_file_is_named(folder: str, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match="cannot be read"):
+        CrossEncoderRerankFunction(str(tmp_path / "m"), device="cpu")
+
+
+def test_a_model_with_more_labels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="has 3 labels; a reranker has one"):
+        CrossEncoderRerankFunction(str(save_tiny_model("bert", tmp_path, labels=3)), device="cpu")
+
+
+def test_an_embedding_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not a trained reranker: its weights lack classifier"):
+        CrossEncoderRerankFunction(str(save_embedding_model(tmp_path)), device="cpu")
+
+
+def test_a_model_of_another_kind_is_refused(folder: str, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": ["GPT2LMHeadModel"]}))
+    with pytest.raises(ModelError, match="is a GPT2LMHeadModel; expected a cross-encoder"):
+        CrossEncoderRerankFunction(str(tmp_path / "m"), device="cpu")
+
+
+def test_a_hub_model_that_is_not_cached_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot be loaded \(local_files_only=True and it is not in the cache"):
+        CrossEncoderRerankFunction("no-one/no-model", cache_dir=tmp_path, local_files_only=True)
+
+
+def test_remote_code_is_off_unless_asked_for() -> None:
+    assert ModelSource("x").trust_remote_code is False
+
+
+def test_torch_running_out_of_memory_is_recognised() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_a_failure_that_is_not_about_memory_is_raised_as_it_is(folder: str) -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, **inputs: Any) -> Any:
+            raise RuntimeError("shape mismatch")
+
+    from milvus_rerank.engines import Batch
+
+    ids = np.ones((1, 2), dtype=np.int64)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        TorchEngine(Broken()).logits(Batch(ids, ids, None))
+
+
+def test_progress_bars_are_shown_only_when_asked_for(folder: str, capfd: pytest.CaptureFixture[str]) -> None:
+    quiet = CrossEncoderRerankFunction(folder, device="cpu")
+    quiet(QUERY, TEXTS)
+    assert capfd.readouterr() == ("", "")
+    shown = CrossEncoderRerankFunction(folder, device="cpu", show_progress=True)
+    loading = capfd.readouterr()
+    assert "Loading weights" in loading.err
+    shown(QUERY, TEXTS)
+    scoring = capfd.readouterr()
+    assert (loading.out, scoring.out) == ("", "")
+    assert f"{len(TEXTS)}/{len(TEXTS)}" in scoring.err

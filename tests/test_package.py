@@ -1,0 +1,62 @@
+"""The package as a whole: its names, its weight, what it imports."""
+
+import json
+import statistics
+import subprocess
+import sys
+
+import milvus_rerank
+from milvus_rerank import reranker
+
+HEAVY = ("torch", "transformers", "onnxruntime", "openvino", "pymilvus", "numpy", "model2vec", "typer", "rich")
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_every_exported_name_exists_and_the_list_is_sorted() -> None:
+    for module in (milvus_rerank, reranker):
+        assert list(module.__all__) == sorted(module.__all__)
+        assert all(getattr(module, name).__name__ == name for name in module.__all__)
+    assert set(milvus_rerank.__all__) <= set(dir(milvus_rerank))
+
+
+def test_the_classes_are_the_same_under_both_imports() -> None:
+    assert milvus_rerank.BGERerankFunction is reranker.BGERerankFunction
+    assert milvus_rerank.CrossEncoderRerankFunction is reranker.CrossEncoderRerankFunction
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = f"import milvus_rerank, sys, json; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    assert json.loads(run(code)) == []
+
+
+def test_importing_the_rerankers_loads_no_model_library() -> None:
+    code = "import milvus_rerank.reranker, milvus_rerank.pipeline, sys; print([m for m in "
+    assert run(f"{code}{HEAVY[:5]!r} if m in sys.modules])") == "[]\n"
+
+
+def test_importing_the_package_takes_under_100_ms() -> None:
+    code = "import time; start = time.process_time(); import milvus_rerank; print(time.process_time() - start)"
+    assert statistics.median(float(run(code)) for _ in range(5)) < 0.1
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(milvus_rerank, "NoSuchThing")
+
+
+def test_a_missing_package_says_what_to_type() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+from milvus_rerank import CrossEncoderRerankFunction, errors
+try:
+    CrossEncoderRerankFunction()
+except errors.MissingDependencyError as error:
+    print(error)
+"""
+    assert run(code) == (
+        "running a cross-encoder needs the package 'torch', which is not installed. "
+        'Type: pip install "milvus-rerank[torch]"\n'
+    )
