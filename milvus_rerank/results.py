@@ -39,7 +39,7 @@ class RerankResult:
         """
         values: dict[str, Any] = {"text": self.text, "score": self.score, "index": self.index}
         if self.entity is not None:
-            values |= {"id": self.id, "distance": self.distance, "entity": json_safe(self.entity)}
+            values |= {name: json_safe(getattr(self, name)) for name in ("id", "distance", "entity")}
         if self.extra is not None:
             values["extra"] = json_safe(self.extra)
         return values

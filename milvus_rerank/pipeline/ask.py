@@ -70,7 +70,7 @@ def check_ask(
     if limit > MAX_CANDIDATES:
         raise InputError(f"candidates must be at most {MAX_CANDIDATES}, Milvus' limit, got {limit}")
     if keep is not None and keep > limit:
-        raise InputError(f"candidates must be at least top_k, got candidates={limit} and top_k={keep}")
+        raise InputError(f"candidates={limit} is less than top_k={keep}; pass candidates={keep} or top_k={limit}")
     if not isinstance(filter, str):
         raise InputError(f"filter must be a string such as 'year > 2020', got {filter!r}")
     return Ask(

@@ -8,6 +8,9 @@ from typing import Any
 from milvus_rerank.errors import InputError, MissingDependencyError, SearchError
 from milvus_rerank.pipeline.stages import RRF, Hybrid, Stage, searches_of
 
+# What a closed client, session, channel or event loop makes pymilvus and gRPC say.
+_CLOSED = ("create connection first", "session is closed", "closed channel", "channel is closed", "loop is closed")
+
 
 @dataclass(frozen=True, slots=True)
 class FirstStage:
@@ -81,10 +84,13 @@ class Source:
         """Return the call that describes the collection.
 
         :param timeout: seconds to wait.
-        :returns: a function, a coroutine function if the client is asynchronous, that returns a dict with ``fields``.
+        :returns: a function, a coroutine function if the client is asynchronous, that returns a dict with ``fields``;
+            an empty one from a client that can only search, such as a session.
         """
         if self.collection is None:
             return partial(self.client.schema.to_dict)
+        if not hasattr(self.client, "describe_collection"):
+            return dict
         return partial(self.client.describe_collection, self.collection, timeout=timeout)
 
 
@@ -138,7 +144,7 @@ def explain(error: Exception, source: Source, request: FirstStage, schema: Mappi
     """
     advice = _known_advice(error, request.timeout)
     if advice is None:
-        advice = "" if schema is None else _schema_advice(request, schema)
+        advice = _schema_advice(request, schema) if schema else ""
     text = f"Milvus could not search {source.name!r} ({request}): {_message(error)}"
     return SearchError(f"{text.rstrip('.')}. {advice}".rstrip())
 
@@ -167,15 +173,15 @@ def _known_advice(error: Exception, timeout: float | None) -> str | None:
     code = getattr(error, "code", None)
     state = getattr(code() if callable(code) else code, "name", "")  # a gRPC status; Milvus' own codes are numbers
     text = _message(error).casefold()
-    if state == "DEADLINE_EXCEEDED" or "deadline" in text or ("retry timeout" in text and state != "UNAVAILABLE"):
+    if state == "DEADLINE_EXCEEDED" or (state != "UNAVAILABLE" and "retry timeout" in text):
         return f"It did not answer within {timeout} s; retry, or give it more time with timeout=..."
     if state == "UNAVAILABLE" or "fail connecting to server" in text:
         return "Is the server running, and does the client's uri name it? Retry when it is back."
-    if "should create connection first" in text or "closed" in text:
+    if any(sign in text for sign in _CLOSED):
         return "The client is closed, or was opened in another event loop; open a new one."
-    if code == 100:  # CollectionNotFound
+    if code == 100 or "collection not found" in text:
         return "client.list_collections() names those that exist."
-    if code == 101 or "not loaded" in text:  # CollectionNotLoaded
+    if code == 101 or "collection not loaded" in text:
         return "Load it first: client.load_collection(...)."
     return None
 

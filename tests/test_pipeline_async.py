@@ -1,0 +1,250 @@
+"""TwoStageSearch off the event loop: with an AsyncMilvusClient on a server, and with a blocking client."""
+
+import asyncio
+import signal
+import threading
+import time
+
+import pytest
+from milvus_fixtures import DIM, MILVUS_INDEX, SEARCH_RESULTS, cosine, embed, lite_server, make_docs, vector
+from pymilvus import AsyncMilvusClient, MilvusClient
+
+from milvus_rerank.errors import HitError, InputError, SearchError, StoppedError
+from milvus_rerank.pipeline import Dense, FullText, Hybrid, Timings, TwoStageSearch
+from milvus_rerank.reranker import BaseRerankFunction, LexicalRerankFunction
+
+DENSE = Dense("dense")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with lite_server(tmp_path_factory.mktemp("server")) as (uri, process):
+        client = MilvusClient(uri)
+        make_docs(client)
+        client.close()
+        yield uri, process
+
+
+@pytest.fixture
+def blocking(server):
+    client = MilvusClient(server[0])
+    yield client
+    client.close()
+
+
+def docs(client, **options):
+    settings = {"reranker": LexicalRerankFunction(), "embed": embed, "first_stage": DENSE} | options
+    return TwoStageSearch(client, "docs", **settings)
+
+
+def ids(answer):
+    return [result.id for result in answer]
+
+
+def with_async_client(uri, work):
+    """Run ``work(client)`` in an event loop of its own."""
+
+    async def main():
+        client = AsyncMilvusClient(uri)
+        try:
+            return await work(client)
+        finally:
+            await client.close()
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("stage", [DENSE, FullText(), Hybrid((DENSE, FullText()))])
+def test_the_async_client_finds_what_the_blocking_one_does(server, blocking, stage):
+    options = {"top_k": 3, "candidates": 7, "filter": "year < 2022", "output_fields": ["tag"]}
+    expected = docs(blocking, first_stage=stage)([MILVUS_INDEX, SEARCH_RESULTS], **options)
+
+    async def work(client):
+        return await docs(client, first_stage=stage).asearch([MILVUS_INDEX, SEARCH_RESULTS], **options)
+
+    found = with_async_client(server[0], work)
+    assert [answer.results for answer in found] == [answer.results for answer in expected]
+    assert ids(found[0])[:2] in (["d4", "d5"], ["d5", "d4"])
+    assert found[0][0].entity["tag"] in ("t4", "t5")
+
+
+def test_one_query_gives_one_answer(server):
+    answer = with_async_client(server[0], lambda client: docs(client).asearch(MILVUS_INDEX, top_k=2, candidates=6))
+    assert [(hit.id, hit.score) for hit in answer] == [("d4", 1.0), ("d5", 1.0)]
+    assert answer[1].distance == pytest.approx(cosine(5), abs=1e-6)
+
+
+def test_a_blocking_client_works_in_an_event_loop(blocking):
+    async def work():
+        return await asyncio.gather(*(docs(blocking).asearch(MILVUS_INDEX, top_k=1) for _ in range(4)))
+
+    assert [ids(answer) for answer in asyncio.run(work())] == [["d4"]] * 4
+
+
+def test_the_blocking_call_works_inside_an_event_loop(blocking):
+    async def work():
+        return docs(blocking)(MILVUS_INDEX, top_k=1)
+
+    assert ids(asyncio.run(work())) == ["d4"]
+
+
+def test_an_asynchronous_embedder_is_awaited(blocking):
+    async def embed_later(queries):
+        await asyncio.sleep(0)
+        return [vector(80) for _ in queries]
+
+    class Embedder:
+        async def __call__(self, queries):
+            return await embed_later(queries)
+
+    for embedder in (embed_later, Embedder()):
+        answer = asyncio.run(docs(blocking, embed=embedder).asearch("q", top_k=1, candidates=1))
+        assert ids(answer) == ["d8"]
+
+
+def test_the_blocking_form_of_an_async_client_names_asearch(server):
+    async def work(client):
+        with pytest.raises(InputError, match=r"asynchronous; write: await search.asearch\(...\)"):
+            docs(client)(MILVUS_INDEX)
+
+    with_async_client(server[0], work)
+
+
+def test_nothing_blocks_the_event_loop(blocking):
+    class Slow(LexicalRerankFunction):
+        def score_requests(self, requests, stop):
+            time.sleep(0.3)
+            return super().score_requests(requests, stop)
+
+    def slow_embed(queries):
+        time.sleep(0.3)
+        return embed(queries)
+
+    async def work():
+        search = asyncio.ensure_future(docs(blocking, reranker=Slow(), embed=slow_embed).asearch(MILVUS_INDEX))
+        longest, before = 0.0, time.perf_counter()
+        while not search.done():
+            await asyncio.sleep(0.005)
+            now = time.perf_counter()
+            longest, before = max(longest, now - before), now
+        return longest, (await search).timings
+
+    longest, timings = asyncio.run(work())
+    assert longest < 0.25
+    assert (timings.embed > 0.29, timings.rerank > 0.29) == (True, True)
+
+
+def test_cancelling_stops_the_reranker(blocking):
+    class Waiting(BaseRerankFunction):
+        def __init__(self):
+            self.began, self.stopped = threading.Event(), threading.Event()
+
+        def score_requests(self, requests, stop):
+            self.began.set()
+            if stop.wait(10):
+                self.stopped.set()
+            raise StoppedError("stopped")
+
+    waiting = Waiting()
+
+    async def work():
+        search = asyncio.ensure_future(
+            docs(blocking, reranker=waiting, on_rerank_error="first_stage").asearch(MILVUS_INDEX)
+        )
+        await asyncio.to_thread(waiting.began.wait, 10)
+        search.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await search
+
+    asyncio.run(work())
+    assert waiting.stopped.wait(10)
+
+
+def test_the_first_stage_order_is_returned_on_request(server):
+    class Failing(BaseRerankFunction):
+        def score_requests(self, requests, stop):
+            raise OSError("away")
+
+    async def work(client):
+        times = iter([0.0, 1.0, 3.0, 7.0])
+        search = docs(client, reranker=Failing(), on_rerank_error="first_stage", clock=lambda: next(times))
+        return await search.asearch(MILVUS_INDEX, top_k=2)
+
+    answer = with_async_client(server[0], work)
+    assert ([(hit.id, hit.score) for hit in answer], answer.reranked) == ([("d0", None), ("d1", None)], False)
+    assert str(answer.error) == "away"
+    assert answer.timings == Timings(1.0, 2.0, 4.0)
+
+
+def test_no_queries_give_no_answers(server):
+    assert with_async_client(server[0], lambda client: docs(client).asearch([])) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "error", "message"),
+    [
+        ({}, {"vectors": [[1.0]]}, SearchError, f"The query vector has 1 dimensions, the field 'dense' has {DIM}"),
+        ({}, {"filter": "year >>> 3"}, SearchError, "unexpected token '>'"),
+        ({"first_stage": Dense("nope")}, {}, SearchError, "There is no field 'nope'"),
+        ({"text_field": "body"}, {}, HitError, "field 'body' is missing"),
+        ({}, {"top_k": -1}, InputError, "top_k must not be negative"),
+        ({"embed": None}, {}, InputError, "vector search needs query vectors"),
+    ],
+)
+def test_errors_are_those_of_the_blocking_form(server, blocking, options, arguments, error, message):
+    async def work(client):
+        with pytest.raises(error) as caught:
+            await docs(client, **options).asearch(MILVUS_INDEX, **arguments)
+        return str(caught.value)
+
+    assert message in with_async_client(server[0], work)
+    with pytest.raises(error) as caught:
+        docs(blocking, **options)(MILVUS_INDEX, **arguments)
+    assert message in str(caught.value)
+
+
+def test_a_closed_async_client(server):
+    async def work(client):
+        await client.close()
+        with pytest.raises(SearchError, match="The client is closed"):
+            await docs(client).asearch(MILVUS_INDEX)
+
+    with_async_client(server[0], work)
+
+
+def test_a_paused_server_is_an_error_in_time_and_a_retry_works(server, blocking):
+    uri, process = server
+    search = docs(blocking)
+    assert ids(search(MILVUS_INDEX, top_k=1)) == ["d4"]
+
+    async def work(client):
+        await docs(client).asearch(MILVUS_INDEX)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            with pytest.raises(SearchError, match=r"It did not answer within 0\.5 s"):
+                await docs(client).asearch(MILVUS_INDEX, timeout=0.5)
+            with pytest.raises(SearchError, match=r"It did not answer within 0\.5 s"):
+                search(MILVUS_INDEX, timeout=0.5)
+            return time.monotonic() - started, docs(client)
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    async def both(client):
+        seconds, again = await work(client)
+        return seconds, await again.asearch(MILVUS_INDEX, top_k=1)
+
+    seconds, answer = with_async_client(uri, both)
+    assert seconds < 3
+    assert ids(answer) == ["d4"]
+    assert ids(search(MILVUS_INDEX, top_k=1)) == ["d4"]
+
+
+def test_a_server_that_is_gone_is_an_error_that_asks_for_it(tmp_path):
+    with lite_server(tmp_path) as (uri, process):
+        client = MilvusClient(uri)
+        process.kill()
+        process.wait()
+        with pytest.raises(SearchError, match="Is the server running, and does the client's uri name it"):
+            docs(client)(MILVUS_INDEX, timeout=1.0)
+        client.close()
