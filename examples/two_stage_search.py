@@ -41,7 +41,11 @@ search = TwoStageSearch(client, "books", reranker=reranker, embed=encoder.encode
 
 print("One query, with a filter and more fields:")
 answer = search(
-    "how did separate computer networks become one", top_k=2, candidates=6, filter="year > 1970", output_fields=["title"]
+    "how did separate computer networks become one",
+    top_k=2,
+    candidates=6,
+    filter="year > 1970",
+    output_fields=["title"],
 )
 for result in answer:
     print(f"  {result.id}  {result.score:.3f}  {result.entity['title']}")
@@ -52,9 +56,7 @@ for answer in search(["breaking ciphers in the war", "counting with beads"], top
 
 print("Hits that client.search returned:")
 query = "who programmed ENIAC"
-hits = client.search(
-    "books", data=encoder.encode_queries([query]).tolist(), limit=4, output_fields=["title", "blurb"]
-)
+hits = client.search("books", data=encoder.encode_queries([query]).tolist(), limit=4, output_fields=["title", "blurb"])
 for result in reranker.rerank_hits(query, hits[0], text_field="blurb", top_k=1):
     print(f"  {result.id}  was place {result.index + 1} at distance {result.distance:.3f}: {result.entity['title']}")
 client.close()

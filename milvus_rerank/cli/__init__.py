@@ -1,0 +1,55 @@
+"""The command ``milvus-rerank``: each command parses, calls one function, prints."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from milvus_rerank import __version__
+from milvus_rerank.cli import demo, index, models, rerank, search
+from milvus_rerank.cli.output import calm, print_error
+from milvus_rerank.errors import RerankError
+
+app = typer.Typer(
+    name="milvus-rerank",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo.demo, rerank.rerank, index.index, search.search, models.models):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"milvus-rerank {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Rerank Milvus search hits with cross-encoder and BGE models."""
+
+
+def main() -> None:
+    """Run the command, and end with its exit code: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    calm()
+    try:
+        try:
+            app(prog_name="milvus-rerank")
+        finally:
+            sys.stdout.flush()
+    except RerankError as error:
+        print_error(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone, as `| head` does. Python flushes once more at exit, which would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

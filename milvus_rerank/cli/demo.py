@@ -1,0 +1,63 @@
+"""``milvus-rerank demo``: the whole way, on the shipped collection, with the shipped models."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from milvus_rerank.cli import options, output
+
+
+def demo(
+    queries: Annotated[int, typer.Option(help="How many queries to show.", min=0)] = 4,
+    candidates: Annotated[int, typer.Option(help="How many hits to rerank for each query.", min=1)] = 30,
+    model: options.Model = None,
+    embedder: options.EmbedderName = options.DEFAULT_EMBEDDER,
+    device: options.Device = "cpu",
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep the collection in this Milvus Lite file (*.db).", show_default=False)
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Index a small history of computing, search it, and show what reranking changes. Needs no network."""
+    from milvus_rerank.embedding import StaticEmbedder
+    from milvus_rerank.evaluation import demo_folder, load_judged, run_demo
+
+    output.calm_milvus()
+    judged = load_judged(demo_folder())
+    encoder = StaticEmbedder(embedder)
+    reranker = options.make_reranker(options.DEFAULT_RERANKER, model, device)
+    with _database(keep) as database, output.progress_bars() as bars:
+        tasks = {
+            "index": bars.add_task("Embedding and indexing", total=len(judged.passages)),
+            "search": bars.add_task("Searching and reranking", total=len(judged.queries)),
+        }
+        report = run_demo(
+            judged,
+            database,
+            encoder,
+            reranker,
+            reranker_name=options.reranker_label(options.DEFAULT_RERANKER, model),
+            candidates=candidates,
+            progress=lambda stage, done: bars.advance(tasks[stage], done),
+        )
+    if as_json:
+        output.print_json(report.to_dict())
+    else:
+        from milvus_rerank.cli.screen import show_demo
+
+        show_demo(output.out(), report, queries)
+        if keep:
+            output.note(f"Kept. Try: milvus-rerank search 'first computer bug' --uri {keep}")
+
+
+@contextmanager
+def _database(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        yield keep
+        return
+    with TemporaryDirectory(prefix="milvus-rerank-") as folder:
+        yield Path(folder) / "demo.db"

@@ -1,0 +1,94 @@
+"""Options that several commands share, and what they stand for."""
+
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from milvus_rerank.cli import output
+
+if TYPE_CHECKING:
+    from milvus_rerank.reranker.base import BaseRerankFunction
+
+DEFAULT_URI = "./milvus.db"
+DEFAULT_EMBEDDER = "builtin/embed"
+DEFAULT_RERANKER = "cross-encoder"
+FLAGS = {"model_name": "--model", "device": "--device", "dtype": "--dtype"}
+
+
+def check_text(text: str) -> str:
+    """Return a text from the command line, if its bytes were UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise typer.BadParameter("this is not UTF-8 text") from error
+    return text
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
+Query = Annotated[str, typer.Argument(help="What to look for.", callback=check_text, show_default=False)]
+Uri = Annotated[str, typer.Option(help="A Milvus Lite file (*.db), or a server: http://host:19530.")]
+Token = Annotated[
+    str, typer.Option(help="The server's token: user:password or an API key.", envvar="MILVUS_TOKEN", show_envvar=True)
+]
+Timeout = Annotated[float, typer.Option(help="Seconds that one call to Milvus may take.", min=0.001)]
+Reranker = Annotated[str, typer.Option(help="A registered reranker; see: milvus-rerank models.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="A built-in model, a folder, or a name on the model hub. (default: builtin/rerank)"),
+]
+EmbedderName = Annotated[str, typer.Option("--embedder", help="builtin/embed, or a folder in model2vec's layout.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; picked if not given.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+TopK = Annotated[int, typer.Option("--top-k", "-k", help="How many results; 0 for all.", min=0)]
+
+
+def make_reranker(
+    name: str, model: str | None, device: str | None = None, dtype: str | None = None
+) -> "BaseRerankFunction":
+    """Return a reranker by its name, with the options that were given and no others.
+
+    :param name: a registered name.
+    :param model: ``model_name``; None for the reranker's own.
+    :param device: ``device``; None for the reranker's own choice.
+    :param dtype: ``dtype``; None for the reranker's own.
+    :returns: the reranker.
+    """
+    from milvus_rerank.registry import available, create
+
+    given = {"model_name": model, "device": device, "dtype": dtype}
+    chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    entries = [entry for entry in available() if entry.name == name]
+    takes = inspect.signature(entries[0].load()).parameters if len(entries) == 1 else None
+    if takes is None or any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values()):
+        return create(name, **chosen)
+    unknown = [key for key in chosen if key not in takes]
+    if unknown:
+        raise typer.BadParameter(f"the reranker {name!r} has no such option", param_hint=FLAGS[unknown[0]])
+    if "show_progress" in takes and sys.stderr.isatty() and not _is_local(name, model):
+        return create(name, **chosen, show_progress=True)  # a download has its own progress bar
+    with output.spinner("Loading the reranker"):
+        return create(name, **chosen)
+
+
+def reranker_label(name: str, model: str | None) -> str:
+    """Return what to call a reranker on the screen."""
+    return model or ("builtin/rerank" if name == DEFAULT_RERANKER else name)
+
+
+def collection_name(source: Path) -> str:
+    """Return a collection name that Milvus takes, from the name of a file or folder."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", source.resolve().stem if source.is_file() else source.resolve().name)
+    return name if re.match(r"[A-Za-z_]", name) else f"_{name}"
+
+
+def split_commas(values: list[str] | None) -> list[str] | None:
+    """Return the items of a list option that may be given twice, or once with commas."""
+    return None if not values else [item.strip() for value in values for item in value.split(",") if item.strip()]
+
+
+def _is_local(name: str, model: str | None) -> bool:
+    return name == DEFAULT_RERANKER if model is None else model.startswith("builtin/") or Path(model).is_dir()

@@ -1,0 +1,98 @@
+"""``milvus-rerank rerank``: texts in, the same texts in a better order out."""
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from milvus_rerank.cli import options, output
+
+if TYPE_CHECKING:
+    from milvus_rerank.results import RerankResult
+
+RESULT_KEYS = ("rank", "index", "score")
+
+
+class InputFormat(str, Enum):
+    """How to read a file or stdin."""
+
+    auto = "auto"
+    text = "text"
+    jsonl = "jsonl"
+
+
+def rerank(
+    query: options.Query,
+    texts: Annotated[list[str] | None, typer.Argument(help="The texts to rerank.", show_default=False)] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Read the texts from this file, one a line; - is stdin.")
+    ] = None,
+    input_format: Annotated[
+        InputFormat, typer.Option("--input", help="Lines of plain text or JSON objects; auto looks at the first one.")
+    ] = InputFormat.auto,
+    text_field: Annotated[str, typer.Option(help="The key of the text in JSON objects.")] = "text",
+    top_k: options.TopK = 0,
+    threshold: Annotated[float | None, typer.Option(help="Keep only scores of at least this.")] = None,
+    reranker: options.Reranker = options.DEFAULT_RERANKER,
+    model: options.Model = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
+    as_jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="Print one JSON object a line: the input's own keys, rank, index, score.")
+    ] = False,
+) -> None:
+    """Rerank texts from the arguments, a file or stdin.
+
+    JSON objects keep their keys; a key named rank, index or score comes back as input_rank, input_index, input_score.
+    """
+    if as_json and as_jsonl:
+        raise typer.BadParameter("choose one of --json and --jsonl", param_hint="--jsonl")
+    records = _records(texts, file, input_format, text_field)
+    function = options.make_reranker(reranker, model, device, dtype)
+    results = function(query, [record[text_field] for record in records], top_k=top_k, threshold=threshold)
+    answers = [_answer(records[result.index], result, rank) for rank, result in enumerate(results, 1)]
+    if as_jsonl:
+        for answer in answers:
+            output.print_json_line(answer)
+    elif as_json:
+        label = options.reranker_label(reranker, model)
+        output.print_json({"query": query, "reranker": label, "documents": len(records), "results": answers})
+    else:
+        _print_table(results)
+
+
+def _records(texts: list[str] | None, file: Path | None, form: InputFormat, text_field: str) -> list[dict[str, Any]]:
+    from milvus_rerank.jsonl import open_input, read_records
+
+    if texts and file:
+        raise typer.BadParameter("give texts as arguments or in a file, not both", param_hint="--file")
+    if texts:
+        return [{text_field: options.check_text(text)} for text in texts]
+    if file is not None and str(file) != "-":
+        with open_input(file) as lines:
+            return read_records(lines, str(file), text_field, form.value)
+    if file is None and sys.stdin.isatty():
+        raise typer.BadParameter("give texts as arguments, with --file, or on stdin", param_hint="TEXTS")
+    return read_records(sys.stdin.buffer, "stdin", text_field, form.value)
+
+
+def _answer(record: dict[str, Any], result: "RerankResult", rank: int) -> dict[str, Any]:
+    kept = {f"input_{key}" if key in RESULT_KEYS else key: value for key, value in record.items()}
+    return {"rank": rank, "index": result.index, "score": result.score, **kept}
+
+
+def _print_table(results: "list[RerankResult]") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    table.add_column("#", justify="right", style="dim")
+    table.add_column("score", justify="right", style="cyan")
+    table.add_column("was", justify="right", style="dim")
+    table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
+    for rank, result in enumerate(results, 1):
+        table.add_row(str(rank), f"{result.score:.4f}", str(result.index + 1), Text(" ".join(result.text.split())))
+    output.out().print(table)

@@ -1,0 +1,121 @@
+"""The demo's screen: some queries before and after, and the figures over all of them."""
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from milvus_rerank.cli.output import milliseconds
+from milvus_rerank.evaluation import ComparisonReport, DemoReport, QueryReport, RankedDocument
+
+ROWS = 5
+BAR = 40
+MARKS = {0: "", 1: "★", 2: "★★"}
+
+
+def show_demo(console: Console, report: DemoReport, queries: int) -> None:
+    """Print the demo's report.
+
+    :param console: where to.
+    :param report: what the demo found.
+    :param queries: how many queries to show in full.
+    """
+    comparison = report.comparison
+    console.print(
+        Text.assemble(
+            (f"{report.passages} passages", "bold"),
+            f" in Milvus Lite, embedded by {report.embedder}; each query's top {comparison.candidates} reranked by ",
+            (report.reranker, "bold"),
+        )
+    )
+    shown = pick(comparison, queries)
+    if shown:
+        console.print(
+            Text(
+                f"★★ answers the query, ★ is related. Queries that changed the most, {len(shown)} of "
+                f"{len(comparison.queries)}:",
+                "dim",
+            )
+        )
+    for query in shown:
+        console.print()
+        console.print(_query(query))
+    console.print()
+    console.print(_figures(report))
+
+
+def pick(comparison: ComparisonReport, count: int) -> list[QueryReport]:
+    """Return the queries to show: the greatest gains, and the greatest loss too if there is one.
+
+    :param comparison: all queries.
+    :param count: how many.
+    :returns: queries by their gain, the greatest first.
+    """
+    ordered = sorted(comparison.queries, key=lambda query: query.ndcg_before - query.ndcg_after)
+    if count >= len(ordered) or count < 2:
+        return ordered[:count]
+    lost = ordered[-1].ndcg_after < ordered[-1].ndcg_before
+    return [*ordered[: count - 1], ordered[-1] if lost else ordered[count - 1]]
+
+
+def _query(query: QueryReport) -> Group:
+    title = Text.assemble(
+        ("“" + query.query + "”", "bold"),
+        "  nDCG@10 ",
+        f"{query.ndcg_before:.2f} → ",
+        (f"{query.ndcg_after:.2f}", _color(query.ndcg_after - query.ndcg_before)),
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    table.add_column("#", justify="right", style="dim", width=2)
+    table.add_column("vector search", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("", width=2, style="yellow")
+    table.add_column("reranked", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("", width=2, style="yellow")
+    table.add_column("move", justify="right", width=4)
+    table.add_column("score", justify="right", style="cyan", width=8)
+    before = sorted(query.documents, key=lambda document: document.before)
+    for old, new in list(zip(before, query.documents, strict=True))[:ROWS]:
+        table.add_row(str(new.after), *_cells(old), *_cells(new), _move(new), f"{new.score:.3f}")
+    return Group(title, table)
+
+
+def _cells(document: RankedDocument) -> tuple[Text, str]:
+    style = "bold" if document.relevance > 1 else "" if document.relevance else "dim"
+    return Text(document.title or document.id, style), MARKS.get(document.relevance, "★★")
+
+
+def _move(document: RankedDocument) -> Text:
+    steps = document.before - document.after
+    if steps == 0:
+        return Text("=", "dim")
+    return Text(f"↑{steps}", "green") if steps > 0 else Text(f"↓{-steps}", "red")
+
+
+def _figures(report: DemoReport) -> Panel:
+    comparison = report.comparison
+    gain = comparison.ndcg_after - comparison.ndcg_before
+    better, equal, worse = comparison.changes
+    times = {stage: milliseconds(seconds) for stage, seconds in comparison.median_seconds.items()}
+    bars = Table.grid(padding=(0, 2))
+    bars.add_row("vector search", _bar(comparison.ndcg_before, "blue"), f"{comparison.ndcg_before:.3f}")
+    after = Text.assemble((f"{comparison.ndcg_after:.3f}", "bold"), "  ", (f"{gain:+.3f}", _color(gain)))
+    bars.add_row("reranked", _bar(comparison.ndcg_after, "green"), after)
+    lines = (
+        f"{better} queries better, {equal} equal, {worse} worse",
+        f"indexing {milliseconds(report.index_seconds)} · all queries {milliseconds(report.search_seconds)} · median "
+        f"query: embed {times['embed']}, search {times['search']}, rerank {times['rerank']}",
+    )
+    title = f"nDCG@10 over {len(comparison.queries)} judged queries"
+    return Panel(
+        Group(bars, Rule(style="dim"), *(Text(line, "dim") for line in lines)), title=title, title_align="left"
+    )
+
+
+def _bar(value: float, style: str) -> Text:
+    full = round(value * BAR)
+    return Text.assemble(("█" * full, style), ("░" * (BAR - full), "dim"))
+
+
+def _color(gain: float) -> str:
+    return "green" if gain > 0 else "red" if gain < 0 else "dim"

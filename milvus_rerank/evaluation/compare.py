@@ -1,0 +1,71 @@
+"""Running judged queries through a two-stage search, and comparing its stages."""
+
+from collections.abc import Callable, Mapping
+
+from milvus_rerank.evaluation.judged import JudgedCollection
+from milvus_rerank.evaluation.metrics import ndcg
+from milvus_rerank.evaluation.report import ComparisonReport, QueryReport, RankedDocument
+from milvus_rerank.pipeline import SearchAnswer, TwoStageSearch
+
+
+def compare(
+    search: TwoStageSearch,
+    judged: JudgedCollection,
+    *,
+    candidates: int = 50,
+    timeout: float | None = 30.0,
+    progress: Callable[[int], object] = lambda done: None,
+) -> ComparisonReport:
+    """Search for every judged query, and compare the first stage's order with the reranked one.
+
+    :param search: a search over a collection that holds the judged passages.
+    :param judged: the queries and judgments.
+    :param candidates: how many hits to rerank for each query.
+    :param timeout: seconds that one search may take.
+    :param progress: called with 1 after each query.
+    :returns: both orders of each query, and their nDCG@10.
+    :raises SearchError: if Milvus fails or does not answer.
+    """
+    answers: dict[str, SearchAnswer] = {}
+    for name, text in judged.queries.items():  # one by one, so that the timings are those of a query
+        answers[name] = search(text, top_k=None, candidates=candidates, timeout=timeout)
+        progress(1)
+    after = {name: [str(result.id) for result in answer] for name, answer in answers.items()}
+    before = {
+        name: [str(result.id) for result in sorted(answer, key=lambda result: result.index)]
+        for name, answer in answers.items()
+    }
+    figures = ndcg(before, judged.judgments), ndcg(after, judged.judgments)
+    titles = {passage.id: passage.title for passage in judged.passages}
+    return ComparisonReport(
+        collection=judged.name,
+        candidates=candidates,
+        queries=tuple(
+            QueryReport(
+                id=name,
+                query=judged.queries[name],
+                documents=_documents(answers[name], judged.judgments[name], titles),
+                ndcg_before=figures[0][name],
+                ndcg_after=figures[1][name],
+                timings=answers[name].timings,
+            )
+            for name in answers
+            if name in figures[0]
+        ),
+    )
+
+
+def _documents(
+    answer: SearchAnswer, relevance: Mapping[str, int], titles: Mapping[str, str]
+) -> tuple[RankedDocument, ...]:
+    return tuple(
+        RankedDocument(
+            id=str(result.id),
+            score=float(result.score or 0.0),
+            before=result.index + 1,
+            after=place,
+            relevance=relevance.get(str(result.id), 0),
+            title=titles.get(str(result.id), ""),
+        )
+        for place, result in enumerate(answer, 1)
+    )

@@ -1,0 +1,99 @@
+"""The demo: the shipped collection through the whole pipeline, on Milvus Lite."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import milvus_rerank
+from milvus_rerank.evaluation.compare import compare
+from milvus_rerank.evaluation.judged import JudgedCollection
+from milvus_rerank.evaluation.report import ComparisonReport
+from milvus_rerank.indexing import describe, index_passages, open_client, open_search
+from milvus_rerank.indexing.collection import Embedder
+from milvus_rerank.reranker.base import BaseRerankFunction
+
+DEMO_COLLECTION = "history"
+_PACKAGES = ("milvus-rerank", "pymilvus", "milvus-lite", "torch", "transformers", "model2vec", "ir-measures")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoReport:
+    """What the demo did.
+
+    :param comparison: the queries before and after.
+    :param embedder: the embedder's name.
+    :param reranker: the reranker's name.
+    :param passages: how many passages were indexed.
+    :param index_seconds: how long embedding and storing them took.
+    :param search_seconds: how long all queries took.
+    """
+
+    comparison: ComparisonReport
+    embedder: str
+    reranker: str
+    passages: int
+    index_seconds: float
+    search_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON-safe Python values, with the versions of what took part."""
+        return {
+            **self.comparison.to_dict(),
+            "embedder": self.embedder,
+            "reranker": self.reranker,
+            "passages": self.passages,
+            "timings": {"index": self.index_seconds, "queries": self.search_seconds},
+            "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        }
+
+
+def demo_folder() -> Path:
+    """Return the folder of the shipped collection."""
+    return Path(milvus_rerank.__file__).parent / "data" / DEMO_COLLECTION
+
+
+def run_demo(
+    judged: JudgedCollection,
+    database: Path,
+    embedder: Embedder,
+    reranker: BaseRerankFunction,
+    *,
+    reranker_name: str,
+    candidates: int = 50,
+    progress: Callable[[str, int], object] = lambda stage, done: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> DemoReport:
+    """Index a judged collection into a Milvus Lite file, then search it before and after reranking.
+
+    :param judged: the collection.
+    :param database: the Milvus Lite file; one that holds the collection already is used again.
+    :param embedder: makes the vectors.
+    :param reranker: the second stage.
+    :param reranker_name: what to call it.
+    :param candidates: how many hits to rerank for each query.
+    :param progress: called with ``index`` or ``search``, and how many more passages or queries are done.
+    :param clock: returns seconds; for tests.
+    :returns: what came out.
+    :raises SearchError: if Milvus fails.
+    """
+    started = clock()
+    with open_client(str(database)) as client:
+        index_passages(
+            client, DEMO_COLLECTION, judged.passages, embedder, progress=lambda done: progress("index", done)
+        )
+        indexed = clock()
+        search = open_search(client, describe(client, DEMO_COLLECTION), reranker=reranker, embedder=embedder)
+        comparison = compare(search, judged, candidates=candidates, progress=lambda done: progress("search", done))
+    return DemoReport(
+        comparison, embedder.model_name, reranker_name, len(judged.passages), indexed - started, clock() - indexed
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

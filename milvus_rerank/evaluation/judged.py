@@ -1,0 +1,83 @@
+"""Collections with queries and judgments, in BEIR's layout."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from milvus_rerank.errors import InputError
+from milvus_rerank.indexing.corpus import Passage, corpus_file, read_passages
+from milvus_rerank.jsonl import open_input, read_lines, read_objects
+
+Judgments = Mapping[str, Mapping[str, int]]
+"""For each query, how relevant each judged document is; 0 for all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedCollection:
+    """Passages, queries, and what is relevant to them.
+
+    :param name: the folder's name.
+    :param passages: the documents.
+    :param queries: the judged queries' texts by id, in the file's order.
+    :param judgments: the relevance of documents to queries, by their ids.
+    """
+
+    name: str
+    passages: tuple[Passage, ...]
+    queries: Mapping[str, str] = field(hash=False)
+    judgments: Judgments = field(hash=False)
+
+
+def load_judged(folder: Path, split: str = "test") -> JudgedCollection:
+    """Read a folder in BEIR's layout: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/test.tsv``.
+
+    :param folder: the folder.
+    :param split: the name of the judgments' file.
+    :returns: the collection, with those queries that have a judgment.
+    :raises InputError: for a file that is missing or a line that cannot be used; it names file and line.
+    """
+    passages = tuple(read_passages(corpus_file(folder)))
+    queries = _read_queries(folder / "queries.jsonl")
+    judgments = _read_judgments(folder / "qrels" / f"{split}.tsv", queries, {passage.id for passage in passages})
+    judged = {name: text for name, text in queries.items() if name in judgments}
+    return JudgedCollection(folder.resolve().name, passages, judged, judgments)
+
+
+def _read_queries(path: Path) -> dict[str, str]:
+    queries: dict[str, str] = {}
+    with open_input(path) as file:
+        for number, record in read_objects(file, str(path)):
+            name, text = record.get("_id"), record.get("text")
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise InputError(f"{path}:{number}: expected the strings '_id' and 'text' in {sorted(record)}")
+            if name in queries:
+                raise InputError(f"{path}:{number}: the query {name!r} stands there twice")
+            queries[name] = text
+    return queries
+
+
+def _read_judgments(path: Path, queries: Mapping[str, str], documents: set[str]) -> dict[str, dict[str, int]]:
+    judgments: dict[str, dict[str, int]] = {}
+    for place, query, document, score in _judgment_lines(path):
+        if query not in queries:
+            raise InputError(f"{place}: judges the query {query!r}, which is not in queries.jsonl")
+        if document not in documents:
+            raise InputError(f"{place}: judges the document {document!r}, which is not in corpus.jsonl")
+        if judgments.setdefault(query, {}).setdefault(document, score) != score:
+            raise InputError(f"{place}: judges {document!r} for {query!r} once more, and differently")
+    if not judgments:
+        raise InputError(f"{path} holds no judgments; expected lines of query-id, corpus-id and score")
+    return judgments
+
+
+def _judgment_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
+    with open_input(path) as file:
+        for number, line in read_lines(file, str(path)):
+            parts = [part.strip() for part in line.split("\t")]
+            if number == 1 and parts[-1] == "score":
+                continue
+            if len(parts) != 3 or not parts[2].removeprefix("-").isdigit():
+                raise InputError(
+                    f"{path}:{number}: expected query-id, corpus-id, an integer score, tabs between; got {line!r}"
+                )
+            yield f"{path}:{number}", parts[0], parts[1], int(parts[2])

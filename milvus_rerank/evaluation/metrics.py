@@ -1,0 +1,37 @@
+"""Metrics of rankings, computed by ir_measures."""
+
+from collections.abc import Mapping, Sequence
+
+from milvus_rerank.errors import InputError, MissingDependencyError
+from milvus_rerank.evaluation.judged import Judgments
+from milvus_rerank.inputs import check_count
+
+Run = Mapping[str, Sequence[str]]
+"""For each query, document ids, best first."""
+
+
+def ndcg(run: Run, judgments: Judgments, k: int = 10) -> dict[str, float]:
+    """Return nDCG@k of each judged query: gains are the judgments, discounted by log2 of the rank plus one.
+
+    :param run: the rankings; a judged query without one counts as 0.
+    :param judgments: what is relevant.
+    :param k: how many ranks count.
+    :returns: a number from 0 to 1 for each judged query that has something relevant, in the judgments' order.
+    :raises InputError: if a ranking names a document twice, or nothing is relevant at all.
+    :raises MissingDependencyError: if ir_measures is not installed.
+    """
+    check_count(k, "k")
+    try:
+        import ir_measures
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("ir-measures", "eval", "computing nDCG") from error
+    for query, ids in run.items():
+        if len(set(ids)) != len(ids):
+            raise InputError(f"the ranking of query {query!r} names a document twice")
+    # trec_eval ignores ranks and orders by score, ties by id; so the scores given here are the places.
+    scored = {query: {name: -float(place) for place, name in enumerate(ids)} for query, ids in run.items()}
+    relevant = {query: dict(own) for query, own in judgments.items() if any(score > 0 for score in own.values())}
+    if not relevant:
+        raise InputError("the judgments name nothing relevant")
+    found = {one.query_id: one.value for one in ir_measures.iter_calc([ir_measures.nDCG @ k], relevant, scored)}
+    return {query: float(found.get(query, 0.0)) for query in relevant}

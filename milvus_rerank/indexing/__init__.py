@@ -1,0 +1,22 @@
+"""From files to a Milvus collection that can be searched in two stages."""
+
+from milvus_rerank.indexing.client import open_client
+from milvus_rerank.indexing.collection import CollectionInfo, describe, load, only_collection
+from milvus_rerank.indexing.corpus import Passage, corpus_file, read_passages
+from milvus_rerank.indexing.index import IndexReport, index_passages
+from milvus_rerank.indexing.search import open_search, without_scores
+
+__all__ = [
+    "CollectionInfo",
+    "IndexReport",
+    "Passage",
+    "corpus_file",
+    "describe",
+    "index_passages",
+    "load",
+    "only_collection",
+    "open_client",
+    "open_search",
+    "read_passages",
+    "without_scores",
+]

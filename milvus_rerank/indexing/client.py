@@ -1,0 +1,109 @@
+"""Opening a Milvus client, and what its errors mean while a collection is made or read."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from milvus_rerank.errors import InputError, MissingDependencyError, RerankError, SearchError
+from milvus_rerank.pipeline.milvus import milvus_errors
+
+_SCHEMES = ("http://", "https://", "tcp://", "unix:")
+
+
+class _Reasons(logging.Handler):
+    """Collect the exceptions that a logger tells of: Milvus Lite logs why it cannot open and raises nothing of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reasons: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the record's exception."""
+        if record.exc_info and record.exc_info[1]:
+            self.reasons.append(str(record.exc_info[1]))
+
+
+@contextmanager
+def open_client(uri: str, *, token: str = "", timeout: float | None = 30.0, must_exist: bool = False) -> Iterator[Any]:
+    """Connect to Milvus, and close the connection at the end.
+
+    :param uri: a path that ends in ``.db`` for Milvus Lite, or ``http://host:port`` of a server.
+    :param token: ``user:password`` or an API key; "" for none.
+    :param timeout: seconds to wait for the server.
+    :param must_exist: do not make a Milvus Lite file that is not there.
+    :yields: a ``MilvusClient``.
+    :raises InputError: for a uri of another form, or a file that is not there.
+    :raises SearchError: if it cannot be opened or reached.
+    :raises MissingDependencyError: if pymilvus or milvus-lite is not installed.
+    """
+    local = not uri.startswith(_SCHEMES)
+    if local:
+        _check_path(uri, must_exist)
+    try:
+        from pymilvus import MilvusClient
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("pymilvus", "lite" if local else "milvus", "talking to Milvus") from error
+    if local and find_spec("milvus_lite") is None:
+        raise MissingDependencyError("milvus-lite", "lite", f"opening {uri}")
+    lite, heard = logging.getLogger("milvus_lite.server_manager"), _Reasons()
+    lite.addHandler(heard)
+    try:
+        client = MilvusClient(os.path.expanduser(uri) if local else uri, token=token, timeout=timeout)
+    except milvus_errors() as error:
+        raise SearchError(f"Milvus at {uri} cannot be opened: {_advice(error, heard.reasons, local)}") from error
+    finally:
+        lite.removeHandler(heard)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def told(doing: str) -> Iterator[None]:
+    """Turn what pymilvus raises into a ``SearchError`` that says what was being done.
+
+    :param doing: such as ``create the collection 'docs'``.
+    :yields: nothing.
+    :raises SearchError: if Milvus refuses, fails or does not answer.
+    """
+    try:
+        yield
+    except RerankError:
+        raise
+    except milvus_errors() as error:
+        raise SearchError(f"Milvus could not {doing}: {message(error)}") from error
+
+
+def message(error: Exception) -> str:
+    """Return the text of a pymilvus or gRPC error without its wrapping."""
+    details = getattr(error, "details", None)
+    text = details() if callable(details) else getattr(error, "message", "")
+    return str(text or error or type(error).__name__)
+
+
+def _check_path(uri: str, must_exist: bool) -> None:
+    path = Path(uri).expanduser()
+    if path.suffix != ".db":
+        raise InputError(
+            f"uri must be a Milvus Lite path that ends in .db, or a server such as http://localhost:19530; got {uri!r}"
+        )
+    if must_exist and not path.exists():
+        raise InputError(f"there is no Milvus Lite file {uri}; make it with: milvus-rerank index SOURCE --uri {uri}")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent} to put {path.name} in")
+
+
+def _advice(error: Exception, reasons: list[str], local: bool) -> str:
+    if any("lock" in reason for reason in reasons):
+        return (
+            "another process has it open, and a Milvus Lite file serves one at a time; wait for it to end, or run: "
+            "milvus-lite server --data-dir FOLDER"
+        )
+    if reasons:
+        return reasons[-1]
+    return message(error) if local else f"{message(error)}. Is the server running, and is the token right?"

@@ -1,0 +1,117 @@
+"""Passages from a JSONL file or a folder in BEIR's layout."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from milvus_rerank.errors import InputError
+from milvus_rerank.jsonl import open_input, read_objects
+
+MAX_TEXT_BYTES = 65535
+"""The most that a VARCHAR field of Milvus holds, in bytes of UTF-8."""
+MAX_ID_BYTES = 512
+TAKEN = frozenset({"id", "vector", "sparse", "$meta"})
+"""Fields that the index itself fills; a passage's own keys cannot have these names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One document to index.
+
+    :param id: its primary key.
+    :param title: its title, "" if it has none.
+    :param body: its text as it stands in the file.
+    :param fields: its other keys, which become dynamic fields.
+    """
+
+    id: str
+    title: str
+    body: str
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def text(self) -> str:
+        """What is embedded, searched and reranked: the title, a space, the body, as BEIR's evaluations have it."""
+        return f"{self.title} {self.body}".strip()
+
+
+def corpus_file(source: Path) -> Path:
+    """Return the file with the passages.
+
+    :param source: a JSONL file, or a folder with a ``corpus.jsonl``.
+    :returns: the file.
+    :raises InputError: if there is none.
+    """
+    if source.is_dir():
+        if not (source / "corpus.jsonl").is_file():
+            raise InputError(f"folder {source} has no corpus.jsonl; give a folder in BEIR's layout or a JSONL file")
+        return source / "corpus.jsonl"
+    if not source.is_file():
+        raise InputError(f"there is no file or folder {source}")
+    return source
+
+
+def read_passages(path: Path) -> Iterator[Passage]:
+    """Yield the passages of a JSONL file.
+
+    :param path: a file with one object a line: ``_id`` (or ``id``), ``text``, perhaps ``title``, and any other keys.
+    :yields: the passages, in the file's order.
+    :raises InputError: for a line that is none, a repeated id, or a text too long for Milvus; it names file and line.
+    """
+    seen: dict[str, int] = {}
+    with open_input(path) as file:
+        for number, record in read_objects(file, str(path)):
+            passage = _passage(record, f"{path}:{number}")
+            first = seen.setdefault(passage.id, number)
+            if first != number:
+                raise InputError(f"{path}:{number}: the id {passage.id!r} is that of line {first} too; ids must differ")
+            yield passage
+
+
+def _passage(record: dict[str, Any], place: str) -> Passage:
+    rest = dict(record)
+    key = "_id" if "_id" in rest else "id"
+    if key not in rest:
+        raise InputError(f"{place}: has no '_id'; its keys are {sorted(record)}")
+    name = _id(rest.pop(key), key, place)
+    if "text" not in rest:
+        raise InputError(f"{place}: the document {name!r} has no 'text'; its keys are {sorted(record)}")
+    body, title = rest.pop("text"), rest.pop("title", None)
+    for given, what in ((body, "text"), ("" if title is None else title, "title")):
+        if not isinstance(given, str):
+            raise InputError(f"{place}: {what!r} of the document {name!r} must be a string, got {given!r:.60}")
+    taken = sorted(TAKEN & rest.keys())
+    if taken:
+        raise InputError(f"{place}: the key {taken[0]!r} is taken by the collection's own field; rename it")
+    wrong = [key for key, value in rest.items() if not _fits(value)]
+    if wrong:
+        raise InputError(f"{place}: {wrong[0]!r} of the document {name!r} holds a number of more than 64 bits")
+    passage = Passage(name, title or "", body, rest)
+    size = len(passage.text.encode())
+    if size > MAX_TEXT_BYTES:
+        raise InputError(
+            f"{place}: title and text of the document {name!r} have {size} bytes, more than the {MAX_TEXT_BYTES} that "
+            f"a field of Milvus holds; split it into passages"
+        )
+    return passage
+
+
+def _fits(value: object) -> bool:
+    """Return whether Milvus' JSON can hold a value: its numbers have 64 bits."""
+    if isinstance(value, dict):
+        return all(map(_fits, value.values()))
+    if isinstance(value, list):
+        return all(map(_fits, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
+
+
+def _id(value: object, key: str, place: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+        raise InputError(f"{place}: {key!r} must be a string or an integer, got {value!r:.60}")
+    if len(str(value).encode()) > MAX_ID_BYTES:
+        raise InputError(f"{place}: {key!r} has over {MAX_ID_BYTES} bytes, Milvus' limit here: {str(value)[:40]}...")
+    return str(value)

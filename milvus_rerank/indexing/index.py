@@ -1,0 +1,127 @@
+"""Putting passages into a collection: resumable, and without duplicates."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from milvus_rerank.errors import InputError
+from milvus_rerank.indexing.client import told
+from milvus_rerank.indexing.collection import Embedder, check_made_for, create, describe, make_ready
+from milvus_rerank.indexing.corpus import Passage
+from milvus_rerank.inputs import check_count
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReport:
+    """What indexing did.
+
+    :param collection: the collection's name.
+    :param embedder: the embedder's name.
+    :param bm25: whether the collection can also be searched by BM25.
+    :param read: how many passages there were.
+    :param written: how many of them were new or had changed.
+    :param unchanged: how many were there already, the same in every field.
+    :param total: how many documents the collection holds now.
+    """
+
+    collection: str
+    embedder: str
+    bm25: bool
+    read: int
+    written: int
+    unchanged: int
+    total: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON-safe Python values."""
+        return asdict(self)
+
+
+def index_passages(
+    client: Any,
+    collection: str,
+    passages: Iterable[Passage],
+    embedder: Embedder,
+    *,
+    batch_size: int = 256,
+    timeout: float | None = 30.0,
+    progress: Callable[[int], object] = lambda done: None,
+) -> IndexReport:
+    """Embed passages and store them in a collection, which is made if there is none.
+
+    Every batch is compared with what the collection holds under the same ids, and only what is new or has changed is
+    embedded and upserted. So a run that was killed goes on where it stopped, and a second run writes nothing.
+
+    :param client: a ``MilvusClient``.
+    :param collection: the collection's name.
+    :param passages: what to index; ids must differ.
+    :param embedder: makes the vectors.
+    :param batch_size: how many passages to send at once.
+    :param timeout: seconds that one call to Milvus may take.
+    :param progress: called with the number of passages done, after each batch.
+    :returns: what was done.
+    :raises InputError: for a collection that was made in another way or with another embedder.
+    :raises SearchError: if Milvus fails or does not answer.
+    """
+    check_count(batch_size, "batch_size")
+    with told(f"look for the collection {collection!r}"):
+        exists = client.has_collection(collection, timeout=timeout)
+    if not exists:
+        create(client, collection, embedder, timeout)
+    info = describe(client, collection, timeout)
+    check_made_for(info, embedder)
+    make_ready(client, info, timeout)
+    read = written = 0
+    for batch in _batches(passages, batch_size):
+        with told(f"store passages in {collection!r}"):
+            stored = _stored(client, collection, batch, timeout)
+            changed = [passage for passage in batch if stored.get(passage.id) != _row(passage)]
+            stale = [passage.id for passage in changed if stored.get(passage.id, {}).keys() - _row(passage).keys()]
+            if stale:  # Milvus Lite's upsert keeps dynamic fields that the new row lacks
+                client.delete(collection, filter=_among(stale), timeout=timeout)
+            if changed:
+                client.upsert(collection, _rows(changed, embedder), timeout=timeout)
+        read, written = read + len(batch), written + len(changed)
+        progress(len(batch))
+    with told(f"count the documents of {collection!r}"):
+        counted = client.query(collection, filter="", output_fields=["count(*)"], timeout=timeout)
+    total = int(counted[0]["count(*)"])
+    return IndexReport(collection, embedder.model_name, info.bm25 is not None, read, written, read - written, total)
+
+
+def _stored(client: Any, collection: str, batch: Sequence[Passage], timeout: float | None) -> dict[str, dict[str, Any]]:
+    rows = client.query(
+        collection,
+        filter=_among([passage.id for passage in batch]),
+        output_fields=["title", "text", "$meta"],
+        consistency_level="Strong",
+        timeout=timeout,
+    )
+    return {row["id"]: dict(row) for row in rows}
+
+
+def _among(ids: Sequence[str]) -> str:
+    # pymilvus' own get(ids=...) puts ids into its filter unescaped, and fails on a quote or a backslash.
+    return f"id in {json.dumps(ids, ensure_ascii=False)}"
+
+
+def _row(passage: Passage) -> dict[str, Any]:
+    return {**passage.fields, "id": passage.id, "title": passage.title, "text": passage.text}
+
+
+def _rows(passages: Sequence[Passage], embedder: Embedder) -> list[dict[str, Any]]:
+    vectors = embedder.encode_documents([passage.text for passage in passages])
+    if vectors.shape != (len(passages), embedder.dim):
+        raise InputError(
+            f"the embedder {embedder.model_name!r} returned vectors of shape {vectors.shape}, expected "
+            f"{(len(passages), embedder.dim)}"
+        )
+    return [_row(passage) | {"vector": vector} for passage, vector in zip(passages, vectors.tolist(), strict=True)]
+
+
+def _batches(passages: Iterable[Passage], size: int) -> Iterator[list[Passage]]:
+    items = iter(passages)
+    while batch := list(islice(items, size)):
+        yield batch

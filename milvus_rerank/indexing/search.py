@@ -1,0 +1,83 @@
+"""A two-stage search over a collection, from what the collection says of itself."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from milvus_rerank.errors import InputError
+from milvus_rerank.indexing.collection import CollectionInfo, Embedder, check_embedder
+from milvus_rerank.inputs import check_choice
+from milvus_rerank.pipeline import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
+from milvus_rerank.pipeline.stages import Stage
+from milvus_rerank.reranker.base import BaseRerankFunction
+from milvus_rerank.scoring import Request
+
+Mode = Literal["dense", "bm25", "hybrid"]
+MODES = ("dense", "bm25", "hybrid")
+
+
+class FirstStageOrder(BaseRerankFunction):
+    """Keep the order that the documents come in: the search without its second stage, to compare with."""
+
+    def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
+        """Score each document by its place."""
+        return [[-float(place) for place in range(len(documents))] for _, documents in requests]
+
+
+def open_search(
+    client: Any,
+    info: CollectionInfo,
+    *,
+    mode: str = "dense",
+    reranker: BaseRerankFunction | None = None,
+    embedder: Embedder | None = None,
+    text_field: str = "text",
+) -> TwoStageSearch:
+    """Put a two-stage search together.
+
+    :param client: a ``MilvusClient``.
+    :param info: the collection.
+    :param mode: ``dense`` vectors, ``bm25`` full text, or ``hybrid``, both fused by RRF.
+    :param reranker: the second stage; None keeps the first stage's order.
+    :param embedder: makes query vectors; not needed for ``bm25``.
+    :param text_field: the field to rerank by.
+    :returns: the search.
+    :raises InputError: if the collection has no fields for the mode, or its vectors come from another embedder.
+    """
+    check_choice(mode, "mode", MODES)
+    if text_field not in info.fields and "$meta" not in info.fields:
+        raise InputError(f"the collection {info.name!r} has no field {text_field!r}; it has {sorted(info.fields)}")
+    stage = _stage(info, mode)
+    dense = stage.searches[0] if isinstance(stage, Hybrid) else stage
+    if isinstance(dense, Dense):
+        if embedder is None:
+            raise InputError(f"the mode {mode!r} needs an embedder")
+        check_embedder(info, str(dense.field), embedder)
+    return TwoStageSearch(
+        client,
+        info.name,
+        reranker=FirstStageOrder() if reranker is None else reranker,
+        embed=None if embedder is None else embedder.encode_queries,
+        text_field=text_field,
+        first_stage=stage,
+    )
+
+
+def without_scores(answer: SearchAnswer) -> SearchAnswer:
+    """Return a first stage's answer as such: not reranked, and the places taken out of the scores."""
+    return replace(answer, reranked=False, results=tuple(replace(result, score=None) for result in answer))
+
+
+def _stage(info: CollectionInfo, mode: str) -> Stage:
+    if mode != "dense" and info.bm25 is None:
+        raise InputError(
+            f"the collection {info.name!r} has no BM25 field (Milvus makes one from 2.5 on); search with --mode dense"
+        )
+    full_text = FullText(info.bm25 or "")
+    if mode == "bm25":
+        return full_text
+    if len(info.dense) != 1 and "vector" not in info.dense:
+        raise InputError(f"the collection {info.name!r} has the dense vector fields {sorted(info.dense)}, expected one")
+    dense = Dense("vector" if "vector" in info.dense else next(iter(info.dense)))
+    return dense if mode == "dense" else Hybrid((dense, full_text))

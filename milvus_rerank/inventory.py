@@ -1,0 +1,190 @@
+"""What can rerank on this machine: registered rerankers, shipped and cached models, and the packages they need."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from milvus_rerank.errors import RerankError
+from milvus_rerank.models import builtin_names, model_folder
+from milvus_rerank.registry import Entry, available
+
+# Distribution, the extra that installs it, and what it is for.
+_PACKAGES = (
+    ("torch", "torch", "running cross-encoders"),
+    ("transformers", "torch", "running cross-encoders"),
+    ("model2vec", "embed", "embedding with builtin/embed"),
+    ("pymilvus", "milvus", "searching in Milvus"),
+    ("milvus-lite", "lite", "Milvus in a file, without a server"),
+    ("ir-measures", "eval", "nDCG in the demo"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PackageStatus:
+    """An optional package.
+
+    :param name: its name.
+    :param version: what is installed; None if nothing is.
+    :param purpose: what it is for.
+    :param install: what to type to install it.
+    """
+
+    name: str
+    version: str | None
+    purpose: str
+    install: str
+
+
+@dataclass(frozen=True, slots=True)
+class RerankerStatus:
+    """A registered reranker.
+
+    :param name: what users type.
+    :param origin: who registered it.
+    :param target: its class or function.
+    :param problem: why it does not import; None if it does.
+    """
+
+    name: str
+    origin: str
+    target: str
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """A model that is on this machine.
+
+    :param name: what to give as ``model_name``.
+    :param kind: ``reranker``, ``embedder`` or ``other``.
+    :param origin: ``built-in`` or ``hub cache``.
+    :param size: bytes on disk.
+    :param problem: why it cannot be used; None if nothing speaks against it.
+    """
+
+    name: str
+    kind: str
+    origin: str
+    size: int
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Everything that was found.
+
+    :param rerankers: the registry.
+    :param models: rerankers and embedders on this machine.
+    :param packages: the optional packages.
+    """
+
+    rerankers: tuple[RerankerStatus, ...]
+    models: tuple[ModelStatus, ...]
+    packages: tuple[PackageStatus, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the inventory as JSON-safe Python values."""
+        return asdict(self)
+
+
+def take_inventory(load: Callable[[ModelStatus], object] | None = None, cache_dir: Path | None = None) -> Inventory:
+    """Look for everything that can rerank here; the network is not asked.
+
+    :param load: also load each usable model with this, and note what it raises; None looks at the files only.
+    :param cache_dir: the hub's cache; None for the hub client's own.
+    :returns: what there is.
+    """
+    models = [*_builtin_models(), *_cached_models(cache_dir)]
+    return Inventory(
+        rerankers=tuple(_reranker(entry) for entry in available()),
+        models=tuple(model if load is None or model.problem else _loaded(model, load) for model in models),
+        packages=tuple(
+            PackageStatus(name, _version(name), purpose, f'pip install "milvus-rerank[{extra}]"')
+            for name, extra, purpose in _PACKAGES
+        ),
+    )
+
+
+def load_model(model: ModelStatus) -> None:
+    """Load a model as its users would, from this machine's files.
+
+    :param model: a reranker or embedder.
+    :raises RerankError: if it does not load.
+    """
+    if model.kind == "embedder":
+        from milvus_rerank.embedding import StaticEmbedder
+
+        StaticEmbedder(model.name)
+    else:
+        from milvus_rerank.reranker import CrossEncoderRerankFunction
+
+        CrossEncoderRerankFunction(model.name, device="cpu", local_files_only=True)
+
+
+def _reranker(entry: Entry) -> RerankerStatus:
+    target = entry.target if isinstance(entry.target, str) else repr(entry.target)
+    try:
+        entry.load()
+    except RerankError as error:
+        return RerankerStatus(entry.name, entry.origin, target, str(error))
+    return RerankerStatus(entry.name, entry.origin, target, None)
+
+
+def _loaded(model: ModelStatus, load: Callable[[ModelStatus], object]) -> ModelStatus:
+    try:
+        load(model)
+    except RerankError as error:
+        return ModelStatus(model.name, model.kind, model.origin, model.size, str(error))
+    return model
+
+
+def _builtin_models() -> Iterator[ModelStatus]:
+    for name in builtin_names():
+        folder = model_folder(name)
+        if folder is not None:
+            yield _status(name, folder, "built-in", sum(path.stat().st_size for path in folder.rglob("*.*")))
+
+
+def _cached_models(cache_dir: Path | None) -> Iterator[ModelStatus]:
+    try:
+        from huggingface_hub import CacheNotFound, scan_cache_dir
+    except ModuleNotFoundError:  # comes with transformers; without it there is no cache to look at
+        return
+    try:
+        found = scan_cache_dir(cache_dir)
+    except CacheNotFound:
+        return
+    for repo in sorted(found.repos, key=lambda repo: repo.repo_id):
+        revisions = sorted(repo.revisions, key=lambda revision: revision.last_modified, reverse=True)
+        if repo.repo_type == "model" and revisions:
+            status = _status(repo.repo_id, revisions[0].snapshot_path, "hub cache", repo.size_on_disk)
+            if status.kind == "reranker":
+                yield status
+
+
+def _status(name: str, folder: Path, origin: str, size: int) -> ModelStatus:
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        return ModelStatus(name, "other", origin, size, f"its config.json cannot be read: {error}")
+    architectures = config.get("architectures") or []
+    kind, problem = "other", None
+    if any("ForSequenceClassification" in str(architecture) for architecture in architectures):
+        kind = "reranker"
+        labels = len(config.get("id2label") or range(config.get("num_labels", 2)))
+        problem = None if labels == 1 else f"it has {labels} labels; a reranker has one"
+    elif "embedding_dtype" in config:  # model2vec writes it
+        kind = "embedder"
+    if not any([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
+        problem = "its weights are not there; only a part was downloaded"
+    return ModelStatus(name, kind, origin, size, problem)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,117 @@
+"""Reading of JSON lines and plain lines: every error names the file and the line."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from milvus_rerank.errors import InputError
+
+
+@contextmanager
+def open_input(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that the user named.
+
+    :param path: the file.
+    :yields: the file, open for reading bytes.
+    :raises InputError: if it cannot be opened.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    with file:
+        yield file
+
+
+def read_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank.
+
+    :param lines: lines as bytes, such as a file opened for reading bytes.
+    :param name: what to call them in an error.
+    :yields: the line's number, from 1, and its text without the end.
+    :raises InputError: if a line is not UTF-8.
+    """
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{name}:{number}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        if text:
+            yield number, text
+
+
+def parse_object(text: str, place: str) -> dict[str, Any]:
+    """Return the JSON object of one line.
+
+    :param text: the line.
+    :param place: ``file:line``, for an error.
+    :returns: the object.
+    :raises InputError: if this is no JSON object.
+    """
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        shown = text if len(text) <= 60 else text[:57] + "..."
+        raise InputError(f"{place}: is not JSON ({error.msg} at column {error.colno}): {shown}") from error
+    except ValueError as error:  # a constant, or a number of too many digits
+        raise InputError(f"{place}: is not JSON ({error})") from error
+    except RecursionError as error:
+        raise InputError(f"{place}: is nested too deeply to be read as JSON") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{place}: expected a JSON object, one a line, got {type(value).__name__}")
+    if "\\ud" in text.lower() and not _is_unicode(value):
+        raise InputError(f"{place}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+    return value
+
+
+def read_objects(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the JSON objects of a file with one a line.
+
+    :param lines: lines as bytes.
+    :param name: what to call them in an error.
+    :yields: the line's number, from 1, and the object.
+    :raises InputError: if a line is not UTF-8 or no JSON object.
+    """
+    for number, text in read_lines(lines, name):
+        yield number, parse_object(text, f"{name}:{number}")
+
+
+def read_records(lines: Iterable[bytes], name: str, text_field: str, form: str = "auto") -> list[dict[str, Any]]:
+    """Read texts, each as an object with its text under ``text_field``.
+
+    :param lines: lines as bytes.
+    :param name: what to call them in an error.
+    :param text_field: the key of the text.
+    :param form: ``text`` for a text a line, ``jsonl`` for an object a line; ``auto`` for objects if the first line
+        starts as one does.
+    :returns: one object per line that is not blank.
+    :raises InputError: for a line that cannot be read, or an object without a text; it names the line.
+    """
+    numbered = list(read_lines(lines, name))
+    if form == "text" or (form == "auto" and not (numbered and numbered[0][1].startswith("{"))):
+        return [{text_field: text} for _, text in numbered]
+    records = []
+    for number, text in numbered:
+        record = parse_object(text, f"{name}:{number}")
+        if not isinstance(record.get(text_field), str):
+            state = f"is {record[text_field]!r:.40}, no string" if text_field in record else "is missing"
+            raise InputError(
+                f"{name}:{number}: {text_field!r} {state}; the object has the keys {sorted(record)}. "
+                f"Name the text's key with --text-field"
+            )
+        records.append(record)
+    return records
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _is_unicode(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

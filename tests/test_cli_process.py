@@ -1,0 +1,178 @@
+"""The real ``milvus-rerank`` process: start-up, streams, signals, pipes, and a server beside it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from milvus_fixtures import lite_server
+from pymilvus import MilvusClient
+from tiny_embedder import passage_texts, save_embedder, write_beir, write_jsonl
+
+COMMAND = str(Path(sys.executable).with_name("milvus-rerank"))
+TIMEOUT = 60
+
+
+def run(*arguments: object, cwd: Path, stdin: str = "", env: dict[str, str] | None = None):
+    command = [COMMAND, *map(str, arguments)]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env={**os.environ, **(env or {})},
+    )
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_embedder(tmp_path_factory.mktemp("embedder"), passage_texts())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with lite_server(tmp_path_factory.mktemp("server")) as (uri, _):
+        yield uri
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy(tmp_path):
+    script = "import sys; sys.argv = ['milvus-rerank', '--help']\nfrom milvus_rerank.cli import main\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0
+    for name in ("demo", "rerank", "index", "search", "models"):
+        assert f" {name} " in done.stdout
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "typer" in imported
+    heavy = {"torch", "transformers", "pymilvus", "numpy", "model2vec", "ir_measures", "huggingface_hub"}
+    assert imported & heavy == set()
+
+
+def test_version_and_help_answer_on_stdout(tmp_path):
+    done = run("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "milvus-rerank 0.1.0\n", "")
+    done = run("search", "-h", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--candidates" in done.stdout
+    assert "builtin/rerank)" in done.stdout  # help texts are marked up: in brackets it would not be shown
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory, embedder: Path) -> Path:
+    """A folder where the real command indexed the small collection into x.db."""
+    folder = write_beir(tmp_path_factory.mktemp("data") / "docs").parent
+    done = run("index", "docs", "--uri", "x.db", "--embedder", embedder, "--json", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["total"] == 5
+    return folder
+
+
+def test_index_and_search_on_a_file_print_json_alone_on_stdout_and_nothing_on_stderr(indexed, embedder):
+    arguments = ("--uri", "x.db", "--embedder", embedder, "--reranker", "lexical", "-k", 1, "--json")
+    done = run("search", "people on the moon", *arguments, cwd=indexed)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [one["id"] for one in json.loads(done.stdout)["results"]] == ["moon"]
+
+
+def test_a_mistake_goes_to_stderr_with_code_1_and_without_the_libraries_log_lines(indexed, embedder):
+    arguments = ("--uri", "x.db", "--embedder", embedder, "--reranker", "lexical", "--filter", "year >")
+    done = run("search", "q", *arguments, cwd=indexed)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: Milvus could not search 'docs'")
+    assert "RPC error" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failure_that_is_nobodys_mistake_shows_where_it_happened(tmp_path):
+    (tmp_path / "broken.py").write_text("class Broken:\n    def score(self, query, texts):\n        return 1 / 0\n")
+    done = run("rerank", "q", "a", "--reranker", "broken:Broken", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error_to_tell(tmp_path):
+    for flag, lines in (("--jsonl", 50_000), ("--jsonl", 2), ("--json", 2)):
+        texts = "\n".join(f"text {number}" for number in range(lines))
+        script = f"'{COMMAND}' rerank text --reranker lexical {flag} | head -c 10"
+        done = subprocess.run(["bash", "-c", script], input=texts, capture_output=True, text=True, timeout=TIMEOUT)
+        assert (len(done.stdout), done.stderr) == (10, "")
+
+
+def test_ctrl_c_ends_with_130_and_without_a_traceback(tmp_path):
+    command = [COMMAND, "rerank", "q", "--reranker", "lexical"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
+        process.stdin.write("text\n" * 100_000)  # more than a pipe holds, so it is reading by now
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+
+
+def test_colours_are_for_terminals_and_not_where_no_color_is_set(tmp_path):
+    done = run("rerank", "a", "a", "--reranker", "lexical", cwd=tmp_path)
+    assert "\x1b" not in done.stdout
+    coloured = run("rerank", "a", "a", "--reranker", "lexical", cwd=tmp_path, env={"FORCE_COLOR": "1"})
+    assert "\x1b[36m" in coloured.stdout
+    plain = run("rerank", "a", "a", "--reranker", "lexical", cwd=tmp_path, env={"FORCE_COLOR": "1", "NO_COLOR": "1"})
+    assert "\x1b[36m" not in plain.stdout
+
+
+def test_a_killed_index_on_a_server_goes_on_where_it_stopped(tmp_path, server, embedder):
+    count = 3000
+    write_jsonl(tmp_path / "many.jsonl", ({"_id": f"d{i}", "text": f"unix number {i}"} for i in range(count)))
+    arguments = ["index", "many.jsonl", "--uri", server, "--embedder", str(embedder), "--batch-size"]
+    client = MilvusClient(server)
+    try:
+        with subprocess.Popen([COMMAND, *arguments, "10"], cwd=tmp_path, stdout=subprocess.PIPE) as process:
+            deadline = time.monotonic() + TIMEOUT
+            while time.monotonic() < deadline and not _count(client, "many"):
+                time.sleep(0.02)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        done = run(*arguments, 500, "--json", cwd=tmp_path)
+        report = json.loads(done.stdout)
+        assert (report["read"], report["total"]) == (count, count)
+        assert 0 < report["unchanged"] < count
+        assert report["written"] + report["unchanged"] == count
+        ids = {row["id"] for row in client.query("many", filter="", output_fields=["id"], limit=count + 10)}
+        assert ids == {f"d{i}" for i in range(count)}
+    finally:
+        client.close()
+
+
+def test_index_and_search_work_on_a_server(tmp_path, server, embedder):
+    write_beir(tmp_path / "docs")
+    done = run("index", "docs", "--uri", server, "--embedder", embedder, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"docs: 5 passages read, 5 written, 0 there already; the collection holds 5 ({server})\n"
+    arguments = ("--uri", server, "--collection", "docs", "--embedder", embedder, "--reranker", "lexical", "--json")
+    done = run("search", "programming language for unix", *arguments, "--mode", "hybrid", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [(one["id"], one["score"]) for one in json.loads(done.stdout)["results"]][:2] == [
+        ("c", 1.0),
+        ("python", 0.5),
+    ]
+    assert list(tmp_path.glob("*.db")) == []
+
+
+def _count(client: MilvusClient, collection: str) -> int:
+    if not client.has_collection(collection):
+        return 0
+    if client.get_load_state(collection)["state"].name != "Loaded":
+        return 0
+    return int(client.query(collection, filter="", output_fields=["count(*)"])[0]["count(*)"])

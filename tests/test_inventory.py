@@ -1,0 +1,73 @@
+"""What is found on this machine: in a hub cache made here, and in the registry."""
+
+import json
+import shutil
+
+import pytest
+
+from milvus_rerank.errors import ModelError
+from milvus_rerank.inventory import take_inventory
+from milvus_rerank.models import builtin_names
+
+
+@pytest.fixture
+def cache(tmp_path, tiny):
+    """A hub cache: a reranker, one with two labels, one without its weights, and an embedding model."""
+
+    def add(name: str, change: dict, weights: bool = True) -> None:
+        repo = tmp_path / f"models--org--{name}"
+        snapshot = repo / "snapshots" / ("0" * 40)
+        shutil.copytree(tiny["bert"], snapshot)
+        (repo / "refs").mkdir()
+        (repo / "refs" / "main").write_text("0" * 40)
+        config = json.loads((snapshot / "config.json").read_text()) | change
+        (snapshot / "config.json").write_text(json.dumps(config))
+        if not weights:
+            (snapshot / "model.safetensors").unlink()
+
+    add("good", {})
+    add("two", {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}})
+    add("partial", {}, weights=False)
+    add("embedding", {"architectures": ["BertModel"]})
+    return tmp_path
+
+
+def hub(inventory):
+    return {model.name: model.problem for model in inventory.models if model.origin == "hub cache"}
+
+
+def test_cached_rerankers_are_listed_with_what_keeps_them_from_working(cache):
+    assert hub(take_inventory(cache_dir=cache)) == {
+        "org/good": None,
+        "org/two": "it has 2 labels; a reranker has one",
+        "org/partial": "its weights are not there; only a part was downloaded",
+    }
+
+
+def test_loading_is_tried_for_usable_models_only_and_its_error_is_told(cache):
+    tried = []
+
+    def load(model):
+        tried.append(model.name)
+        if model.origin == "hub cache":
+            raise ModelError("cannot be read")
+
+    assert hub(take_inventory(load, cache))["org/good"] == "cannot be read"
+    assert tried == [*builtin_names(), "org/good"]
+
+
+def test_no_cache_is_no_error(tmp_path):
+    assert hub(take_inventory(cache_dir=tmp_path / "none")) == {}
+
+
+def test_built_in_models_are_listed_by_their_kind(cache):
+    found = {model.name: (model.kind, model.problem) for model in take_inventory().models if model.origin == "built-in"}
+    kinds = {"builtin/embed": ("embedder", None), "builtin/rerank": ("reranker", None)}
+    assert found == {name: kinds[name] for name in builtin_names()}
+
+
+def test_registered_rerankers_tell_who_registered_them():
+    names = {one.name: one for one in take_inventory().rerankers}
+    assert names["bge"].target == "milvus_rerank.reranker.bge:BGERerankFunction"
+    assert names["bge"].origin.startswith("milvus-rerank ")
+    assert names["bge"].problem is None
