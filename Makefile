@@ -32,6 +32,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pydoclint milvus_rerank
+	docker/lint.sh
 
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix

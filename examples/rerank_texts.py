@@ -15,15 +15,16 @@ ce_rf = CrossEncoderRerankFunction(
 query = "What event in 1956 marked the official birth of artificial intelligence as a discipline?"
 
 documents = [
-    "In 1950, Alan Turing published his seminal paper, 'Computing Machinery and Intelligence,' proposing the Turing Test "
-    "as a criterion of intelligence, a foundational concept in the philosophy and development of artificial "
-    "intelligence.",
-    "The Dartmouth Conference in 1956 is considered the birthplace of artificial intelligence as a field; here, John "
-    "McCarthy and others coined the term 'artificial intelligence' and laid out its basic goals.",
-    "In 1951, British mathematician and computer scientist Alan Turing also developed the first program designed to play "
-    "chess, demonstrating an early example of AI in game strategy.",
-    "The invention of the Logic Theorist by Allen Newell, Herbert A. Simon, and Cliff Shaw in 1955 marked the creation "
-    "of the first true AI program, which was capable of solving logic problems, akin to proving mathematical theorems.",
+    "In 1950, Alan Turing published his seminal paper, 'Computing Machinery and Intelligence,' proposing the "
+    "Turing Test as a criterion of intelligence, a foundational concept in the philosophy and development of "
+    "artificial intelligence.",
+    "The Dartmouth Conference in 1956 is considered the birthplace of artificial intelligence as a field; here, "
+    "John McCarthy and others coined the term 'artificial intelligence' and laid out its basic goals.",
+    "In 1951, British mathematician and computer scientist Alan Turing also developed the first program designed "
+    "to play chess, demonstrating an early example of AI in game strategy.",
+    "The invention of the Logic Theorist by Allen Newell, Herbert A. Simon, and Cliff Shaw in 1955 marked the "
+    "creation of the first true AI program, which was capable of solving logic problems, akin to proving "
+    "mathematical theorems.",
 ]
 
 results = ce_rf(query=query, documents=documents, top_k=3)

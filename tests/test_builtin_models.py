@@ -53,12 +53,7 @@ def test_the_reranker_prefers_the_answer(reranker: CrossEncoderRerankFunction) -
 
 
 def test_both_functions_order_alike(reranker: CrossEncoderRerankFunction) -> None:
-    documents = [
-        BREAD,
-        TURING,
-        "A machine for kneading dough was patented in 1868.",
-        "Universal Studios opened in 1912.",
-    ]
+    documents = [BREAD, TURING, "A kneading machine was patented in 1868.", "Universal Studios opened in 1912."]
     order = [result.index for result in reranker("universal machine 1936", documents)]
     bge = BGERerankFunction("builtin/rerank", device="cpu")("universal machine 1936", documents)
     assert [result.index for result in bge] == order
@@ -81,8 +76,6 @@ def test_reranking_improves_cranfield(reranker: CrossEncoderRerankFunction, tmp_
     # 25 of the 225 queries, evenly spread: all of them take minutes; training/evaluate.py measures all.
     some = {name: judged.queries[name] for name in list(judged.queries)[::9]}
     part = dataclasses.replace(judged, queries=some, judgments={name: judged.judgments[name] for name in some})
-    report = run_demo(
-        part, tmp_path / "c.db", StaticEmbedder(), reranker, reranker_name="builtin/rerank", candidates=50
-    )
+    report = run_demo(part, tmp_path / "c.db", StaticEmbedder(), reranker, reranker_name="builtin/rerank")
     assert len(report.comparison.queries) == 25
     assert report.comparison.ndcg_after >= report.comparison.ndcg_before + 0.02

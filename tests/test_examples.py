@@ -19,7 +19,7 @@ def run(*arguments: str, cwd: Path) -> str:
 def test_the_documented_example_puts_the_dartmouth_conference_first(tmp_path: Path) -> None:
     printed = run(str(ROOT / "examples" / "rerank_texts.py"), cwd=tmp_path)
     found = re.findall(r"Index: (\d)\nScore: (-?\d+\.\d{6})\nText: (.+)\n", printed)
-    assert [index for index, _, _ in found][0] == "1"
+    assert found[0][0] == "1"
     assert found[0][2].startswith("The Dartmouth Conference in 1956")
     scores = [float(score) for _, score, _ in found]
     assert len(scores) == 3

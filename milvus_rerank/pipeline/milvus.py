@@ -119,13 +119,13 @@ def open_source(client: object, collection: str | None) -> Source:
 def milvus_errors() -> tuple[type[Exception], ...]:
     """Return what pymilvus raises when Milvus refuses, fails or does not answer.
 
-    :returns: exception types; gRPC's own, as pymilvus lets a passed deadline through as it is, and those that a
-        channel raises when another thread has closed it.
+    :returns: exception types; gRPC's own, as pymilvus lets a passed deadline through as it is, those that a channel
+        raises when another thread has closed it, and that of :func:`~milvus_rerank.pipeline.runs.bounded`.
     """
     from grpc import RpcError, aio  # type: ignore[import-untyped]
     from pymilvus.exceptions import MilvusException
 
-    return (MilvusException, RpcError, aio.UsageError, ValueError)
+    return (MilvusException, RpcError, aio.UsageError, ValueError, TimeoutError)
 
 
 def is_refusal(error: Exception) -> bool:
@@ -173,7 +173,8 @@ def _known_advice(error: Exception, timeout: float | None) -> str | None:
     code = getattr(error, "code", None)
     state = getattr(code() if callable(code) else code, "name", "")  # a gRPC status; Milvus' own codes are numbers
     text = _message(error).casefold()
-    if state == "DEADLINE_EXCEEDED" or (state != "UNAVAILABLE" and "retry timeout" in text):
+    late = isinstance(error, TimeoutError) or state == "DEADLINE_EXCEEDED"
+    if late or (state != "UNAVAILABLE" and "retry timeout" in text):
         return f"It did not answer within {timeout} s; retry, or give it more time with timeout=..."
     if state == "UNAVAILABLE" or "fail connecting to server" in text:
         return "Is the server running, and does the client's uri name it? Retry when it is back."

@@ -12,7 +12,7 @@ from milvus_rerank.inputs import check_choice
 from milvus_rerank.pipeline.answer import SearchAnswer, Timings
 from milvus_rerank.pipeline.ask import Ask, check_ask
 from milvus_rerank.pipeline.milvus import FirstStage, explain, is_refusal, milvus_errors, open_source
-from milvus_rerank.pipeline.runs import Run, here, off_loop, run_here
+from milvus_rerank.pipeline.runs import Run, bounded, here, off_loop, run_here
 from milvus_rerank.pipeline.stages import Dense, Embed, FullText, Hybrid, Stage, check_vectors, searches_of
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.results import RerankResult
@@ -205,7 +205,7 @@ class TwoStageSearch:
             timeout=ask.timeout,
         )
         try:
-            return await run(self.source.search(request))
+            return await run(bounded(self.source.search(request), ask.timeout))
         except RerankError:
             raise
         except milvus_errors() as error:
@@ -213,8 +213,9 @@ class TwoStageSearch:
             raise explain(error, self.source, request, schema) from error
 
     async def _schema(self, ask: Ask, run: Run) -> Mapping[str, Any] | None:
+        seconds = min(1.0, ask.timeout or 1.0)  # Milvus did answer, and this only makes the error clearer
         try:
-            schema: Mapping[str, Any] = await run(self.source.describe(ask.timeout))
+            schema: Mapping[str, Any] = await run(bounded(self.source.describe(seconds), seconds))
         except milvus_errors():
             return None  # the first error is the one to tell
         return schema
