@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test integration check fix clean
+.PHONY: install demo test integration bench check fix clean
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ test: $(VENV)/.dev
 
 integration: $(VENV)/.dev
 	$(BIN)/python -m pytest integration_tests
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/speed.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check

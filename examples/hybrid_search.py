@@ -36,7 +36,7 @@ search = TwoStageSearch(
     embed=encoder.encode_queries,
     first_stage=Hybrid((Dense("dense"), FullText("sparse")), fusion=RRF(k=60)),
 )
-answer = search("what to do about error E1042", top_k=2, candidates=4)
+answer = search("the index is locked by something else, what now", top_k=2, candidates=4)
 for result in answer:
     print(f"{result.score:.3f}  {result.text}")
 print(f"embed, search, rerank: {answer.timings.total:.1f} s")

@@ -15,7 +15,7 @@ class StaticEmbedder:
     """Embed texts by the mean of their tokens' vectors: a model2vec model, no torch, thousands of texts a second.
 
     :param model_name: ``builtin/embed`` (shipped) or a local folder in model2vec's layout.
-    :raises ModelError: if there is no such model.
+    :raises ModelError: if there is no such model, or it is of another kind or damaged.
     :raises MissingDependencyError: if model2vec is not installed.
     """
 
@@ -28,7 +28,15 @@ class StaticEmbedder:
         except ModuleNotFoundError as error:
             raise MissingDependencyError("model2vec", "embed", "embedding texts") from error
         self.model_name = str(model_name)
-        self._model: Any = StaticModel.from_pretrained(folder)
+        try:
+            self._model: Any = StaticModel.from_pretrained(folder)
+        except (
+            Exception
+        ) as error:  # tokenizers raises Exception itself for a damaged tokenizer.json, no class of its own
+            raise ModelError(
+                f"embedder {model_name!r} cannot be read ({error}); expected a folder in model2vec's layout with whole "
+                f"files: config.json, model.safetensors and tokenizer.json"
+            ) from error
 
     @property
     def dim(self) -> int:

@@ -2,7 +2,8 @@
 
 RerankError
 ├── InputError               a query, a document or an option that cannot be used
-│   └── HitError             a Milvus hit that has no usable text
+│   ├── HitError             a Milvus hit that has no usable text
+│   └── OptionError          an option that a registered reranker does not take
 ├── ScoreError               a reranker gave a score that cannot be ordered, or the wrong number of them
 ├── ModelError               a model that cannot be found, read or used for reranking
 ├── DeviceError              a device that this machine does not have
@@ -26,6 +27,10 @@ class InputError(RerankError, ValueError):
 
 class HitError(InputError):
     """A Milvus hit has no usable text."""
+
+
+class OptionError(InputError, TypeError):
+    """A registered reranker does not take an option, or needs one that is missing."""
 
 
 class ScoreError(RerankError, ValueError):

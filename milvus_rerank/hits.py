@@ -89,7 +89,7 @@ def read_hits(hits: Any, text_field: str, *, missing: str = "error", id_field: s
             state = "is null" if text_field in hit.entity else "is missing"
             raise HitError(
                 f"hit {hit.index} (id {hit.id!r}): field {text_field!r} {state}; the hit has the fields "
-                f"{sorted(hit.entity) or 'none'}. Name the field with text_field=..., ask Milvus for it with "
+                f"{sorted(map(str, hit.entity)) or 'none'}. Name the field with text_field=..., ask Milvus for it with "
                 f"output_fields=[{text_field!r}], or pass missing='skip' or 'last'"
             )
     return Candidates(
@@ -152,13 +152,20 @@ def _read(item: Any, index: int, text_field: str, id_field: str | None) -> Hit:
     own = dict(item)
     entity = own.get("entity")
     if not isinstance(entity, Mapping):  # a row of query() or get(), or a plain dict
-        key = id_field or next((name for name in ("id", "pk") if name in own), None)
+        key = id_field or _row_key(own, index)
         return Hit(index, own.get(key) if key else None, own.get("distance"), own, None, _text(own, text_field, index))
     key = getattr(item, "_pk_name", None) or id_field or _key_name(own)
     extra = {name: value for name, value in own.items() if name not in ("entity", "distance", key)}
     fields = dict(entity)
     text = _text(fields if text_field in fields else own, text_field, index)
     return Hit(index, own.get(key) if key else None, own.get("distance"), fields, extra or None, text)
+
+
+def _row_key(own: Mapping[str, Any], index: int) -> str | None:
+    found = [name for name in ("id", "pk") if name in own]
+    if len(found) > 1:
+        raise HitError(f"row {index} has both 'id' and 'pk'; say which is the primary key with id_field='id' or 'pk'")
+    return found[0] if found else None
 
 
 def _key_name(own: Mapping[str, Any]) -> str | None:

@@ -13,9 +13,7 @@ def check_query(query: object) -> str:
     :returns: the same string; an empty one is allowed.
     :raises InputError: if it is not a string.
     """
-    if not isinstance(query, str):
-        raise InputError(f"query must be a string, got {_describe(query)}")
-    return query
+    return _check_text(query, "query")
 
 
 def check_documents(documents: object, name: str = "documents") -> list[str]:
@@ -26,11 +24,7 @@ def check_documents(documents: object, name: str = "documents") -> list[str]:
     :returns: the documents in their order; an empty list is allowed.
     :raises InputError: for a single string, something that is no iterable, or an item that is no string.
     """
-    items = check_list(documents, name, "strings")
-    for index, item in enumerate(items):
-        if not isinstance(item, str):
-            raise InputError(f"{name}[{index}] must be a string, got {_describe(item)}")
-    return items  # type: ignore[return-value]
+    return [_check_text(item, f"{name}[{index}]") for index, item in enumerate(check_list(documents, name, "strings"))]
 
 
 def check_list(items: object, name: str, of: str) -> list[object]:
@@ -89,9 +83,13 @@ def check_threshold(threshold: object) -> float | None:
     """
     if threshold is None:
         return None
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or math.isnan(threshold):
+    try:
+        number = math.nan if isinstance(threshold, (bool, str, bytes)) else float(threshold)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if math.isnan(number):
         raise InputError(f"threshold must be a number or None, got {_describe(threshold)}")
-    return float(threshold)
+    return number
 
 
 def check_choice(value: object, name: str, choices: Sequence[str]) -> str:
@@ -113,6 +111,19 @@ def as_int(value: object) -> int | None:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
     return int(value.__index__())
+
+
+def _check_text(text: object, name: str) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"{name} must be a string, got {_describe(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name} holds half of a surrogate pair at position {error.start}, which is no Unicode text; "
+            "decode it with errors='replace'"
+        ) from error
+    return text if type(text) is str else str(text)  # numpy's strings are of a class of their own
 
 
 def _describe(value: object) -> str:

@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from milvus_rerank.errors import RerankError
 from milvus_rerank.models import builtin_names, model_folder
 from milvus_rerank.registry import Entry, available
+from milvus_rerank.reranker.engine import EngineRerankFunction
 
 # Distribution, the extra that installs it, and what it is for.
 _PACKAGES = (
@@ -20,6 +22,8 @@ _PACKAGES = (
     ("milvus-lite", "lite", "Milvus in a file, without a server"),
     ("ir-measures", "eval", "nDCG in the demo"),
 )
+# What running a model of a kind imports.
+_NEEDS = {"reranker": ("torch", "transformers"), "embedder": ("model2vec",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class RerankerStatus:
     :param name: what users type.
     :param origin: who registered it.
     :param target: its class or function.
-    :param problem: why it does not import; None if it does.
+    :param problem: why it does not import, or what it lacks to run; None if it does.
     """
 
     name: str
@@ -102,7 +106,7 @@ def take_inventory(load: Callable[[ModelStatus], object] | None = None, cache_di
         rerankers=tuple(_reranker(entry) for entry in available()),
         models=tuple(model if load is None or model.problem else _loaded(model, load) for model in models),
         packages=tuple(
-            PackageStatus(name, _version(name), purpose, f'pip install "milvus-rerank[{extra}]"')
+            PackageStatus(name, installed_version(name), purpose, f'pip install "milvus-rerank[{extra}]"')
             for name, extra, purpose in _PACKAGES
         ),
     )
@@ -127,10 +131,18 @@ def load_model(model: ModelStatus) -> None:
 def _reranker(entry: Entry) -> RerankerStatus:
     target = entry.target if isinstance(entry.target, str) else repr(entry.target)
     try:
-        entry.load()
+        factory = entry.load()
     except RerankError as error:
         return RerankerStatus(entry.name, entry.origin, target, str(error))
-    return RerankerStatus(entry.name, entry.origin, target, None)
+    on_engine = isinstance(factory, type) and issubclass(factory, EngineRerankFunction)
+    return RerankerStatus(entry.name, entry.origin, target, _lacking("reranker") if on_engine else None)
+
+
+def _lacking(kind: str) -> str | None:
+    """Return which packages models of a kind lack and what to type; None if they lack none."""
+    lacking = [name for name in _NEEDS.get(kind, ()) if find_spec(name) is None]
+    extra = next((extra for name, extra, _ in _PACKAGES if name in lacking), None)
+    return extra and f'{" and ".join(lacking)} not installed; type: pip install "milvus-rerank[{extra}]"'
 
 
 def _loaded(model: ModelStatus, load: Callable[[ModelStatus], object]) -> ModelStatus:
@@ -155,7 +167,7 @@ def _cached_models(cache_dir: Path | None) -> Iterator[ModelStatus]:
         return
     try:
         found = scan_cache_dir(cache_dir)
-    except CacheNotFound:
+    except (CacheNotFound, ValueError):  # ValueError: the cache's place is taken by a file
         return
     for repo in sorted(found.repos, key=lambda repo: repo.repo_id):
         revisions = sorted(repo.revisions, key=lambda revision: revision.last_modified, reverse=True)
@@ -180,10 +192,15 @@ def _status(name: str, folder: Path, origin: str, size: int) -> ModelStatus:
         kind = "embedder"
     if not any([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
         problem = "its weights are not there; only a part was downloaded"
-    return ModelStatus(name, kind, origin, size, problem)
+    return ModelStatus(name, kind, origin, size, problem or _lacking(kind))
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Return the version of an installed package, None if it is not installed.
+
+    :param package: its name, as one types it to install it.
+    :returns: such as ``2.9.1``.
+    """
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,6 +1,7 @@
 """Reading of JSON lines and plain lines: every error names the file and the line."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,12 +52,12 @@ def parse_object(text: str, place: str) -> dict[str, Any]:
     :raises InputError: if this is no JSON object.
     """
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         shown = text if len(text) <= 60 else text[:57] + "..."
         raise InputError(f"{place}: is not JSON ({error.msg} at column {error.colno}): {shown}") from error
-    except ValueError as error:  # a constant, or a number of too many digits
-        raise InputError(f"{place}: is not JSON ({error})") from error
+    except ValueError as error:  # a constant, or a number that is too large
+        raise InputError(f"{place}: cannot be read as JSON ({error})") from error
     except RecursionError as error:
         raise InputError(f"{place}: is nested too deeply to be read as JSON") from error
     if not isinstance(value, dict):
@@ -107,6 +108,13 @@ def read_records(lines: Iterable[bytes], name: str, text_field: str, form: str =
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits:.40} is more than a number of 64 bits holds")
+    return value
 
 
 def _is_unicode(value: object) -> bool:

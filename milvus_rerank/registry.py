@@ -1,11 +1,12 @@
 """Names of rerankers: the shipped ones, those of installed packages, and those registered at run time."""
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from milvus_rerank.errors import RegistryError
+from milvus_rerank.errors import OptionError, RegistryError
 
 if TYPE_CHECKING:
     from milvus_rerank.reranker.base import BaseRerankFunction
@@ -37,14 +38,14 @@ class Entry:
         """
         if not isinstance(self.target, str):
             return self.target
-        module, _, attribute = self.target.partition(":")
+        module, attribute = _split(self.target, self.name)
         try:
             factory: Any = importlib.import_module(module)
             for part in attribute.split("."):
                 factory = getattr(factory, part)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # a plugin's module may raise anything, and the message must name the plugin
             raise RegistryError(
-                f"reranker {self.name!r} of {self.origin} does not load: {self.target}: {error}"
+                f"reranker {self.name!r} of {self.origin} does not load: {self.target}: {type(error).__name__}: {error}"
             ) from error
         if not callable(factory):
             raise RegistryError(f"reranker {self.name!r} of {self.origin}: {self.target} is no class or function")
@@ -74,9 +75,7 @@ class Registry:
         if not isinstance(name, str) or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise RegistryError(f"a reranker's name is made of letters, digits, '-', '_' and '.', got {name!r}")
         if isinstance(target, str):
-            module, _, attribute = target.partition(":")
-            if not module or not attribute:
-                raise RegistryError(f"the target of {name!r} must be 'module:attribute', got {target!r}")
+            _split(target, name)
         elif not callable(target):
             raise RegistryError(
                 f"the target of {name!r} must be a class, a function or 'module:attribute', got {target!r}"
@@ -95,6 +94,8 @@ class Registry:
         :returns: the entry, not yet imported.
         :raises RegistryError: if the name is unknown, or two installed packages claim it.
         """
+        if not isinstance(name, str):
+            raise RegistryError(f"a reranker's name is a string, got {name!r}")
         if name in self._registered:
             return self._registered[name]
         found = self._table().get(name, [])
@@ -105,7 +106,7 @@ class Registry:
             )
         if found:
             return found[0]
-        if isinstance(name, str) and ":" in name:
+        if ":" in name:
             return Entry(name, name, "its own name")
         known = ", ".join(sorted({*self._registered, *self._table()}))
         raise RegistryError(f"no reranker is named {name!r}; there are: {known}")
@@ -122,6 +123,13 @@ class Registry:
                 table.setdefault(entry.name, []).append(entry)
             self._installed = table
         return self._installed
+
+
+def _split(target: str, name: str) -> tuple[str, str]:
+    module, _, attribute = target.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):
+        raise RegistryError(f"the target of {name!r} must be 'module:attribute', got {target!r}")
+    return module, attribute
 
 
 def scan_installed() -> list[Entry]:
@@ -155,10 +163,23 @@ def create(name: str, *args: Any, **options: Any) -> "BaseRerankFunction":
     :param \*args: passed to its class or function.
     :param \**options: passed to its class or function, which names the ones it does not know.
     :returns: a ``BaseRerankFunction``; a plugin that only scores is wrapped into one.
+    :raises OptionError: if it does not take these options.
     :raises RegistryError: if the name is unknown or taken twice, or its target does not load or does not score.
     """
     entry = _shared.find(name)
-    made = entry.load()(*args, **options)
+    factory = entry.load()
+    _check_options(entry, factory, args, options)
     from milvus_rerank.reranker.plugin import wrap
 
-    return wrap(made, name)
+    return wrap(factory(*args, **options), name)
+
+
+def _check_options(entry: Entry, factory: Factory, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:
+        return  # some builtins tell no signature; the call will say what is wrong
+    try:
+        signature.bind(*args, **options)
+    except TypeError as error:
+        raise OptionError(f"reranker {entry.name!r} of {entry.origin}: {error}; it takes {signature}") from error

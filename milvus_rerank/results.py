@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,18 +54,19 @@ def rank(scores: Sequence[float], top_k: int | None = None, threshold: float | N
     :returns: positions, best first.
     :raises ScoreError: if a score is NaN or infinite; the message names the document.
     """
-    numbers = check_scores(scores, len(scores))
+    numbers = check_scores(scores, len(scores), "document {}".format)
     positions = sorted(range(len(numbers)), key=lambda index: (-numbers[index], index))
     if threshold is not None:
         positions = [index for index in positions if numbers[index] >= threshold]
     return positions[:top_k]
 
 
-def check_scores(scores: Sequence[float], count: int) -> list[float]:
+def check_scores(scores: Sequence[float], count: int, name: Callable[[int], str]) -> list[float]:
     """Return the scores as Python floats if there is a finite one for every document.
 
     :param scores: what a reranker returned.
     :param count: how many documents it was given.
+    :param name: from a document's position to what to call it in an error.
     :returns: the same numbers.
     :raises ScoreError: if there are too few or too many, or one is NaN or infinite; the message names the document.
     """
@@ -74,7 +75,7 @@ def check_scores(scores: Sequence[float], count: int) -> list[float]:
         raise ScoreError(f"the reranker returned {len(numbers)} scores for {count} documents")
     for index, number in enumerate(numbers):
         if not math.isfinite(number):
-            raise ScoreError(f"the score of document {index} is {number}, expected a finite number")
+            raise ScoreError(f"the score of {name(index)} is {number}, expected a finite number")
     return numbers
 
 

@@ -114,6 +114,15 @@ def test_rerank_jsonl_keeps_each_objects_keys_and_loses_none_to_its_own(cli):
     ]
 
 
+def test_rerank_jsonl_renames_an_input_key_until_the_name_is_free(cli):
+    record = {"text": "a", "rank": 1, "input_rank": 7, "input_score": 8, "score": None, "input_input_rank": 9}
+    out = cli("rerank", "a", "--reranker", "lexical", "--jsonl", stdin=json.dumps(record))[1]
+    assert json.loads(out) == {
+        "rank": 1, "index": 0, "score": 1.0, "text": "a", "input_input_input_rank": 1, "input_rank": 7,
+        "input_input_rank": 9, "input_score": 8, "input_input_score": None,
+    }  # fmt: skip
+
+
 def test_rerank_takes_a_line_that_looks_like_json_as_text_if_told_so(cli):
     command = ("rerank", "a", "--reranker", "lexical", "--input", "text", "--jsonl")
     assert json.loads(cli(*command, stdin='{"text": "a"}')[1])["text"] == '{"text": "a"}'
@@ -151,6 +160,8 @@ def test_rerank_says_what_a_reranker_made_of_an_option(cli, tiny):
         ('{"text": "a"}\n{"text": 3}', "stdin:2: 'text' is 3, no string"),
         ('{"text": "a"}\nb', "stdin:2: is not JSON"),
         (b"a\n\xff", "stdin:2: is not UTF-8 text"),
+        ('{"text": "a"}\n{"text": "b", "n": 1e400}', "stdin:2: cannot be read as JSON (1e400 is more than a number"),
+        ('{"text": "a", "n": -1.5e999}', "stdin:1: cannot be read as JSON (-1.5e999 is more than a number"),
     ],
 )
 def test_rerank_tells_the_line_that_it_cannot_read(cli, stdin, told):
@@ -173,6 +184,10 @@ def test_rerank_tells_the_line_that_it_cannot_read(cli, stdin, told):
         (("rerank", "q", "\udcff"), 2, "this is not UTF-8 text"),
         (("nonsense",), 2, "No such command 'nonsense'"),
         (("index",), 2, "Missing argument"),
+        (("index", "x", "--timeout", "inf"), 2, "--timeout"),
+        (("index", "x", "--timeout", "86401"), 2, "86400"),
+        (("search", "q", "--timeout", "nan"), 2, "--timeout"),
+        (("demo", "--embedder", "builtin/rerank"), 1, "error: embedder 'builtin/rerank' cannot be read"),
         (("rerank", "q", "--file", "none.txt"), 1, "error: none.txt cannot be read: No such file or directory"),
         (("rerank", "q", "a", "--reranker", "lexica"), 1, "error: no reranker is named 'lexica'; there are: "),
         (("rerank", "q", "a", "--model", "builtin/none"), 1, "error: no built-in model 'builtin/none'; there are: "),
@@ -284,7 +299,8 @@ def test_search_prints_a_table_and_the_times(indexed, embedder):
     ("arguments", "told"),
     [
         (("--collection", "none"), "there is no collection 'none'; there are: small"),
-        (("--text-field", "body"), "hit 0 (id '"),
+        (("--text-field", "body"), "'title', 'year']. Choose one with --text-field\n"),
+        (("--text-field", "year"), "must hold a string, got int. Choose one with --text-field\n"),
         (("--filter", "year >"), "Milvus could not search 'small'"),
         (("--candidates", "20000"), "candidates must be at most 16384"),
     ],

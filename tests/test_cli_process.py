@@ -1,5 +1,6 @@
 """The real ``milvus-rerank`` process: start-up, streams, signals, pipes, and a server beside it."""
 
+import fcntl
 import json
 import os
 import signal
@@ -109,6 +110,52 @@ def test_a_reader_that_leaves_is_no_error_to_tell(tmp_path):
         script = f"'{COMMAND}' rerank text --reranker lexical {flag} | head -c 10"
         done = subprocess.run(["bash", "-c", script], input=texts, capture_output=True, text=True, timeout=TIMEOUT)
         assert (len(done.stdout), done.stderr) == (10, "")
+
+
+@pytest.mark.parametrize(
+    ("redirections", "code", "told"),
+    [
+        ("2>&1 >&-", 0, ""),
+        ("2>&1 >/dev/full", 1, "error: [Errno 28] No space left on device\n"),
+        ("--json 2>&1 >/dev/full", 1, "error: [Errno 28] No space left on device\n"),
+    ],
+)
+def test_a_closed_or_full_stdout_is_no_traceback(redirections, code, told):
+    script = f"'{COMMAND}' rerank a a --reranker lexical {redirections}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=TIMEOUT)
+    assert (done.returncode, done.stdout, done.stderr) == (code, told, "")
+
+
+def test_a_closed_stderr_keeps_no_command_from_its_work():
+    done = subprocess.run(["bash", "-c", f"'{COMMAND}' models --json 2>&-"], capture_output=True, timeout=TIMEOUT)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["packages"]
+
+
+def test_a_closed_stdin_is_told_as_missing_texts():
+    script = f"'{COMMAND}' rerank a --reranker lexical <&-"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=TIMEOUT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "give texts as arguments, with --file, or on stdin" in " ".join(done.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", "??? ?t? a"), ("latin-1", "??? été a")])
+def test_characters_that_stdout_lacks_are_question_marks(tmp_path, encoding, shown):
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [COMMAND, "rerank", "a", "★日本 été a", "--reranker", "lexical"]
+    done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, env=env, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert shown in done.stdout.decode(encoding)
+
+
+def test_why_milvus_lite_cannot_open_a_file_is_told(tmp_path):
+    (tmp_path / "x.db").mkdir()
+    with (tmp_path / "x.db" / "LOCK").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run("search", "q", "--uri", "x.db", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: Milvus at x.db cannot be opened: another process has it open")
+    assert done.stderr.count("\n") == 1
 
 
 def test_ctrl_c_ends_with_130_and_without_a_traceback(tmp_path):

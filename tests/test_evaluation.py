@@ -68,6 +68,7 @@ def test_a_judged_folder_is_read_with_only_its_judged_queries(folder):
         ("queries.jsonl", '{"_id": "q1", "text": "x"}', r"queries\.jsonl:3: the query 'q1' stands there twice"),
         ("queries.jsonl", "{", r"queries\.jsonl:3: is not JSON"),
         ("qrels/test.tsv", "q1 c 1", r"test\.tsv:5: expected query-id, corpus-id, an integer score"),
+        ("qrels/test.tsv", "q1\tc\t²", r"test\.tsv:5: expected query-id, corpus-id, an integer score"),
         ("qrels/test.tsv", "q1\tc\t0.5", r"test\.tsv:5: expected query-id, corpus-id, an integer score"),
         ("qrels/test.tsv", "q9\tc\t1", r"test\.tsv:5: judges the query 'q9', which is not in queries\.jsonl"),
         ("qrels/test.tsv", "q1\tnone\t1", r"test\.tsv:5: judges the document 'none', which is not in corpus\.jsonl"),

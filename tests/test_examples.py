@@ -34,7 +34,7 @@ def test_two_stage_search_finds_what_each_query_asks_for(tmp_path: Path) -> None
     assert re.search(r"  isbn-2  was place \d at distance 0\.\d{3}: The first programmers\n$", printed), printed
 
 
-def test_hybrid_search_finds_the_error_by_its_number(tmp_path: Path) -> None:
+def test_hybrid_search_finds_the_lock_that_is_meant(tmp_path: Path) -> None:
     printed = run(str(ROOT / "examples" / "hybrid_search.py"), cwd=tmp_path)
     assert re.match(r"-?\d+\.\d{3}  Error E1042: ", printed), printed
 

@@ -346,3 +346,10 @@ def test_numpy_values_in_plain_dicts():
         "distance": 0.5,
         "entity": {"text": "a", "vector": [1.0, 1.0], "year": 2020},
     }
+
+
+def test_rows_with_two_likely_keys_need_the_name_of_theirs():
+    rows = [{"pk": 1, "id": "x0", "text": "a"}]
+    with pytest.raises(HitError, match="row 0 has both 'id' and 'pk'; say which is the primary key with id_field="):
+        LexicalRerankFunction().rerank_hits("a", rows)
+    assert LexicalRerankFunction().rerank_hits("a", rows, id_field="pk")[0].id == 1

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,10 +10,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from milvus_fixtures import make_docs
+from pymilvus.exceptions import MilvusException
 from tiny_embedder import PASSAGES, passage_texts, save_embedder, write_beir, write_jsonl
 
 from milvus_rerank.embedding import StaticEmbedder
-from milvus_rerank.errors import InputError, SearchError
+from milvus_rerank.errors import InputError, ModelError, SearchError
 from milvus_rerank.indexing import (
     Passage,
     corpus_file,
@@ -93,7 +95,7 @@ def test_blank_lines_and_a_byte_order_mark_are_skipped_and_lines_still_counted(t
     ("line", "told"),
     [
         ('{"_id": "b", "text": "x"', r":2: is not JSON \(Expecting ',' delimiter at column 25\)"),
-        ('{"_id": "b", "text": "x", "y": NaN}', r":2: is not JSON \(NaN is no JSON number\)"),
+        ('{"_id": "b", "text": "x", "y": NaN}', r":2: cannot be read as JSON \(NaN is no JSON number\)"),
         ('{"_id": "b", "text": "\\ud800"}', ":2: holds half of a surrogate pair"),
         ('["b", "x"]', ":2: expected a JSON object, one a line, got list"),
         ('{"text": "x"}', r":2: has no '_id'; its keys are \['text'\]"),
@@ -104,9 +106,11 @@ def test_blank_lines_and_a_byte_order_mark_are_skipped_and_lines_still_counted(t
         ('{"_id": true, "text": "x"}', ":2: '_id' must be a string or an integer, got True"),
         ('{"_id": "a", "text": "x"}', ":2: the id 'a' is that of line 1 too"),
         ('{"_id": "b", "text": "x", "y": {"z": [9223372036854775808]}}', ":2: 'y' of the document 'b' holds a number"),
-        ('{"_id": "b", "text": "x", "y": 1e400}', ":2: 'y' of the document 'b' holds a number of more than 64 bits"),
+        ('{"_id": "b", "text": "x", "y": 1e400}', r":2: cannot be read as JSON \(1e400 is more than"),
         ('{"_id": "b", "text": "x", "vector": [1]}', ":2: the key 'vector' is taken"),
         ('{"_id": "b", "id": "c", "text": "x"}', ":2: the key 'id' is taken"),
+        ('{"_id": "b\\u0000", "text": "x"}', r":2: '_id' holds a control character, got 'b\\x00'; take it out"),
+        ('{"id": "b\\fc", "text": "x"}', ":2: 'id' holds a control character"),
         (json.dumps({"_id": "b" * 513, "text": "x"}), ":2: '_id' has over 512 bytes"),
         (
             json.dumps({"_id": "b", "text": "é" * 32768}),
@@ -134,6 +138,9 @@ def test_a_source_that_is_no_corpus_is_refused(tmp_path):
         corpus_file(tmp_path)
     with pytest.raises(InputError, match="there is no file or folder"):
         corpus_file(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe is a pipe or a device; it is read twice, so save it as a file"):
+        corpus_file(tmp_path / "pipe")
 
 
 def test_indexing_stores_texts_fields_and_unit_vectors(client, small, passages, embedder):
@@ -312,6 +319,75 @@ def test_bm25_is_there_from_these_versions_on(version, expected):
             return version
 
     assert has_bm25(Server()) is expected
+
+
+class FailingClient:
+    """Forwards to a client; its upsert fails as Milvus does."""
+
+    def __init__(self, inner) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str):
+        return getattr(self.inner, name)
+
+    def upsert(self, *arguments, **options):
+        raise MilvusException(message="out of disk.")
+
+
+def test_rows_that_lose_a_key_are_not_deleted_before_their_successors_are_embedded(client, embedder):
+    index_passages(client, "shrunk", [Passage("a", "", "x", {"year": 1})], embedder)
+    with pytest.raises(InputError, match="enough"):
+        index_passages(client, "shrunk", [Passage("a", "", "x")], CountingEmbedder(embedder, fail_after=0))
+    assert stored(client, "shrunk", ["$meta"]) == {"a": {"id": "a", "year": 1}}
+
+
+def test_a_failed_write_says_how_to_complete_it_and_that_completes_it(client, embedder):
+    index_passages(client, "torn", [Passage("a", "", "x", {"year": 1})], embedder)
+    advice = (
+        r"could not store passages in 'torn': out of disk\. Index the same source again: that writes what is missing"
+    )
+    with pytest.raises(SearchError, match=advice):
+        index_passages(FailingClient(client), "torn", [Passage("a", "", "x")], embedder)
+    assert index_passages(client, "torn", [Passage("a", "", "x")], embedder).written == 1
+    assert stored(client, "torn", ["$meta"]) == {"a": {"id": "a"}}
+
+
+def test_an_error_of_the_embedder_is_not_told_as_one_of_milvus(client, embedder):
+    broken = CountingEmbedder(embedder)
+    broken.encode_documents = lambda texts: int("no number")
+    with pytest.raises(ValueError, match="invalid literal") as raised:
+        index_passages(client, "broken", [Passage("a", "", "x")], broken)
+    assert type(raised.value) is ValueError
+
+
+def test_a_file_where_milvus_lite_wants_a_folder_is_told_with_what_to_do(tmp_path):
+    (tmp_path / "old.db").write_bytes(b"SQLite format 3\0")
+    with (
+        pytest.raises(InputError, match=r"old\.db is a file, but Milvus Lite 3 keeps its data in a folder"),
+        open_client(str(tmp_path / "old.db")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x10"), "header too small"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "Could not find expected model files"),
+        (lambda folder: (folder / "tokenizer.json").write_text('{"model":'), "EOF while parsing"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "no attribute 'get'"),
+    ],
+)
+def test_a_damaged_embedder_is_told_with_its_folder(tmp_path, damage, told):
+    folder = save_embedder(tmp_path / "damaged", ["a"])
+    damage(folder)
+    with pytest.raises(ModelError, match=rf"embedder '.*damaged' cannot be read \(.*{told}.*\); expected a folder in"):
+        StaticEmbedder(str(folder))
+
+
+def test_a_reranker_is_no_embedder():
+    with pytest.raises(ModelError, match=r"embedder 'builtin/rerank' cannot be read \(.* embeddings\); expected"):
+        StaticEmbedder("builtin/rerank")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -58,6 +59,25 @@ def test_loading_is_tried_for_usable_models_only_and_its_error_is_told(cache):
 
 def test_no_cache_is_no_error(tmp_path):
     assert hub(take_inventory(cache_dir=tmp_path / "none")) == {}
+
+
+def test_a_file_in_the_caches_place_is_no_error(tmp_path):
+    (tmp_path / "hub").write_text("")
+    assert hub(take_inventory(cache_dir=tmp_path / "hub")) == {}
+
+
+def test_what_needs_a_missing_package_says_which_and_what_to_type(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # what Python itself does for a package that cannot be imported
+    told = 'torch not installed; type: pip install "milvus-rerank[torch]"'
+    found = take_inventory()
+    problems = {one.name: one.problem for one in (*found.rerankers, *found.models) if one.origin != "hub cache"}
+    expected = {"bge": told, "cross-encoder": told, "lexical": None, "builtin/embed": None, "builtin/rerank": told}
+    assert {name: problems[name] for name in expected} == expected
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "model2vec", None)
+    problems = {one.name: one.problem for one in take_inventory().models}
+    assert problems["builtin/rerank"] == "torch and " + told.replace("torch", "transformers", 1)
+    assert problems["builtin/embed"] == 'model2vec not installed; type: pip install "milvus-rerank[embed]"'
 
 
 def test_built_in_models_are_listed_by_their_kind(cache):

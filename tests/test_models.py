@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,8 @@ from tiny_models import TEXTS, save_embedding_model, save_tiny_model
 
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
 from milvus_rerank.engines.torch_engine import TorchEngine, is_out_of_memory, pick_device
-from milvus_rerank.errors import DeviceError, InputError, ModelError
-from milvus_rerank.models import ModelSource, builtin_names, model_folder
+from milvus_rerank.errors import DeviceError, InputError, ModelError, ScoreError
+from milvus_rerank.models import builtin_names, model_folder
 
 QUERY = "who proposed a test of intelligence"
 
@@ -135,8 +138,10 @@ def test_limits_must_be_positive_integers(folder: str, option: str, value: Any) 
 
 def test_batch_size_is_a_hint_for_the_budget(folder: str) -> None:
     assert CrossEncoderRerankFunction(folder, device="cpu", batch_size=2).scorer.max_batch_tokens == 128
-    assert CrossEncoderRerankFunction(folder, device="cpu", batch_size=999).scorer.max_batch_tokens == 2048
+    assert CrossEncoderRerankFunction(folder, device="cpu", batch_size=999).scorer.max_batch_tokens == 1024
     assert CrossEncoderRerankFunction(folder, device="cpu", max_batch_tokens=77).scorer.max_batch_tokens == 77
+    assert BGERerankFunction(folder, device="cpu", batch_size=2).scorer.max_batch_tokens == 128
+    assert BGERerankFunction(folder, device="cpu", max_batch_tokens=77).scorer.max_batch_tokens == 77
 
 
 @pytest.mark.parametrize("name", ["", "  ", None, 3])
@@ -154,6 +159,15 @@ def test_an_unknown_builtin_model_lists_the_known() -> None:
 def test_a_path_that_is_no_folder_is_not_looked_up_on_the_hub(name: str) -> None:
     with pytest.raises(ModelError, match="looks like a path, but there is no such folder"):
         model_folder(name)
+
+
+def test_a_file_or_an_impossible_name_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_text("")
+    with pytest.raises(ModelError, match="is a file; expected the folder that holds the model"):
+        model_folder(str(tmp_path / "model.bin"))
+    for name in ("x" * 5000, "~no-such-user/model"):
+        with pytest.raises(ModelError, match="can be neither a name nor a folder"):
+            model_folder(name)
 
 
 def test_a_folder_without_a_model_says_what_it_holds(tmp_path: Path) -> None:
@@ -201,8 +215,84 @@ def test_a_hub_model_that_is_not_cached_says_what_to_do(tmp_path: Path) -> None:
         CrossEncoderRerankFunction("no-one/no-model", cache_dir=tmp_path, local_files_only=True)
 
 
-def test_remote_code_is_off_unless_asked_for() -> None:
-    assert ModelSource("x").trust_remote_code is False
+def cached(folder: str, cache: Path) -> str:
+    """Put two revisions of a model into a hub cache, as a download would; the second has another activation."""
+    home = cache / "models--someone--tiny"
+    for revision, activation in (("1" * 40, "Identity"), ("2" * 40, "Tanh")):
+        snapshot = home / "snapshots" / revision
+        shutil.copytree(folder, snapshot)
+        config = json.loads((snapshot / "config.json").read_text())
+        config["sentence_transformers"] = {"activation_fn": f"torch.nn.modules.x.{activation}"}
+        (snapshot / "config.json").write_text(json.dumps(config))
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("1" * 40)
+    return "someone/tiny"
+
+
+@pytest.mark.parametrize("make", [CrossEncoderRerankFunction, BGERerankFunction])
+def test_a_cached_model_loads_offline_from_its_cache_folder(make: Any, folder: str, tmp_path: Path) -> None:
+    name = cached(folder, tmp_path)
+    reranker = make(name, device="cpu", cache_dir=tmp_path, local_files_only=True)
+    assert reranker.score(QUERY, TEXTS[:4]) == make(folder, device="cpu").score(QUERY, TEXTS[:4])
+
+
+def test_a_revision_is_the_one_that_loads(folder: str, tmp_path: Path) -> None:
+    name = cached(folder, tmp_path)
+    options = {"device": "cpu", "cache_dir": tmp_path, "local_files_only": True}
+    first = CrossEncoderRerankFunction(name, **options).score(QUERY, TEXTS)
+    second = CrossEncoderRerankFunction(name, revision="2" * 40, **options).score(QUERY, TEXTS)
+    np.testing.assert_allclose(second, np.tanh(first), atol=1e-6)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        CrossEncoderRerankFunction(name, revision="3" * 40, **options)
+
+
+@pytest.mark.parametrize("make", ["CrossEncoderRerankFunction", "BGERerankFunction"])
+def test_code_that_comes_with_a_model_runs_only_when_asked_for(make: str, folder: str, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    config = json.loads((model / "config.json").read_text())
+    config |= {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.Own", "AutoModelForSequenceClassification": "own.M"},
+    }
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "own.py").write_text(
+        "from pathlib import Path\n"
+        "from transformers import BertConfig, BertForSequenceClassification\n"
+        f"Path({str(tmp_path / 'ran')!r}).touch()\n"
+        "class Own(BertConfig):\n    model_type = 'own'\n"
+        "class M(BertForSequenceClassification):\n    config_class = Own\n"
+    )
+    code = (
+        f"import sys, milvus_rerank as m; m.{make}({str(model)!r}, device='cpu', trust_remote_code=len(sys.argv) > 1)"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+
+    def load(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+    refused = load()
+    assert "ModelError" in refused.stderr
+    assert "trust_remote_code" in refused.stderr
+    assert not (tmp_path / "ran").exists()
+    assert load("trust").returncode == 0
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("activation", [lambda x: 1.0, lambda x: x[:1], lambda x: x.reshape(-1, 1)])
+def test_an_activation_must_keep_the_shape(folder: str, activation: Any) -> None:
+    with pytest.raises(ScoreError, match="the activation must return a tensor of shape"):
+        CrossEncoderRerankFunction(folder, device="cpu", activation_fct=activation).score(QUERY, TEXTS)
+
+
+@pytest.mark.parametrize("max_length", [None, "512"])
+def test_a_limit_of_bge_that_is_no_number_is_named(folder: str, max_length: Any) -> None:
+    if max_length is None:
+        assert BGERerankFunction(folder, device="cpu", max_length=None).scorer.encoder.max_length == 64
+    else:
+        with pytest.raises(InputError, match="max_length must be a positive integer"):
+            BGERerankFunction(folder, device="cpu", max_length=max_length)
 
 
 def test_torch_running_out_of_memory_is_recognised() -> None:

@@ -369,7 +369,7 @@ def test_the_first_stage_order_follows_missing(client):
         return ids(search("4", vectors=[vector(0)], top_k=5, candidates=5))
 
     assert found("skip") == ["d0", "d2", "d4"]
-    assert found("last") == ["d0", "d2", "d4", "d1", "d3"]
+    assert found("last") == ["d0", "d1", "d2", "d3", "d4"]
 
 
 def test_wrong_scores_are_a_failure_of_the_reranker(client):

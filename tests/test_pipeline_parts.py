@@ -47,8 +47,11 @@ def search(**options):
         ({"filter": {"year": 2020}}, "filter must be a string such as 'year > 2020', got {'year': 2020}"),
         ({"partitions": "late"}, r"partitions must be a list of strings, got a single string; write \['late'\]"),
         ({"output_fields": "year"}, r"output_fields must be a list of strings, got a single string; write \['year'\]"),
-        ({"timeout": 0}, "timeout must be a positive number of seconds, or None to wait on, got 0"),
-        ({"timeout": True}, "timeout must be a positive number of seconds, or None to wait on, got True"),
+        ({"timeout": 0}, "timeout must be a positive number of seconds up to 86400 .a day., or None to wait on, got 0"),
+        (
+            {"timeout": True},
+            "timeout must be a positive number of seconds up to 86400 .a day., or None to wait on, got True",
+        ),
         ({"timeout": float("inf")}, "timeout must be a positive number of seconds"),
         ({"vectors": [0.5, 0.5]}, "vectors must be one vector per query: expected 1, got 2"),
         (
@@ -67,7 +70,8 @@ def test_an_argument_that_cannot_be_used_is_named(arguments, message):
     [
         (
             {"reranker": "cross-encoder"},
-            "reranker must be a rerank function, such as CrossEncoderRerankFunction(), got str",
+            "reranker must be a rerank function such as CrossEncoderRerankFunction(), or have a method "
+            "score(query, texts), got str",
         ),
         ({"first_stage": "bm25"}, "first_stage must be Dense(...), FullText(...) or Hybrid(...), got 'bm25'"),
         ({"text_field": ""}, "text_field must be the name of a field, got ''"),
@@ -172,3 +176,17 @@ def test_importing_the_pipeline_loads_no_client():
     code = "import sys, milvus_rerank.pipeline; print([m for m in ('pymilvus', 'grpc', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_list_makes_a_value_all_the_same():
+    assert hash(Weighted([0.5, 1])) == hash(Weighted((0.5, 1)))
+    assert hash(Hybrid([Dense("a"), FullText("b")])) == hash(Hybrid((Dense("a"), FullText("b"))))
+
+
+def test_any_object_that_scores_can_be_the_second_stage():
+    class Shortest:
+        def score(self, query, texts):
+            return [-len(text) for text in texts]
+
+    made = search(reranker=Shortest())
+    assert [result.text for result in made.reranker("q", ["ccc", "a", "bb"])] == ["a", "bb", "ccc"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from milvus_rerank import LexicalRerankFunction, available, create
-from milvus_rerank.errors import RegistryError
+from milvus_rerank.errors import OptionError, RegistryError
 from milvus_rerank.registry import Entry, Registry
 from milvus_rerank.reranker import plugin
 
@@ -31,9 +31,13 @@ def test_an_unknown_name_lists_the_known() -> None:
         create("bgee")
 
 
-def test_a_misspelt_option_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="model_nam"):
+def test_an_option_that_is_misspelt_or_missing_is_a_type_error_that_names_the_reranker() -> None:
+    with pytest.raises(
+        OptionError, match=r"'cross-encoder' of milvus-rerank .*'model_nam'; it takes \(model_name: str"
+    ):
         create("cross-encoder", model_nam="x")
+    with pytest.raises(TypeError, match="reranker 'json:loads' of its own name: missing a required argument: 's'"):
+        create("json:loads")
 
 
 def test_nothing_is_imported_before_its_first_use() -> None:
@@ -62,12 +66,20 @@ def test_two_packages_with_one_name_are_both_named() -> None:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("no_such_module:Thing", "'x' of dist 1 does not load: no_such_module:Thing: No module named 'no_such_module'"),
+        (
+            "no_such_module:Thing",
+            "'x' of dist 1 does not load: no_such_module:Thing: ModuleNotFoundError: No module named 'no_such_module'",
+        ),
         ("milvus_rerank.results:Nothing", "has no attribute 'Nothing'"),
+        ("raises_at_import:Thing", "does not load: raises_at_import:Thing: RuntimeError: no licence found"),
         ("milvus_rerank:__version__", "milvus_rerank:__version__ is no class or function"),
     ],
 )
-def test_a_target_that_does_not_load_is_named(target: str, words: str) -> None:
+def test_a_target_that_does_not_load_is_named(
+    target: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "raises_at_import.py").write_text("raise RuntimeError('no licence found')")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RegistryError, match=words):
         registry(Entry("x", target, "dist 1")).find("x").load()
 
@@ -78,12 +90,20 @@ def test_a_target_that_does_not_load_is_named(target: str, words: str) -> None:
         ("", LexicalRerankFunction, "name is made of letters"),
         ("a b", LexicalRerankFunction, "name is made of letters"),
         ("x", "just_a_module", "must be 'module:attribute', got 'just_a_module'"),
+        ("x", ":attribute", "must be 'module:attribute', got ':attribute'"),
+        ("x", "..module:attribute", "must be 'module:attribute', got '..module:attribute'"),
         ("x", 3, "must be a class, a function or 'module:attribute', got 3"),
     ],
 )
 def test_what_cannot_be_registered_is_refused(name: str, target: object, words: str) -> None:
     with pytest.raises(RegistryError, match=words):
         registry().register(name, target)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [":x", "..x:y", [], None])
+def test_a_name_that_cannot_be_is_refused(name: object) -> None:
+    with pytest.raises(RegistryError, match=r"must be 'module:attribute'|name is a string"):
+        registry().find(name).load()  # type: ignore[arg-type]
 
 
 def test_an_object_that_cannot_score_is_no_reranker() -> None:

@@ -54,6 +54,12 @@ def test_threshold_drops_lower_scores() -> None:
     assert [result.index for result in RERANKER(QUERY, DOCUMENTS, threshold=0.5)] == [2, 1]
 
 
+def test_numpy_strings_and_numbers_are_taken_and_become_pythons() -> None:
+    found = RERANKER("logic", np.array(["logic", "x"]), threshold=np.float32(0.5))
+    assert found == [RerankResult("logic", 1.0, 0)]
+    assert type(found[0].text) is str
+
+
 def test_score_keeps_input_order_and_gives_python_floats() -> None:
     scores = RERANKER.score(QUERY, DOCUMENTS)
     assert scores == [0.0, 2 / 3, 1.0, 1 / 3]
@@ -111,6 +117,9 @@ def test_nothing_in_gives_nothing_out() -> None:
         (("q", ["a"], True), "top_k must be an integer"),
         (("q", ["a"], 1, math.nan), "threshold must be a number or None, got float: nan"),
         (("q", ["a"], 1, "0.5"), "threshold must be a number or None, got str"),
+        (("q", ["a"], 1, 10**400), "threshold must be a number or None, got int"),
+        (("q", ["ok", "a\ud83d"]), r"documents\[1\] holds half of a surrogate pair at position 1"),
+        (("\udc00", ["a"]), "query holds half of a surrogate pair at position 0"),
     ],
 )
 def test_bad_input_says_what_was_given_and_what_was_expected(arguments: tuple[Any, ...], words: str) -> None:
@@ -129,9 +138,48 @@ def test_bad_pairs_and_lists_are_named() -> None:
         RERANKER.rerank_many(["a", "b"], [["x"], [3]])  # type: ignore[list-item]
 
 
-def test_a_nan_score_names_its_document() -> None:
-    with pytest.raises(ScoreError, match="document 1 is nan"):
-        wrap(Fixed([1.0, math.nan]), "fixed")("q", ["a", "b"])
+class NanFor(BaseRerankFunction):
+    """Score the length of a text, but NaN for one text."""
+
+    def __init__(self, bad: str) -> None:
+        self.bad = bad
+
+    def score_requests(self, requests: Any, stop: threading.Event) -> list[list[float]]:
+        return [[math.nan if text == self.bad else float(len(text)) for text in texts] for _, texts in requests]
+
+
+def test_a_nan_score_names_its_document_as_the_caller_knows_it() -> None:
+    reranker = NanFor("bad")
+    with pytest.raises(ScoreError, match="score of document 1 is nan"):
+        reranker("q", ["a", "bad"])
+    with pytest.raises(ScoreError, match="score of document 1 of query 2 is nan"):
+        reranker.rerank_many(["p", "q", "r"], [[], ["a"], ["b", "bad"]])
+    with pytest.raises(ScoreError, match=r"score of pairs\[2\] is nan"):
+        reranker.score_pairs([("a", "ok"), ("a", "ok"), ("b", "bad")])
+    rows = [{"id": 7, "text": None}, {"id": 8, "text": "bad"}]
+    with pytest.raises(ScoreError, match=r"score of hit 1 \(id 8\) is nan"):
+        reranker.rerank_hits("q", rows, missing="skip")
+    with pytest.raises(ScoreError, match=r"score of hit 1 \(id 8\) of query 0 is nan"):
+        reranker.rerank_hits(["q"], [rows], missing="skip")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_reranker_that_forgets_a_query_is_an_error_and_hangs_nobody(count: int) -> None:
+    class Forgetful(BaseRerankFunction):
+        def score_requests(self, requests: Any, stop: threading.Event) -> list[list[float]]:
+            return [[1.0]] * count
+
+    words = f"returned scores for {count} queries, expected 2"
+    with pytest.raises(ScoreError, match=words):
+        Forgetful().rerank_many(["a", "b"], [["x"], ["y"]])
+    with pytest.raises(ScoreError, match=words):
+        asyncio.run(asyncio.wait_for(Forgetful().arerank_many(["a", "b"], [["x"], ["y"]]), 5))
+
+
+@pytest.mark.parametrize("made", [None, 5, ["a", "b"], [None, 1.0], [[1.0], [2.0]]])
+def test_what_a_plugin_returns_instead_of_numbers_is_named(made: Any) -> None:
+    with pytest.raises(ScoreError, match="reranker 'fixed' must return one number per document, got"):
+        wrap(Fixed(made), "fixed")("q", ["a", "b"])
 
 
 @pytest.mark.parametrize("scores", [[], [1.0], [1.0, 2.0, 3.0]])

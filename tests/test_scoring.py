@@ -199,5 +199,26 @@ def test_a_tokenizer_written_in_python_works_too() -> None:
 def test_limits_without_room_say_what_to_use(tokenizer: Any) -> None:
     with pytest.raises(InputError, match="max_length=4 leaves no room beside 3 special tokens; use at least 5"):
         PairEncoder(tokenizer, max_length=4)
-    with pytest.raises(InputError, match=r"query_max_length=61 leaves no room .* use at most 60"):
-        PairEncoder(tokenizer, max_length=64, query_max_length=61)
+
+
+@pytest.mark.parametrize(
+    ("limit", "truncation", "expected"),
+    [
+        (60, "only_second", (60, 1)),
+        (61, "only_second", (48, 13)),
+        (256, "only_second", (48, 13)),
+        (None, "only_second", (48, 13)),
+        (None, "longest_first", (30, 31)),
+        (61, "longest_first", (30, 31)),
+        (7, "longest_first", (7, 54)),
+    ],
+)
+def test_the_querys_limit_always_leaves_the_document_room(
+    tokenizer: Any, limit: int | None, truncation: Any, expected: tuple[int, int]
+) -> None:
+    encoder = PairEncoder(tokenizer, max_length=64, query_max_length=limit, truncation=truncation)
+    assert encoder.lengths(500, 500) == expected
+
+
+def test_a_query_alone_in_a_small_limit_keeps_one_token(tokenizer: Any) -> None:
+    assert PairEncoder(tokenizer, max_length=5, truncation="only_second").lengths(500, 500) == (1, 1)

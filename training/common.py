@@ -19,8 +19,19 @@ Rows = list[dict[str, str]]
 VERBS = "is|are|was|were|has|have|can|may|will|provides|allows|uses|contains|describes|returns|became|led|made|shows"
 CLAUSE = re.compile(rf"(.{{3,90}}?) ({VERBS}) (.{{10,}})")
 YEAR = re.compile(r",? ?\b(in|since|by|around|from) ((?:1[4-9]|20)\d\d)\b,?", re.I)
-TOPIC = ("what is {}", "what are {}", "explain {}", "how does {} work", "tell me about {}", "what is known about {}",
-         "how to use {}", "what does {} mean", "why is {} important", "what methods exist for {}", "who uses {}")  # fmt: skip
+TOPIC = (
+    "what is {}",
+    "what are {}",
+    "explain {}",
+    "how does {} work",
+    "tell me about {}",
+    "what is known about {}",
+    "how to use {}",
+    "what does {} mean",
+    "why is {} important",
+    "what methods exist for {}",
+    "who uses {}",
+)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 

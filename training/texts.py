@@ -17,7 +17,7 @@ from lxml import etree, html
 # Package -> (licence, most sections to keep). All are in Debian "main".
 PACKAGES: dict[str, tuple[str, int]] = {
     "apache2-doc": ("Apache-2.0", 1000),
-    "debian-faq": ("GPL-2+", 500),
+    "debian-faq": ("copying permission of the Debian FAQ, share-alike", 500),
     "debian-handbook": ("CC-BY-SA-3.0 or GPL-2+", 900),
     "debian-history": ("GPL-2+", 200),
     "debian-reference-en": ("GPL-2+", 700),
@@ -39,7 +39,28 @@ PACKAGES: dict[str, tuple[str, int]] = {
 HEADINGS = {"h1", "h2", "h3", "h4", "h5", "dt", "title"}
 BLOCKS = {"p", "li", "dd"}
 SKIPPED = {"script", "style", "pre", "table", "nav", "footer", "head", "form", "figure"}
-STOPWORDS = set("the of and to is in a for that with by are this be it as on or".split())
+STOPWORDS = frozenset(
+    (
+        "the",
+        "of",
+        "and",
+        "to",
+        "is",
+        "in",
+        "a",
+        "for",
+        "that",
+        "with",
+        "by",
+        "are",
+        "this",
+        "be",
+        "it",
+        "as",
+        "on",
+        "or",
+    )
+)
 
 
 def fetch(package: str, folder: Path) -> Path:

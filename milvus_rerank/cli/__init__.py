@@ -1,6 +1,5 @@
 """The command ``milvus-rerank``: each command parses, calls one function, prints."""
 
-import os
 import sys
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from milvus_rerank import __version__
 from milvus_rerank.cli import demo, index, models, rerank, search
-from milvus_rerank.cli.output import calm, print_error
+from milvus_rerank.cli.output import calm, drop_stdout, open_streams, print_error
 from milvus_rerank.errors import RerankError
 
 app = typer.Typer(
@@ -38,6 +37,7 @@ def _options(
 
 def main() -> None:
     """Run the command, and end with its exit code: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    open_streams()
     calm()
     try:
         try:
@@ -50,6 +50,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader has gone, as `| head` does. Python flushes once more at exit, which would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()  # the reader has gone, as `| head` does
+        sys.exit(1)
+    except OSError as error:  # such as a full disk
+        drop_stdout()
+        print_error(str(error))
         sys.exit(1)

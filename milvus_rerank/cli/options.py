@@ -34,7 +34,10 @@ Uri = Annotated[str, typer.Option(help="A Milvus Lite file (*.db), or a server: 
 Token = Annotated[
     str, typer.Option(help="The server's token: user:password or an API key.", envvar="MILVUS_TOKEN", show_envvar=True)
 ]
-Timeout = Annotated[float, typer.Option(help="Seconds that one call to Milvus may take.", min=0.001)]
+Timeout = Annotated[
+    float,
+    typer.Option(help="Seconds that one call to Milvus may take.", min=0.001, max=86400),
+]
 Reranker = Annotated[str, typer.Option(help="A registered reranker; see: milvus-rerank models.")]
 Model = Annotated[
     str | None,

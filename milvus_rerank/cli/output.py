@@ -1,5 +1,6 @@
 """How the commands print: results to stdout, everything else to stderr."""
 
+import io
 import json
 import logging
 import os
@@ -25,6 +26,20 @@ class _Notes(logging.Handler):
         note(record.getMessage())
 
 
+def open_streams() -> None:
+    """Make stdout and stderr fit for all that is printed, however the shell has set them up."""
+    # Closed ones, as `>&-` makes them, are None in Python.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a star that an ASCII terminal lacks is no reason to fail
+
+
+def drop_stdout() -> None:
+    """Print nothing more to stdout: Python flushes once more at exit, which would complain of a failed one."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def calm() -> None:
     """Keep the libraries' own log lines off the screen: what goes wrong in them reaches us as an exception."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -34,7 +49,9 @@ def calm() -> None:
     # on 2 cores with one of them busy).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in ("milvus_lite", "grpc", "model2vec"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        # Not by their level: why Milvus Lite cannot open a file is only in its log, and open_client listens there.
+        logger = logging.getLogger(name)
+        logger.propagate, logger.handlers = False, [logging.NullHandler()]
     own = logging.getLogger("milvus_rerank")
     own.setLevel(logging.INFO)
     own.propagate = False

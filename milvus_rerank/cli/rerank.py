@@ -46,7 +46,8 @@ def rerank(
 ) -> None:
     """Rerank texts from the arguments, a file or stdin.
 
-    JSON objects keep their keys; a key named rank, index or score comes back as input_rank, input_index, input_score.
+    JSON objects keep their keys; a key named rank, index or score comes back as input_rank, input_index, input_score,
+    or as input_input_rank where that name is taken too.
     """
     if as_json and as_jsonl:
         raise typer.BadParameter("choose one of --json and --jsonl", param_hint="--jsonl")
@@ -74,14 +75,19 @@ def _records(texts: list[str] | None, file: Path | None, form: InputFormat, text
     if file is not None and str(file) != "-":
         with open_input(file) as lines:
             return read_records(lines, str(file), text_field, form.value)
-    if file is None and sys.stdin.isatty():
+    if sys.stdin is None or (file is None and sys.stdin.isatty()):  # None: closed by the shell's <&-
         raise typer.BadParameter("give texts as arguments, with --file, or on stdin", param_hint="TEXTS")
     return read_records(sys.stdin.buffer, "stdin", text_field, form.value)
 
 
 def _answer(record: dict[str, Any], result: "RerankResult", rank: int) -> dict[str, Any]:
-    kept = {f"input_{key}" if key in RESULT_KEYS else key: value for key, value in record.items()}
-    return {"rank": rank, "index": result.index, "score": result.score, **kept}
+    answer = {"rank": rank, "index": result.index, "score": result.score}
+    for key, value in record.items():
+        free = key
+        while free in RESULT_KEYS or (free != key and free in record):
+            free = f"input_{free}"
+        answer[free] = value
+    return answer
 
 
 def _print_table(results: "list[RerankResult]") -> None:

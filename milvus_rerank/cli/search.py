@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milvus_rerank.cli import options, output
+from milvus_rerank.errors import HitError, InputError
 
 if TYPE_CHECKING:
     from milvus_rerank.pipeline import SearchAnswer
@@ -60,14 +61,17 @@ def search(
         )
         load(client, info, timeout)
         fields = options.split_commas(output_fields) or list(info.fields)
-        answer = two_stage(
-            query,
-            top_k=top_k,
-            candidates=max(candidates, top_k),
-            filter=expression,
-            output_fields=fields,
-            timeout=timeout,
-        )
+        try:
+            answer = two_stage(
+                query,
+                top_k=top_k,
+                candidates=max(candidates, top_k),
+                filter=expression,
+                output_fields=fields,
+                timeout=timeout,
+            )
+        except HitError as error:  # its advice is for callers of the function
+            raise InputError(f"{str(error).partition('. Name the field')[0]}. Choose one with --text-field") from error
     answer = answer if rerank else without_scores(answer)
     if as_json:
         output.print_json({"collection": info.name, "mode": mode.value, **_document(answer)})

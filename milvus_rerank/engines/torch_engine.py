@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from milvus_rerank.engines.base import Batch
-from milvus_rerank.errors import DeviceError, InputError, OutOfMemoryError
+from milvus_rerank.errors import DeviceError, InputError, OutOfMemoryError, ScoreError
+from milvus_rerank.inputs import check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,8 +104,7 @@ def pick_dtype(dtype: str, device: str) -> str:
     :returns: the same; float32 for float16 on a CPU, with one logged line, as half precision has no fast kernels there.
     :raises InputError: for any other name.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
+    check_choice(dtype, "dtype", tuple(DTYPES))
     if dtype == "float16" and device == "cpu":
         logger.info("float16 is not used on a CPU; the model runs in float32")
         return "float32"
@@ -133,7 +133,11 @@ def on_numpy(function: "Callable[[Any], Any]") -> "Callable[[NDArray[np.float32]
 
     def apply(logits: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return function(torch.from_numpy(logits)).numpy()  # type: ignore[no-any-return]
+            scores = function(torch.from_numpy(logits))
+        if not isinstance(scores, torch.Tensor) or scores.shape != logits.shape:
+            given = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+            raise ScoreError(f"the activation must return a tensor of shape {logits.shape}, got {given}")
+        return scores.float().numpy()
 
     return apply
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from milvus_rerank.evaluation.judged import JudgedCollection
 from milvus_rerank.evaluation.report import ComparisonReport
 from milvus_rerank.indexing import describe, index_passages, open_client, open_search
 from milvus_rerank.indexing.collection import Embedder
+from milvus_rerank.inventory import installed_version
 from milvus_rerank.reranker.base import BaseRerankFunction
 
 DEMO_COLLECTION = "history"
@@ -46,7 +46,7 @@ class DemoReport:
             "reranker": self.reranker,
             "passages": self.passages,
             "timings": {"index": self.index_seconds, "queries": self.search_seconds},
-            "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+            "versions": {name: found for name in _PACKAGES if (found := installed_version(name))},
         }
 
 
@@ -67,6 +67,8 @@ def run_demo(
     clock: Callable[[], float] = time.perf_counter,
 ) -> DemoReport:
     """Index a judged collection into a Milvus Lite file, then search it before and after reranking.
+
+    Any judged collection will do, not only the shipped one: see :func:`~milvus_rerank.evaluation.load_judged`.
 
     :param judged: the collection.
     :param database: the Milvus Lite file; one that holds the collection already is used again.
@@ -90,10 +92,3 @@ def run_demo(
     return DemoReport(
         comparison, embedder.model_name, reranker_name, len(judged.passages), indexed - started, clock() - indexed
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -76,7 +76,7 @@ def _judgment_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
             parts = [part.strip() for part in line.split("\t")]
             if number == 1 and parts[-1] == "score":
                 continue
-            if len(parts) != 3 or not parts[2].removeprefix("-").isdigit():
+            if len(parts) != 3 or not parts[2].removeprefix("-").isdecimal():
                 raise InputError(
                     f"{path}:{number}: expected query-id, corpus-id, an integer score, tabs between; got {line!r}"
                 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from milvus_rerank.errors import InputError, MissingDependencyError, RerankError, SearchError
-from milvus_rerank.pipeline.milvus import milvus_errors
+from milvus_rerank.pipeline.milvus import message_of, milvus_errors
 
 _SCHEMES = ("http://", "https://", "tcp://", "unix:")
 
@@ -64,10 +64,11 @@ def open_client(uri: str, *, token: str = "", timeout: float | None = 30.0, must
 
 
 @contextmanager
-def told(doing: str) -> Iterator[None]:
+def told(doing: str, advice: str = "") -> Iterator[None]:
     """Turn what pymilvus raises into a ``SearchError`` that says what was being done.
 
     :param doing: such as ``create the collection 'docs'``.
+    :param advice: what to do then; "" if that cannot be known.
     :yields: nothing.
     :raises SearchError: if Milvus refuses, fails or does not answer.
     """
@@ -76,14 +77,8 @@ def told(doing: str) -> Iterator[None]:
     except RerankError:
         raise
     except milvus_errors() as error:
-        raise SearchError(f"Milvus could not {doing}: {message(error)}") from error
-
-
-def message(error: Exception) -> str:
-    """Return the text of a pymilvus or gRPC error without its wrapping."""
-    details = getattr(error, "details", None)
-    text = details() if callable(details) else getattr(error, "message", "")
-    return str(text or error or type(error).__name__)
+        text = f"Milvus could not {doing}: {message_of(error)}"
+        raise SearchError(f"{text.rstrip('.')}. {advice}" if advice else text) from error
 
 
 def _check_path(uri: str, must_exist: bool) -> None:
@@ -91,6 +86,11 @@ def _check_path(uri: str, must_exist: bool) -> None:
     if path.suffix != ".db":
         raise InputError(
             f"uri must be a Milvus Lite path that ends in .db, or a server such as http://localhost:19530; got {uri!r}"
+        )
+    if path.is_file():
+        raise InputError(
+            f"{uri} is a file, but Milvus Lite 3 keeps its data in a folder of that name; choose another path, or move "
+            f"the file away (if an older Milvus Lite made it, index its source anew)"
         )
     if must_exist and not path.exists():
         raise InputError(f"there is no Milvus Lite file {uri}; make it with: milvus-rerank index SOURCE --uri {uri}")
@@ -106,4 +106,4 @@ def _advice(error: Exception, reasons: list[str], local: bool) -> str:
         )
     if reasons:
         return reasons[-1]
-    return message(error) if local else f"{message(error)}. Is the server running, and is the token right?"
+    return message_of(error) if local else f"{message_of(error)}. Is the server running, and is the token right?"

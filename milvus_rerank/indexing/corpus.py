@@ -1,6 +1,5 @@
 """Passages from a JSONL file or a folder in BEIR's layout."""
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,8 +47,10 @@ def corpus_file(source: Path) -> Path:
         if not (source / "corpus.jsonl").is_file():
             raise InputError(f"folder {source} has no corpus.jsonl; give a folder in BEIR's layout or a JSONL file")
         return source / "corpus.jsonl"
-    if not source.is_file():
+    if not source.exists():
         raise InputError(f"there is no file or folder {source}")
+    if not source.is_file():
+        raise InputError(f"{source} is a pipe or a device; it is read twice, so save it as a file and give that")
     return source
 
 
@@ -104,14 +105,15 @@ def _fits(value: object) -> bool:
         return all(map(_fits, value.values()))
     if isinstance(value, list):
         return all(map(_fits, value))
-    if isinstance(value, float):
-        return math.isfinite(value)
     return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
 def _id(value: object, key: str, place: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         raise InputError(f"{place}: {key!r} must be a string or an integer, got {value!r:.60}")
+    if any(char < " " and char not in "\n\r\t" for char in str(value)):
+        # Milvus' filters, by which stored passages are found again, have no way to write the others.
+        raise InputError(f"{place}: {key!r} holds a control character, got {value!r:.60}; take it out")
     if len(str(value).encode()) > MAX_ID_BYTES:
         raise InputError(f"{place}: {key!r} has over {MAX_ID_BYTES} bytes, Milvus' limit here: {str(value)[:40]}...")
     return str(value)

@@ -75,14 +75,11 @@ def index_passages(
     make_ready(client, info, timeout)
     read = written = 0
     for batch in _batches(passages, batch_size):
-        with told(f"store passages in {collection!r}"):
-            stored = _stored(client, collection, batch, timeout)
-            changed = [passage for passage in batch if stored.get(passage.id) != _row(passage)]
-            stale = [passage.id for passage in changed if stored.get(passage.id, {}).keys() - _row(passage).keys()]
-            if stale:  # Milvus Lite's upsert keeps dynamic fields that the new row lacks
-                client.delete(collection, filter=_among(stale), timeout=timeout)
-            if changed:
-                client.upsert(collection, _rows(changed, embedder), timeout=timeout)
+        stored = _stored(client, collection, batch, timeout)
+        changed = [passage for passage in batch if stored.get(passage.id) != _row(passage)]
+        stale = [passage.id for passage in changed if stored.get(passage.id, {}).keys() - _row(passage).keys()]
+        if changed:
+            _write(client, collection, _rows(changed, embedder), stale, timeout)
         read, written = read + len(batch), written + len(changed)
         progress(len(batch))
     with told(f"count the documents of {collection!r}"):
@@ -92,14 +89,24 @@ def index_passages(
 
 
 def _stored(client: Any, collection: str, batch: Sequence[Passage], timeout: float | None) -> dict[str, dict[str, Any]]:
-    rows = client.query(
-        collection,
-        filter=_among([passage.id for passage in batch]),
-        output_fields=["title", "text", "$meta"],
-        consistency_level="Strong",
-        timeout=timeout,
-    )
+    with told(f"read passages of {collection!r}"):
+        rows = client.query(
+            collection,
+            filter=_among([passage.id for passage in batch]),
+            output_fields=["title", "text", "$meta"],
+            consistency_level="Strong",
+            timeout=timeout,
+        )
     return {row["id"]: dict(row) for row in rows}
+
+
+def _write(
+    client: Any, collection: str, rows: list[dict[str, Any]], stale: Sequence[str], timeout: float | None
+) -> None:
+    with told(f"store passages in {collection!r}", "Index the same source again: that writes what is missing now"):
+        if stale:  # Milvus Lite's upsert keeps dynamic fields that the new row lacks
+            client.delete(collection, filter=_among(stale), timeout=timeout)
+        client.upsert(collection, rows, timeout=timeout)
 
 
 def _among(ids: Sequence[str]) -> str:

@@ -14,7 +14,16 @@ from milvus_rerank.errors import ModelError
 from milvus_rerank.models.names import ModelSource, model_folder
 
 # What transformers raises for files that are absent, cut short or of another format.
-_UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,17 +53,17 @@ def model_folder(name: str) -> Path | None:
         if text not in builtin_names():
             raise ModelError(f"no built-in model {text!r}; there are: {', '.join(builtin_names())}")
         return _SHIPPED / text.removeprefix(BUILTIN)
-    folder = Path(text).expanduser()
-    if not folder.is_dir():
-        if (
-            folder.exists()
-            or folder.is_absolute()
-            or text.startswith((".", "~"))
-            or text.count("/") > 1
-            or "\\" in text
-        ):
+    try:
+        folder = Path(text).expanduser()
+        exists = folder.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL character
+        raise ModelError(f"model_name {text[:80]!r} can be neither a name nor a folder: {error}") from error
+    if not exists:
+        if folder.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text:
             raise ModelError(f"model_name {text!r} looks like a path, but there is no such folder")
         return None
+    if not folder.is_dir():
+        raise ModelError(f"model_name {text!r} is a file; expected the folder that holds the model")
     if not (folder / "config.json").is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise ModelError(

@@ -1,6 +1,5 @@
 """The arguments of one search, checked before anything is computed or sent."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,9 @@ from milvus_rerank.pipeline.stages import Vector, check_vectors
 
 MAX_CANDIDATES = 16384
 """Milvus returns at most this many hits per query."""
+
+MAX_TIMEOUT = 86400
+"""Seconds; gRPC fails on deadlines beyond its clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,9 @@ def check_ask(
 def _check_timeout(timeout: object) -> float | None:
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-        raise InputError(f"timeout must be a positive number of seconds, or None to wait on, got {timeout!r}")
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= MAX_TIMEOUT:
+        raise InputError(
+            f"timeout must be a positive number of seconds up to {MAX_TIMEOUT} (a day), or None to wait on, "
+            f"got {timeout!r}"
+        )
     return timeout

@@ -145,7 +145,7 @@ def explain(error: Exception, source: Source, request: FirstStage, schema: Mappi
     advice = _known_advice(error, request.timeout)
     if advice is None:
         advice = _schema_advice(request, schema) if schema else ""
-    text = f"Milvus could not search {source.name!r} ({request}): {_message(error)}"
+    text = f"Milvus could not search {source.name!r} ({request}): {message_of(error)}"
     return SearchError(f"{text.rstrip('.')}. {advice}".rstrip())
 
 
@@ -163,8 +163,13 @@ def _hybrid(request: FirstStage, stage: Hybrid) -> tuple[list[Any], Any]:
     return parts, WeightedRanker(*stage.fusion.weights, norm_score=stage.fusion.normalize)
 
 
-def _message(error: Exception) -> str:
-    details = getattr(error, "details", None)  # gRPC's errors; their str() is a page
+def message_of(error: Exception) -> str:
+    """Return what Milvus or gRPC said, in one line.
+
+    :param error: what pymilvus raised.
+    :returns: the message alone; gRPC's errors print a page.
+    """
+    details = getattr(error, "details", None)
     text = details() if callable(details) else getattr(error, "message", "")
     return str(text or error or type(error).__name__)
 
@@ -172,7 +177,7 @@ def _message(error: Exception) -> str:
 def _known_advice(error: Exception, timeout: float | None) -> str | None:
     code = getattr(error, "code", None)
     state = getattr(code() if callable(code) else code, "name", "")  # a gRPC status; Milvus' own codes are numbers
-    text = _message(error).casefold()
+    text = message_of(error).casefold()
     late = isinstance(error, TimeoutError) or state == "DEADLINE_EXCEEDED"
     if late or (state != "UNAVAILABLE" and "retry timeout" in text):
         return f"It did not answer within {timeout} s; retry, or give it more time with timeout=..."

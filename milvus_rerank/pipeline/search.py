@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal, overload
 
 from milvus_rerank.errors import HitError, InputError, RerankError, StoppedError
-from milvus_rerank.hits import Missing, check_missing, read_search_result
+from milvus_rerank.hits import Candidates, Missing, check_missing, read_search_result
 from milvus_rerank.inputs import check_choice
 from milvus_rerank.pipeline.answer import SearchAnswer, Timings
 from milvus_rerank.pipeline.ask import Ask, check_ask
@@ -15,6 +15,7 @@ from milvus_rerank.pipeline.milvus import FirstStage, explain, is_refusal, milvu
 from milvus_rerank.pipeline.runs import Run, bounded, here, off_loop, run_here
 from milvus_rerank.pipeline.stages import Dense, Embed, FullText, Hybrid, Stage, check_vectors, searches_of
 from milvus_rerank.reranker.base import BaseRerankFunction
+from milvus_rerank.reranker.plugin import Scorer, wrap
 from milvus_rerank.results import RerankResult
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ class TwoStageSearch:
 
     :param client: a ``MilvusClient``, an ``AsyncMilvusClient`` (for :meth:`asearch`), or an ORM ``Collection``.
     :param collection: the collection's name; None for an ORM collection.
-    :param reranker: any rerank function.
+    :param reranker: any rerank function, or any object with ``score(query, texts)``.
     :param embed: makes query vectors: a function from a list of queries to one vector each.
     :param text_field: the field with the text to rerank by.
     :param first_stage: ``Dense(...)``, ``FullText(...)`` or ``Hybrid(...)``; None for ``Dense()``.
@@ -40,7 +41,7 @@ class TwoStageSearch:
         client: Any,
         collection: str | None = None,
         *,
-        reranker: BaseRerankFunction,
+        reranker: BaseRerankFunction | Scorer,
         embed: Embed | None = None,
         text_field: str = "text",
         first_stage: Stage | None = None,
@@ -48,11 +49,13 @@ class TwoStageSearch:
         on_rerank_error: Literal["raise", "first_stage"] = "raise",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if not isinstance(reranker, BaseRerankFunction):
+        if not callable(getattr(reranker, "score", None)) or isinstance(reranker, type):
             raise InputError(
-                f"reranker must be a rerank function, such as CrossEncoderRerankFunction(), "
-                f"got {type(reranker).__name__}"
+                f"reranker must be a rerank function such as CrossEncoderRerankFunction(), or have a method "
+                f"score(query, texts), got {type(reranker).__name__}"
             )
+        if embed is not None and not callable(embed):
+            raise InputError(f"embed must be a function from queries to vectors, got {type(embed).__name__}")
         if first_stage is not None and not isinstance(first_stage, (Dense, FullText, Hybrid)):
             raise InputError(f"first_stage must be Dense(...), FullText(...) or Hybrid(...), got {first_stage!r}")
         if not isinstance(text_field, str) or not text_field:
@@ -60,7 +63,7 @@ class TwoStageSearch:
         check_missing(missing)
         check_choice(on_rerank_error, "on_rerank_error", ("raise", "first_stage"))
         self.source = open_source(client, collection)
-        self.reranker = reranker
+        self.reranker = wrap(reranker, type(reranker).__name__)
         self.embed = embed
         self.text_field = text_field
         self.first_stage: Stage = first_stage or Dense()
@@ -243,5 +246,10 @@ class TwoStageSearch:
                 "the reranker failed (%s: %s); returning the first stage's order", type(error).__name__, error
             )
             lists = read_search_result(hits, self.text_field, len(ask.queries), missing=self.missing)
-            return [[hit.result(None) for hit in (*own.scored, *own.unscored)][: ask.top_k] for own in lists], error
+            return [_first_stage_order(own)[: ask.top_k] for own in lists], error
         return ranked, None
+
+
+def _first_stage_order(candidates: Candidates) -> list[RerankResult]:
+    hits = sorted((*candidates.scored, *candidates.unscored), key=lambda hit: hit.index)
+    return [hit.result(None) for hit in hits]

@@ -73,6 +73,7 @@ class Weighted:
         for index, weight in enumerate(check_list(self.weights, "weights", "numbers")):
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
                 raise InputError(f"weights[{index}] must be a number, got {weight!r}")
+        object.__setattr__(self, "weights", tuple(self.weights))  # a list would make the value unhashable
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Hybrid:
             raise InputError(f"fusion must be RRF(...) or Weighted(...), got {self.fusion!r}")
         if isinstance(self.fusion, Weighted) and len(self.fusion.weights) != len(searches):
             raise InputError(f"Weighted has {len(self.fusion.weights)} weights for {len(searches)} searches")
+        object.__setattr__(self, "searches", tuple(searches))
 
 
 Stage: TypeAlias = Dense | FullText | Hybrid

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar, overload
 
-from milvus_rerank.errors import InputError
+from milvus_rerank.errors import InputError, ScoreError
 from milvus_rerank.hits import Missing, read_hits, read_search_result, results
 from milvus_rerank.inputs import check_documents, check_list, check_query, check_threshold, check_top_k
 from milvus_rerank.results import RerankResult, check_scores, rank
 from milvus_rerank.scoring import Request
 
 T = TypeVar("T")
+Name = Callable[[int, int], str]  # from a query's and a document's position to what to call the document
 
 
 class BaseRerankFunction(ABC):
@@ -50,7 +51,7 @@ class BaseRerankFunction(ABC):
         :returns: one score per document, in input order.
         :raises InputError: for a query or document that cannot be used.
         """
-        return self._score(_requests([query], [documents]))[0]
+        return self._score_documents([query], [documents])[0][1]
 
     def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[float]:
         """Score pairs of query and document.
@@ -142,7 +143,7 @@ class BaseRerankFunction(ABC):
 
     async def ascore(self, query: str, documents: Sequence[str]) -> list[float]:
         """Like :meth:`score`, off the event loop; a cancelled call stops before its next batch."""
-        return (await self._off_loop(partial(self._score, _requests([query], [documents]))))[0]
+        return (await self._off_loop(partial(self._score_documents, [query], [documents])))[0][1]
 
     async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[float]:
         """Like :meth:`score_pairs`, off the event loop; a cancelled call stops before its next batch."""
@@ -174,22 +175,41 @@ class BaseRerankFunction(ABC):
             partial(self._rerank_hits, query, hits, text_field, top_k, threshold, missing, id_field)
         )
 
-    def _score(self, requests: Sequence[Request], stop: threading.Event | None = None) -> list[list[float]]:
-        filled = [request for request in requests if request[1]]
-        scores = iter(self.score_requests(filled, stop or threading.Event()) if filled else [])
-        return [check_scores(next(scores), len(texts)) if texts else [] for _, texts in requests]
+    def _score(self, requests: Sequence[Request], name: Name, stop: threading.Event | None = None) -> list[list[float]]:
+        filled = [place for place, (_, texts) in enumerate(requests) if texts]
+        made = self.score_requests([requests[place] for place in filled], stop or threading.Event()) if filled else []
+        if len(made) != len(filled):
+            raise ScoreError(f"the reranker returned scores for {len(made)} queries, expected {len(filled)}")
+        scores: list[list[float]] = [[] for _ in requests]
+        for place, own in zip(filled, made, strict=True):
+            scores[place] = check_scores(own, len(requests[place][1]), partial(name, place))
+        return scores
+
+    def _score_documents(
+        self, queries: Sequence[str], documents: Sequence[Sequence[str]], stop: threading.Event | None = None
+    ) -> list[tuple[Sequence[str], list[float]]]:
+        requests = _requests(queries, documents)
+
+        def name(query: int, document: int) -> str:
+            return f"document {document}" + (f" of query {query}" if len(requests) > 1 else "")
+
+        scores = self._score(requests, name, stop)
+        return [(texts, own) for (_, texts), own in zip(requests, scores, strict=True)]
 
     def _score_pairs(self, pairs: Iterable[tuple[str, str]], stop: threading.Event | None = None) -> list[float]:
         places: dict[str, list[int]] = {}
         texts: list[str] = []
         for index, pair in enumerate(check_list(pairs, "pairs", "(query, document) pairs")):
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise InputError(f"pairs[{index}] must be a (query, document) pair of strings, got {pair!r}")
-            places.setdefault(pair[0], []).append(index)
-            texts.append(pair[1])
-        grouped = self._score([(query, [texts[index] for index in where]) for query, where in places.items()], stop)
+            query, text = check_documents(pair, f"pairs[{index}]")
+            places.setdefault(query, []).append(index)
+            texts.append(text)
+        wheres = list(places.values())
+        requests = [(query, [texts[index] for index in where]) for query, where in places.items()]
         scores = [0.0] * len(texts)
-        for where, some in zip(places.values(), grouped, strict=True):
+        grouped = self._score(requests, lambda query, document: f"pairs[{wheres[query][document]}]", stop)
+        for where, some in zip(wheres, grouped, strict=True):
             for index, score in zip(where, some, strict=True):
                 scores[index] = score
         return scores
@@ -203,10 +223,9 @@ class BaseRerankFunction(ABC):
         stop: threading.Event | None = None,
     ) -> list[list[RerankResult]]:
         keep, least = check_top_k(top_k), check_threshold(threshold)
-        requests = _requests(queries, documents)
         return [
             [RerankResult(texts[index], scores[index], index) for index in rank(scores, keep, least)]
-            for (_, texts), scores in zip(requests, self._score(requests, stop), strict=True)
+            for texts, scores in self._score_documents(queries, documents, stop)
         ]
 
     def _rerank_hits(
@@ -228,14 +247,19 @@ class BaseRerankFunction(ABC):
         else:
             queries = check_documents(query, "query")
             lists = read_search_result(hits, text_field, len(queries), missing=missing, id_field=id_field)
-        requests = [(one, candidates.texts) for one, candidates in zip(queries, lists, strict=True)]
+
+        def name(place: int, scored: int) -> str:
+            hit = lists[place].scored[scored]
+            return f"hit {hit.index} (id {hit.id!r})" + ("" if single else f" of query {place}")
+
+        requests = [(one, check_documents(own.texts, text_field)) for one, own in zip(queries, lists, strict=True)]
         answers = [
             [
                 found
                 for found in results(candidates, own, rank(own, None, least))
                 if least is None or found.score is not None
             ][:keep]
-            for candidates, own in zip(lists, self._score(requests, stop), strict=True)
+            for candidates, own in zip(lists, self._score(requests, name, stop), strict=True)
         ]
         return answers[0] if single else answers
 

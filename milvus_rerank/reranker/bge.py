@@ -17,8 +17,9 @@ class BGERerankFunction(EngineRerankFunction):
     :param batch_size: a hint: how many pairs of full length a batch may hold. Batches are cut by tokens.
     :param normalize: scores from 0 to 1 by the sigmoid; False for raw logits.
     :param device: ``cpu``, ``cuda``, ``cuda:n`` or ``mps``; None, "" or ``auto`` take a GPU if there is one.
-    :param query_max_length: the most tokens of a query; None for three quarters of ``max_length``.
-    :param max_length: the most tokens of a pair.
+    :param query_max_length: the most tokens of a query; None for three quarters of ``max_length``, which it also is
+        where it would leave the document no room.
+    :param max_length: the most tokens of a pair; None for the model's limit.
     :param dtype: ``float32``, ``bfloat16`` or ``float16``; None follows ``use_fp16``.
     :param max_batch_tokens: the budget of a batch, padding included; None derives it from ``batch_size``.
     :param revision: a branch, tag or commit on the hub.
@@ -40,7 +41,7 @@ class BGERerankFunction(EngineRerankFunction):
         normalize: bool = True,
         device: str | None = None,
         query_max_length: int | None = 256,
-        max_length: int = 512,
+        max_length: int | None = 512,
         *,
         dtype: str | None = None,
         max_batch_tokens: int | None = None,
@@ -55,7 +56,7 @@ class BGERerankFunction(EngineRerankFunction):
             device=device,
             dtype=dtype or ("float16" if use_fp16 else "float32"),
             max_length=max_length,
-            query_max_length=max_length * 3 // 4 if query_max_length is None else query_max_length,
+            query_max_length=query_max_length,
             truncation="only_second",
             activation="sigmoid" if normalize else "raw",
             batch_size=batch_size,

@@ -8,7 +8,7 @@ from typing import Any
 
 from milvus_rerank.errors import MissingDependencyError
 from milvus_rerank.inputs import check_count
-from milvus_rerank.models import ModelSource
+from milvus_rerank.models import ModelSource, model_folder
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.activation import pick_activation
@@ -17,7 +17,7 @@ from milvus_rerank.scoring.scorer import PairScorer
 
 logger = logging.getLogger(__name__)
 
-CPU_BATCH_TOKENS = 2048
+CPU_BATCH_TOKENS = 1024
 """Small batches win on a CPU, where they stay in its caches: the default budget there, padding included."""
 
 
@@ -29,7 +29,7 @@ class LoadOptions:
     :param device: ``cpu``, ``cuda``, ``cuda:n``, ``mps``; None, "" or ``auto`` pick.
     :param dtype: ``float32``, ``bfloat16`` or ``float16``.
     :param max_length: the most tokens of a pair; None for the model's own limit.
-    :param query_max_length: the most tokens of a query; None for no limit of its own.
+    :param query_max_length: the most tokens of a query, as :class:`PairEncoder` knows it.
     :param truncation: which text to shorten, as :class:`PairEncoder` knows it.
     :param activation: from logits to scores, as :func:`pick_activation` knows it.
     :param batch_size: a hint: how many pairs of full length a batch may hold.
@@ -87,6 +87,7 @@ def load_scorer(options: LoadOptions) -> PairScorer:
     :raises DeviceError: if the device is absent.
     :raises MissingDependencyError: if torch or transformers is not installed.
     """
+    model_folder(options.source.name)  # a misspelt name is told before torch takes seconds to load
     check_count(options.batch_size, "batch_size")
     for name in ("max_length", "query_max_length", "max_batch_tokens"):
         if getattr(options, name) is not None:
@@ -105,14 +106,10 @@ def load_scorer(options: LoadOptions) -> PairScorer:
     if loaded.position_limit is not None and max_length > loaded.position_limit:
         logger.info("max_length %d is more than the model's %d positions", max_length, loaded.position_limit)
         max_length = loaded.position_limit
-    query_max_length = options.query_max_length
-    if query_max_length is not None and query_max_length >= max_length:
-        query_max_length = max_length * 3 // 4
-        logger.info("the query's limit is lowered to %d tokens, so that the document keeps room", query_max_length)
     encoder = PairEncoder(
         loaded.tokenizer,
         max_length=max_length,
-        query_max_length=query_max_length,
+        query_max_length=options.query_max_length,
         truncation=options.truncation,
     )
     full = options.batch_size * max_length

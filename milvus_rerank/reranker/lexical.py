@@ -4,9 +4,8 @@ import re
 import threading
 from collections.abc import Sequence
 
-from milvus_rerank.errors import StoppedError
 from milvus_rerank.reranker.base import BaseRerankFunction
-from milvus_rerank.scoring import Request
+from milvus_rerank.scoring import Request, check_stop
 
 
 class LexicalRerankFunction(BaseRerankFunction):
@@ -16,8 +15,7 @@ class LexicalRerankFunction(BaseRerankFunction):
         """Score each document by the query's words it holds, case ignored."""
         scores = []
         for query, documents in requests:
-            if stop.is_set():
-                raise StoppedError("scoring was stopped before its end")
+            check_stop(stop)
             words = _words(query)
             scores.append([len(words & _words(document)) / max(1, len(words)) for document in documents])
         return scores

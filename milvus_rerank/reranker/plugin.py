@@ -2,12 +2,19 @@
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from milvus_rerank.errors import RegistryError, StoppedError
+from milvus_rerank.errors import RegistryError, ScoreError
 from milvus_rerank.reranker.base import BaseRerankFunction
-from milvus_rerank.results import check_scores
-from milvus_rerank.scoring import Request
+from milvus_rerank.scoring import Request, check_stop
+
+
+class Scorer(Protocol):
+    """All that a plugin needs: scores of texts for a query, in input order, larger is better."""
+
+    def score(self, query: str, documents: list[str], /) -> Sequence[float]:
+        """Score documents for one query."""
+        ...
 
 
 class PluginRerankFunction(BaseRerankFunction):
@@ -17,17 +24,22 @@ class PluginRerankFunction(BaseRerankFunction):
     :param name: what to call it in errors.
     """
 
-    def __init__(self, scorer: Any, name: str) -> None:
+    def __init__(self, scorer: Scorer, name: str) -> None:
         self.scorer = scorer
         self.name = name
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
-        """Score one query after the other, and check the number of scores each time."""
+        """Score one query after the other."""
         scores = []
         for query, documents in requests:
-            if stop.is_set():
-                raise StoppedError("scoring was stopped before its end")
-            scores.append(check_scores(self.scorer.score(query, documents), len(documents)))
+            check_stop(stop)
+            made = self.scorer.score(query, list(documents))
+            try:
+                scores.append([float(score) for score in made])
+            except (TypeError, ValueError) as error:
+                raise ScoreError(
+                    f"reranker {self.name!r} must return one number per document, got {str(made)[:60]}: {error}"
+                ) from error
         return scores
 
     def __repr__(self) -> str:

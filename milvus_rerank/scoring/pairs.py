@@ -43,10 +43,11 @@ class PairEncoder:
 
     :param tokenizer: a transformers tokenizer; a private copy is taken of a fast one's core.
     :param max_length: the most tokens of one pair, special tokens included.
-    :param query_max_length: the most tokens of a query, None for no limit of its own.
+    :param query_max_length: the most tokens of a query. One that leaves the document no room becomes three quarters of
+        ``max_length``; so does None with ``only_second``, while with ``longest_first`` it means no limit of its own.
     :param truncation: ``longest_first`` shortens the longer of the two, as sentence-transformers does;
         ``only_second`` shortens the document, as FlagEmbedding does.
-    :raises InputError: if the limits leave no room for a document.
+    :raises InputError: if ``max_length`` leaves no room beside the special tokens.
     """
 
     def __init__(
@@ -61,7 +62,6 @@ class PairEncoder:
         self._fast = _private_copy(tokenizer)
         self._template = find_template(tokenizer)
         self._room = max_length - self._template.size
-        self._query_max_length = query_max_length
         self._truncation = truncation
         self._left = tokenizer.truncation_side == "left"
         self._pad_left = tokenizer.padding_side == "left"
@@ -74,11 +74,7 @@ class PairEncoder:
                 f"max_length={max_length} leaves no room beside {self._template.size} special tokens; "
                 f"use at least {self._template.size + 2}"
             )
-        if query_max_length is not None and query_max_length >= self._room:
-            raise InputError(
-                f"query_max_length={query_max_length} leaves no room for a document in max_length={max_length} "
-                f"with {self._template.size} special tokens; use at most {self._room - 1}"
-            )
+        self._query_max_length = self._query_limit(query_max_length)
 
     def tokenize(self, texts: Sequence[str]) -> list[Ids]:
         """Return the token ids of each text, without special tokens and not shortened.
@@ -103,7 +99,7 @@ class PairEncoder:
             query = min(query, self._query_max_length)
         if query + document <= self._room:
             return query, document
-        if self._truncation == "only_second" and query < self._room:
+        if self._truncation == "only_second":
             return query, self._room - query
         # The rule of the tokenizers library: the shorter text stays whole if the other can take the cut,
         # else both get half, and the longer one the odd token.
@@ -138,6 +134,13 @@ class PairEncoder:
             if types is not None:
                 types[index, where] = np.repeat(template.types, [len(part) for part in parts])
         return Batch(input_ids, mask, types)
+
+    def _query_limit(self, limit: int | None) -> int | None:
+        if limit is None and self._truncation == "longest_first":
+            return None
+        if limit is None or limit >= self._room:
+            return max(1, min(self.max_length * 3 // 4, self._room - 1))
+        return limit
 
     def _parts(self, query: Ids, document: Ids) -> tuple[Ids, ...]:
         kept_query, kept_document = self.lengths(len(query), len(document))

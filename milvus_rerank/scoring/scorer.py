@@ -9,8 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from milvus_rerank.engines.base import Engine
-from milvus_rerank.errors import OutOfMemoryError, StoppedError
-from milvus_rerank.scoring import Request
+from milvus_rerank.errors import OutOfMemoryError
+from milvus_rerank.scoring import Request, check_stop
 from milvus_rerank.scoring.activation import Activation, raw
 from milvus_rerank.scoring.batches import by_length, cut
 from milvus_rerank.scoring.pairs import Ids, PairEncoder
@@ -72,7 +72,7 @@ class PairScorer:
         waiting = deque(cut(by_length(lengths), lengths, self.max_batch_tokens))
         with tqdm(total=len(pairs), unit="pair", desc="rerank", disable=not self.show_progress) as bar:
             while waiting:
-                _check(stop)
+                check_stop(stop)
                 batch = waiting.popleft()
                 rows = [(ids[pairs[index][0]], ids[pairs[index][1]]) for index in batch]
                 try:
@@ -90,7 +90,7 @@ class PairScorer:
     def _tokenize(self, texts: list[str], stop: threading.Event) -> dict[str, Ids]:
         ids: dict[str, Ids] = {}
         for start in range(0, len(texts), TOKENIZE_AT_ONCE):
-            _check(stop)
+            check_stop(stop)
             some = texts[start : start + TOKENIZE_AT_ONCE]
             ids.update(zip(some, self.encoder.tokenize(some), strict=True))
         return ids
@@ -103,8 +103,3 @@ class PairScorer:
             self.engine.device,
             self.max_batch_tokens,
         )
-
-
-def _check(stop: threading.Event) -> None:
-    if stop.is_set():
-        raise StoppedError("scoring was stopped before its end")
