@@ -152,6 +152,8 @@ def _read(item: Any, index: int, text_field: str, id_field: str | None) -> Hit:
     own = dict(item)
     entity = own.get("entity")
     if not isinstance(entity, Mapping):  # a row of query() or get(), or a plain dict
+        if id_field is not None and id_field not in own:
+            raise HitError(f"row {index} has no field {id_field!r} to be its id; it has {sorted(map(str, own))}")
         key = id_field or _row_key(own, index)
         return Hit(index, own.get(key) if key else None, own.get("distance"), own, None, _text(own, text_field, index))
     key = getattr(item, "_pk_name", None) or id_field or _key_name(own)

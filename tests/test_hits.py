@@ -353,3 +353,5 @@ def test_rows_with_two_likely_keys_need_the_name_of_theirs():
     with pytest.raises(HitError, match="row 0 has both 'id' and 'pk'; say which is the primary key with id_field="):
         LexicalRerankFunction().rerank_hits("a", rows)
     assert LexicalRerankFunction().rerank_hits("a", rows, id_field="pk")[0].id == 1
+    with pytest.raises(HitError, match=r"row 0 has no field 'isbn' to be its id; it has \['id', 'pk', 'text'\]"):
+        LexicalRerankFunction().rerank_hits("a", rows, id_field="isbn")

@@ -12,7 +12,7 @@ from milvus_rerank.cli import options, output
 
 
 def demo(
-    queries: Annotated[int, typer.Option(help="How many queries to show.", min=0)] = 4,
+    queries: Annotated[int, typer.Option(help="How many queries the table shows; --json has all.", min=0)] = 4,
     candidates: Annotated[int, typer.Option(help="How many hits to rerank for each query.", min=1)] = 30,
     model: options.Model = None,
     embedder: options.EmbedderName = options.DEFAULT_EMBEDDER,

@@ -55,7 +55,10 @@ class TwoStageSearch:
                 f"score(query, texts), got {type(reranker).__name__}"
             )
         if embed is not None and not callable(embed):
-            raise InputError(f"embed must be a function from queries to vectors, got {type(embed).__name__}")
+            raise InputError(
+                f"embed must be a function from queries to vectors, such as embedder.encode_queries, "
+                f"got {type(embed).__name__}"
+            )
         if first_stage is not None and not isinstance(first_stage, (Dense, FullText, Hybrid)):
             raise InputError(f"first_stage must be Dense(...), FullText(...) or Hybrid(...), got {first_stage!r}")
         if not isinstance(text_field, str) or not text_field:

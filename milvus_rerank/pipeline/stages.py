@@ -47,7 +47,7 @@ class FullText:
 class RRF:
     """Reciprocal rank fusion.
 
-    :param k: how much the first ranks stand out: less with a larger one.
+    :param k: a larger one makes the first ranks stand out less.
     :raises InputError: if it is no positive integer.
     """
 

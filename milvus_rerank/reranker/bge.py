@@ -17,8 +17,8 @@ class BGERerankFunction(EngineRerankFunction):
     :param batch_size: a hint: how many pairs of full length a batch may hold. Batches are cut by tokens.
     :param normalize: scores from 0 to 1 by the sigmoid; False for raw logits.
     :param device: ``cpu``, ``cuda``, ``cuda:n`` or ``mps``; None, "" or ``auto`` take a GPU if there is one.
-    :param query_max_length: the most tokens of a query; None for three quarters of ``max_length``, which it also is
-        where it would leave the document no room.
+    :param query_max_length: the most tokens of a query; None, or a number that leaves the document no room, for three
+        quarters of ``max_length``.
     :param max_length: the most tokens of a pair; None for the model's limit.
     :param dtype: ``float32``, ``bfloat16`` or ``float16``; None follows ``use_fp16``.
     :param max_batch_tokens: the budget of a batch, padding included; None derives it from ``batch_size``.
