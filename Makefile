@@ -26,8 +26,9 @@ test: $(VENV)/.dev
 integration: $(VENV)/.dev
 	$(BIN)/python -m pytest integration_tests
 
-bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/speed.py
+bench:
+	$(PYTHON) benchmarks/run.py
+	benchmarks/.venvs/harness/bin/python benchmarks/plot.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check
@@ -42,4 +43,4 @@ fix: $(VENV)/.dev
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist benchmarks/.models benchmarks/.venvs

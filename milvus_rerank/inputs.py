@@ -74,6 +74,20 @@ def check_count(value: object, name: str) -> int:
     return number
 
 
+def check_limit(value: object, name: str) -> int:
+    """Return a number that must be an integer of at least 0.
+
+    :param value: what the caller gave.
+    :param name: the option's name.
+    :returns: the number.
+    :raises InputError: if it is no integer or negative.
+    """
+    number = as_int(value)
+    if number is None or number < 0:
+        raise InputError(f"{name} must be an integer, 0 for none, got {_describe(value)}")
+    return number
+
+
 def check_threshold(threshold: object) -> float | None:
     """Return the least score to keep, None for no limit.
 

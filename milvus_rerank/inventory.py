@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from milvus_rerank.engines.choice import ENGINES, missing_package
 from milvus_rerank.errors import RerankError
 from milvus_rerank.models import builtin_names, model_folder
 from milvus_rerank.registry import Entry, available
@@ -15,15 +16,15 @@ from milvus_rerank.reranker.engine import EngineRerankFunction
 
 # Distribution, the extra that installs it, and what it is for.
 _PACKAGES = (
-    ("torch", "torch", "running cross-encoders"),
-    ("transformers", "torch", "running cross-encoders"),
+    ("openvino", "openvino", "running cross-encoders"),
+    ("onnxruntime", "onnx", "running cross-encoders"),
+    ("torch", "torch", "cross-encoders on GPUs"),
+    ("transformers", "torch", "cross-encoders on GPUs"),
     ("model2vec", "embed", "embedding with builtin/embed"),
     ("pymilvus", "milvus", "searching in Milvus"),
     ("milvus-lite", "lite", "Milvus in a file, without a server"),
     ("ir-measures", "eval", "nDCG in the demo"),
 )
-# What running a model of a kind imports.
-_NEEDS = {"reranker": ("torch", "transformers"), "embedder": ("model2vec",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +140,12 @@ def _reranker(entry: Entry) -> RerankerStatus:
 
 
 def _lacking(kind: str) -> str | None:
-    """Return which packages models of a kind lack and what to type; None if they lack none."""
-    lacking = [name for name in _NEEDS.get(kind, ()) if find_spec(name) is None]
-    extra = next((extra for name, extra, _ in _PACKAGES if name in lacking), None)
-    return extra and f'{" and ".join(lacking)} not installed; type: pip install "milvus-rerank[{extra}]"'
+    """Return what models of a kind lack and what to type; None if they lack nothing."""
+    if kind == "reranker" and all(missing_package(engine) for engine in ENGINES if engine != "auto"):
+        return 'no engine installed; type: pip install "milvus-rerank[openvino]"'
+    if kind == "embedder" and find_spec("model2vec") is None:
+        return 'model2vec not installed; type: pip install "milvus-rerank[embed]"'
+    return None
 
 
 def _loaded(model: ModelStatus, load: Callable[[ModelStatus], object]) -> ModelStatus:
@@ -163,7 +166,7 @@ def _builtin_models() -> Iterator[ModelStatus]:
 def _cached_models(cache_dir: Path | None) -> Iterator[ModelStatus]:
     try:
         from huggingface_hub import CacheNotFound, scan_cache_dir
-    except ModuleNotFoundError:  # comes with transformers; without it there is no cache to look at
+    except ModuleNotFoundError:  # comes with every engine; without it there is no cache to look at
         return
     try:
         found = scan_cache_dir(cache_dir)
@@ -190,7 +193,8 @@ def _status(name: str, folder: Path, origin: str, size: int) -> ModelStatus:
         problem = None if labels == 1 else f"it has {labels} labels; a reranker has one"
     elif "embedding_dtype" in config:  # model2vec writes it
         kind = "embedder"
-    if not any([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
+    kinds = ("*.safetensors", "pytorch_model*.bin", "onnx/*.onnx", "openvino/*.xml")
+    if not any(path for kind in kinds for path in folder.glob(kind)):
         problem = "its weights are not there; only a part was downloaded"
     return ModelStatus(name, kind, origin, size, problem or _lacking(kind))
 

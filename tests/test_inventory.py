@@ -67,16 +67,17 @@ def test_a_file_in_the_caches_place_is_no_error(tmp_path):
 
 
 def test_what_needs_a_missing_package_says_which_and_what_to_type(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)  # what Python itself does for a package that cannot be imported
-    told = 'torch not installed; type: pip install "milvus-rerank[torch]"'
+    for package in ("torch", "onnxruntime"):  # one engine left
+        monkeypatch.setitem(sys.modules, package, None)  # what Python does for a package that cannot be imported
+    assert {one.problem for one in take_inventory().models if one.origin == "built-in"} == {None}
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    told = 'no engine installed; type: pip install "milvus-rerank[openvino]"'
     found = take_inventory()
     problems = {one.name: one.problem for one in (*found.rerankers, *found.models) if one.origin != "hub cache"}
     expected = {"bge": told, "cross-encoder": told, "lexical": None, "builtin/embed": None, "builtin/rerank": told}
     assert {name: problems[name] for name in expected} == expected
-    monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.setitem(sys.modules, "model2vec", None)
     problems = {one.name: one.problem for one in take_inventory().models}
-    assert problems["builtin/rerank"] == "torch and " + told.replace("torch", "transformers", 1)
     assert problems["builtin/embed"] == 'model2vec not installed; type: pip install "milvus-rerank[embed]"'
 
 

@@ -15,11 +15,13 @@ import torch
 from tiny_models import TEXTS, save_embedding_model, save_tiny_model
 
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
+from milvus_rerank.engines.openvino_engine import has_bfloat16
 from milvus_rerank.engines.torch_engine import TorchEngine, is_out_of_memory, pick_device
 from milvus_rerank.errors import DeviceError, InputError, ModelError, ScoreError
 from milvus_rerank.models import builtin_names, model_folder
 
 QUERY = "who proposed a test of intelligence"
+ENGINES = ("torch", "onnx", "openvino")
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +33,14 @@ def logits(folder: str) -> np.ndarray:
     return np.array(CrossEncoderRerankFunction(folder, device="cpu", activation_fct="raw").score(QUERY, TEXTS))
 
 
-def test_repr_says_what_runs_where(folder: str) -> None:
-    reranker = CrossEncoderRerankFunction(folder, device="cpu")
-    assert repr(reranker) == (f"CrossEncoderRerankFunction({folder!r}, device='cpu', dtype='float32', max_length=64)")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_repr_and_the_log_say_what_runs_where(folder: str, engine: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "milvus_rerank"):
+        reranker = CrossEncoderRerankFunction(folder, device="cpu", engine=engine)
+    assert repr(reranker) == (
+        f"CrossEncoderRerankFunction({folder!r}, device='cpu', engine={engine!r}, dtype='float32', max_length=64)"
+    )
+    assert f"{folder} runs on cpu with engine {engine} in float32" in caplog.messages
 
 
 @pytest.mark.parametrize("device", [None, "", "auto"])
@@ -55,17 +62,23 @@ def test_an_unknown_device_is_an_error_that_lists_the_words(device: Any) -> None
         pick_device(device)
 
 
-def test_float16_on_a_cpu_becomes_float32_with_one_line(folder: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_float16_on_a_cpu_becomes_float32_with_one_line(
+    folder: str, engine: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "milvus_rerank"):
-        reranker = BGERerankFunction(folder, device="cpu", use_fp16=True)
+        reranker = BGERerankFunction(folder, device="cpu", use_fp16=True, engine=engine)
     assert reranker.scorer.engine.dtype == "float32"
-    assert [record.message for record in caplog.records].count(
-        "float16 is not used on a CPU; the model runs in float32"
-    ) == 1
+    assert caplog.messages.count("float16 is not used on a CPU; the model runs in float32") == 1
 
 
-def test_bfloat16_scores_stay_near_and_are_not_rounded_to_it(folder: str) -> None:
-    reranker = CrossEncoderRerankFunction(folder, device="cpu", dtype="bfloat16", activation_fct="sigmoid")
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_bfloat16_scores_stay_near_and_are_not_rounded_to_it(folder: str, engine: str) -> None:
+    if engine == "openvino" and not has_bfloat16():
+        pytest.skip("this CPU has no bfloat16 hardware")
+    reranker = CrossEncoderRerankFunction(
+        folder, device="cpu", dtype="bfloat16", activation_fct="sigmoid", engine=engine
+    )
     exact = 1 / (1 + np.exp(-logits(folder)))
     scores = np.array(reranker.score(QUERY, TEXTS))
     assert 0 < np.abs(scores - exact).max() < 0.02
@@ -74,8 +87,10 @@ def test_bfloat16_scores_stay_near_and_are_not_rounded_to_it(folder: str) -> Non
 
 
 def test_an_unknown_dtype_lists_the_known(folder: str) -> None:
-    with pytest.raises(InputError, match="dtype must be one of 'float32', 'bfloat16', 'float16', got 'int4'"):
-        CrossEncoderRerankFunction(folder, device="cpu", dtype="int4")
+    known = "'float32', 'bfloat16', 'float16', 'int8', 'auto'"
+    for engine in ("auto", *ENGINES):
+        with pytest.raises(InputError, match=f"dtype must be one of {known}, got 'int4'"):
+            CrossEncoderRerankFunction(folder, device="cpu", dtype="int4", engine=engine)
 
 
 @pytest.mark.parametrize(
@@ -176,43 +191,54 @@ def test_a_folder_without_a_model_says_what_it_holds(tmp_path: Path) -> None:
         CrossEncoderRerankFunction(str(tmp_path))
 
 
-def test_a_folder_without_weights_or_tokenizer_is_named(folder: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_folder_without_weights_or_tokenizer_is_named(folder: str, tmp_path: Path, engine: str) -> None:
     for missing in ("model.safetensors", "tokenizer.json"):
         copy = tmp_path / missing
         shutil.copytree(folder, copy)
         (copy / missing).unlink()
         with pytest.raises(ModelError, match="cannot be read"):
-            CrossEncoderRerankFunction(str(copy), device="cpu")
+            CrossEncoderRerankFunction(str(copy), device="cpu", engine=engine)
 
 
-def test_a_broken_weights_file_is_named(folder: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_broken_weights_file_is_named(folder: str, tmp_path: Path, engine: str) -> None:
     shutil.copytree(folder, tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelError, match="cannot be read"):
-        CrossEncoderRerankFunction(str(tmp_path / "m"), device="cpu")
+        CrossEncoderRerankFunction(str(tmp_path / "m"), device="cpu", engine=engine)
 
 
-def test_a_model_with_more_labels_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_model_with_more_labels_is_refused(tmp_path: Path, engine: str) -> None:
     with pytest.raises(ModelError, match="has 3 labels; a reranker has one"):
-        CrossEncoderRerankFunction(str(save_tiny_model("bert", tmp_path, labels=3)), device="cpu")
+        CrossEncoderRerankFunction(str(save_tiny_model("bert", tmp_path, labels=3)), device="cpu", engine=engine)
 
 
-def test_an_embedding_model_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_embedding_model_is_refused(tmp_path: Path, engine: str) -> None:
     with pytest.raises(ModelError, match="not a trained reranker: its weights lack classifier"):
-        CrossEncoderRerankFunction(str(save_embedding_model(tmp_path)), device="cpu")
+        CrossEncoderRerankFunction(str(save_embedding_model(tmp_path)), device="cpu", engine=engine)
 
 
-def test_a_model_of_another_kind_is_refused(folder: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_model_of_another_kind_is_refused(folder: str, tmp_path: Path, engine: str) -> None:
     shutil.copytree(folder, tmp_path / "m")
     path = tmp_path / "m" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": ["GPT2LMHeadModel"]}))
     with pytest.raises(ModelError, match="is a GPT2LMHeadModel; expected a cross-encoder"):
-        CrossEncoderRerankFunction(str(tmp_path / "m"), device="cpu")
+        CrossEncoderRerankFunction(str(tmp_path / "m"), device="cpu", engine=engine)
 
 
-def test_a_hub_model_that_is_not_cached_says_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_hub_model_that_is_not_cached_says_what_to_do(tmp_path: Path, engine: str) -> None:
+    options = {"device": "cpu", "cache_dir": tmp_path, "engine": engine}
     with pytest.raises(ModelError, match=r"cannot be loaded \(local_files_only=True and it is not in the cache"):
-        CrossEncoderRerankFunction("no-one/no-model", cache_dir=tmp_path, local_files_only=True)
+        CrossEncoderRerankFunction("no-one/no-model", local_files_only=True, **options)
+    with pytest.raises(ModelError, match=r"cannot be loaded \(check the name and the network, or give a local folder"):
+        CrossEncoderRerankFunction("no-one/no-model", **options)  # HF_HUB_OFFLINE is set: the network is not asked
+    with pytest.raises(ModelError, match=r"cannot be loaded \(check the name and the network, or give a local folder"):
+        CrossEncoderRerankFunction("no model's name", **options)
 
 
 def cached(folder: str, cache: Path) -> str:
@@ -229,16 +255,21 @@ def cached(folder: str, cache: Path) -> str:
     return "someone/tiny"
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("make", [CrossEncoderRerankFunction, BGERerankFunction])
-def test_a_cached_model_loads_offline_from_its_cache_folder(make: Any, folder: str, tmp_path: Path) -> None:
+def test_a_cached_model_loads_offline_from_its_cache_folder(
+    make: Any, engine: str, folder: str, tmp_path: Path
+) -> None:
     name = cached(folder, tmp_path)
-    reranker = make(name, device="cpu", cache_dir=tmp_path, local_files_only=True)
-    assert reranker.score(QUERY, TEXTS[:4]) == make(folder, device="cpu").score(QUERY, TEXTS[:4])
+    options = {"device": "cpu", "engine": engine}
+    reranker = make(name, cache_dir=tmp_path, local_files_only=True, **options)
+    assert reranker.score(QUERY, TEXTS[:4]) == make(folder, **options).score(QUERY, TEXTS[:4])
 
 
-def test_a_revision_is_the_one_that_loads(folder: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_revision_is_the_one_that_loads(folder: str, tmp_path: Path, engine: str) -> None:
     name = cached(folder, tmp_path)
-    options = {"device": "cpu", "cache_dir": tmp_path, "local_files_only": True}
+    options = {"device": "cpu", "cache_dir": str(tmp_path), "local_files_only": True, "engine": engine}
     first = CrossEncoderRerankFunction(name, **options).score(QUERY, TEXTS)
     second = CrossEncoderRerankFunction(name, revision="2" * 40, **options).score(QUERY, TEXTS)
     np.testing.assert_allclose(second, np.tanh(first), atol=1e-6)
@@ -246,8 +277,7 @@ def test_a_revision_is_the_one_that_loads(folder: str, tmp_path: Path) -> None:
         CrossEncoderRerankFunction(name, revision="3" * 40, **options)
 
 
-@pytest.mark.parametrize("make", ["CrossEncoderRerankFunction", "BGERerankFunction"])
-def test_code_that_comes_with_a_model_runs_only_when_asked_for(make: str, folder: str, tmp_path: Path) -> None:
+def test_code_that_comes_with_a_model_runs_only_when_asked_for(folder: str, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(folder, model)
     config = json.loads((model / "config.json").read_text())
@@ -263,20 +293,24 @@ def test_code_that_comes_with_a_model_runs_only_when_asked_for(make: str, folder
         "class Own(BertConfig):\n    model_type = 'own'\n"
         "class M(BertForSequenceClassification):\n    config_class = Own\n"
     )
-    code = (
-        f"import sys, milvus_rerank as m; m.{make}({str(model)!r}, device='cpu', trust_remote_code=len(sys.argv) > 1)"
-    )
+    code = f"""
+import sys, milvus_rerank, milvus_rerank.errors
+trust = len(sys.argv) > 1
+for make in (milvus_rerank.CrossEncoderRerankFunction, milvus_rerank.BGERerankFunction):
+    try:
+        print(make({str(model)!r}, device="cpu", trust_remote_code=trust).scorer.engine.name)
+    except milvus_rerank.errors.ModelError as error:
+        print(error)
+"""
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
 
     def load(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", code, *arguments]
         return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
-    refused = load()
-    assert "ModelError" in refused.stderr
-    assert "trust_remote_code" in refused.stderr
+    assert load().stdout.count("if you trust it, pass trust_remote_code=True\n") == 2
     assert not (tmp_path / "ran").exists()
-    assert load("trust").returncode == 0
+    assert load("trust").stdout == "torch\ntorch\n"
     assert (tmp_path / "ran").exists()
 
 
@@ -313,11 +347,16 @@ def test_a_failure_that_is_not_about_memory_is_raised_as_it_is(folder: str) -> N
         TorchEngine(Broken()).logits(Batch(ids, ids, None))
 
 
-def test_progress_bars_are_shown_only_when_asked_for(folder: str, capfd: pytest.CaptureFixture[str]) -> None:
-    quiet = CrossEncoderRerankFunction(folder, device="cpu")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_progress_bars_are_shown_only_when_asked_for(
+    folder: str, engine: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILVUS_RERANK_CACHE", str(tmp_path / "quiet"))  # empty: the weights are read
+    quiet = CrossEncoderRerankFunction(folder, device="cpu", engine=engine)
     quiet(QUERY, TEXTS)
     assert capfd.readouterr() == ("", "")
-    shown = CrossEncoderRerankFunction(folder, device="cpu", show_progress=True)
+    monkeypatch.setenv("MILVUS_RERANK_CACHE", str(tmp_path / "shown"))
+    shown = CrossEncoderRerankFunction(folder, device="cpu", engine=engine, show_progress=True)
     loading = capfd.readouterr()
     assert "Loading weights" in loading.err
     shown(QUERY, TEXTS)

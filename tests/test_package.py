@@ -1,9 +1,13 @@
 """The package as a whole: its names, its weight, what it imports."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import milvus_rerank
 from milvus_rerank import reranker
@@ -11,8 +15,9 @@ from milvus_rerank import reranker
 HEAVY = ("torch", "transformers", "onnxruntime", "openvino", "pymilvus", "numpy", "model2vec", "typer", "rich")
 
 
-def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+def run(code: str, **environment: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True).stdout
 
 
 def test_every_exported_name_exists_and_the_list_is_sorted() -> None:
@@ -46,17 +51,40 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(milvus_rerank, "NoSuchThing")
 
 
-def test_a_missing_package_says_what_to_type() -> None:
-    code = """
+@pytest.mark.parametrize(
+    ("options", "missing", "purpose", "extra"),
+    [
+        ("", ["torch", "openvino", "onnxruntime"], "running a cross-encoder", "openvino"),
+        ("engine='torch'", ["torch"], "engine 'torch'", "torch"),
+        ("engine='onnx'", ["onnxruntime"], "engine 'onnx'", "onnx"),
+        ("engine='openvino'", ["openvino"], "engine 'openvino'", "openvino"),
+        ("device='cuda'", ["torch"], "engine 'torch'", "torch"),
+    ],
+)
+def test_a_missing_package_says_what_to_type(options: str, missing: list[str], purpose: str, extra: str) -> None:
+    code = f"""
 import sys
-sys.modules["torch"] = None
+sys.modules.update(dict.fromkeys({missing!r}))
 from milvus_rerank import CrossEncoderRerankFunction, errors
 try:
-    CrossEncoderRerankFunction()
+    CrossEncoderRerankFunction({options})
 except errors.MissingDependencyError as error:
     print(error)
 """
+    package = {"onnx": "onnxruntime"}.get(extra, extra)
     assert run(code) == (
-        "running a cross-encoder needs the package 'torch', which is not installed. "
-        'Type: pip install "milvus-rerank[torch]"\n'
+        f'{purpose} needs the package {package!r}, which is not installed. Type: pip install "milvus-rerank[{extra}]"\n'
     )
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_the_quick_engines_run_without_torch_and_transformers_even_the_first_time(engine: str, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
+for make in (CrossEncoderRerankFunction, BGERerankFunction):
+    make("builtin/rerank", device="cpu", engine={engine!r})("a query", ["a text"])
+print([name for name in ("torch", "transformers", "onnxscript", "pymilvus") if name in sys.modules])
+"""
+    assert run(code, MILVUS_RERANK_CACHE=str(tmp_path)) == "[]\n"
+    assert len(list(tmp_path.glob("*/model.onnx"))) == 1

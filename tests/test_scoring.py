@@ -28,6 +28,7 @@ def tokenizer(tiny: dict[str, Path]) -> Any:
 class Recorder:
     """Score a pair by the sum of its token ids, note every batch, and fail on batches above a size."""
 
+    name = "recorder"
     device = "cpu"
     dtype = "float32"
 

@@ -169,6 +169,7 @@ def save(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerFast, dty
     shutil.rmtree(temporary, ignore_errors=True)
     state = {name: tensor.detach().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
     model.save_pretrained(temporary, state_dict=state)
+    tokenizer.backend_tokenizer.no_truncation()  # training's own length is nobody else's limit
     tokenizer.save_pretrained(temporary)
     path = temporary / "config.json"
     config = json.loads(path.read_text("utf-8"))
@@ -178,6 +179,8 @@ def save(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerFast, dty
     path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     path = temporary / "tokenizer_config.json"  # a class name that transformers 4 and 5 both know
     settings = json.loads(path.read_text("utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    for name in ("max_length", "stride", "truncation_strategy", "is_local", "local_files_only"):
+        settings.pop(name, None)
     path.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
     (temporary / "model.safetensors").chmod(0o644)
     shutil.rmtree(folder, ignore_errors=True)

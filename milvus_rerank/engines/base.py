@@ -1,10 +1,14 @@
 """The seam between batching and a model: padded token ids in, logits out."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from milvus_rerank.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,18 @@ class Engine(Protocol):
     """What runs a model. ``logits`` must be safe to call from several threads at once."""
 
     @property
+    def name(self) -> str:
+        """What runs the model: ``torch``, ``onnx``, ``openvino``."""
+        ...
+
+    @property
     def device(self) -> str:
         """The device in torch's words, such as ``cpu`` or ``cuda:0``."""
         ...
 
     @property
     def dtype(self) -> str:
-        """The precision of the weights, such as ``float32``."""
+        """The precision of the arithmetic, such as ``float32``."""
         ...
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
@@ -43,3 +52,49 @@ class Engine(Protocol):
         :raises OutOfMemoryError: if the batch does not fit the device.
         """
         ...
+
+
+def check_inputs(names: Iterable[str], path: Path) -> frozenset[str]:
+    """Return the names of a graph's inputs.
+
+    :param names: what the graph takes.
+    :param path: the graph's file, for the message.
+    :returns: the same names.
+    :raises ModelError: if there is one that no tokenizer fills.
+    """
+    found = frozenset(names)
+    unknown = sorted(found - {"input_ids", "attention_mask", "token_type_ids"})
+    if unknown:
+        raise ModelError(
+            f"{path} takes the inputs {', '.join(map(repr, unknown))}; "
+            "expected 'input_ids', 'attention_mask' and perhaps 'token_type_ids'"
+        )
+    return found
+
+
+def as_logits(output: NDArray[Any], pairs: int, path: Path) -> NDArray[np.float32]:
+    """Return a graph's output as one logit per pair.
+
+    :param output: what the graph gave.
+    :param pairs: how many pairs it was given.
+    :param path: the graph's file, for the message.
+    :returns: float32, shape ``(pairs,)``; a copy, as the graph's next output may take the memory of this one.
+    :raises ModelError: if it is of another shape.
+    """
+    if output.size != pairs:
+        raise ModelError(f"{path} gives shape {output.shape} for {pairs} pairs; expected one logit for each")
+    return np.array(output, dtype=np.float32).reshape(pairs)
+
+
+def pick_inputs(batch: Batch, names: frozenset[str]) -> dict[str, NDArray[np.int64]]:
+    """Return what a graph takes of a batch.
+
+    :param batch: the padded pairs.
+    :param names: the names of the graph's inputs.
+    :returns: arrays by input name; zeros for token types that the graph wants and the tokenizer does not make.
+    """
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if "token_type_ids" in names:
+        types = batch.token_type_ids
+        inputs["token_type_ids"] = np.zeros_like(batch.input_ids) if types is None else types
+    return {name: array for name, array in inputs.items() if name in names}

@@ -16,6 +16,7 @@ class ConstantEngine:
     :param logit: one number for every pair, or a function from a batch to its logits, shape ``(pairs,)``.
     """
 
+    name = "constant"
     device = "cpu"
     dtype = "float32"
 

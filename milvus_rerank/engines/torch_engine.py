@@ -1,6 +1,8 @@
 """The reference engine: a transformers model run by torch. The only module that imports torch."""
 
+import contextlib
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +11,6 @@ from numpy.typing import NDArray
 
 from milvus_rerank.engines.base import Batch
 from milvus_rerank.errors import DeviceError, InputError, OutOfMemoryError, ScoreError
-from milvus_rerank.inputs import check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,9 +28,18 @@ class TorchEngine:
     :param model: a transformers model with one label, in any dtype and on any device.
     :param device: where to run it, as :func:`pick_device` returns it.
     :param dtype: one of :data:`DTYPES`.
+    :param threads: the most CPU threads of a forward pass; None leaves torch's own number.
     """
 
-    def __init__(self, model: torch.nn.Module, *, device: str = "cpu", dtype: str = "float32") -> None:
+    name = "torch"
+
+    def __init__(
+        self, model: torch.nn.Module, *, device: str = "cpu", dtype: str = "float32", threads: int | None = None
+    ) -> None:
+        if device == "cpu" and threads is not None and threads < torch.get_num_threads():
+            torch.set_num_threads(threads)  # for the whole process: torch has no other way
+        # Each thread of the caller would bring a team of its own: two forward passes at once only fight for the cores.
+        self._turn = threading.Lock() if device == "cpu" else contextlib.nullcontext()
         self._model: Any = model.to(device=torch.device(device), dtype=DTYPES[dtype]).eval()
         self.device = device
         self.dtype = dtype
@@ -45,8 +55,8 @@ class TorchEngine:
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids
         try:
-            with torch.inference_mode():
-                tensors = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
+            with self._turn, torch.inference_mode():
+                tensors = {name: self._to_device(torch.from_numpy(array)) for name, array in inputs.items()}
                 logits = self._model(**tensors).logits
                 return logits.float().cpu().numpy().reshape(len(batch.input_ids))  # type: ignore[no-any-return]
         except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -57,6 +67,11 @@ class TorchEngine:
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
         raise OutOfMemoryError(message)
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not self.device.startswith("cuda"):
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)  # the copy runs beside what the GPU is doing
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -96,19 +111,9 @@ def pick_device(device: str | None) -> str:
     return f"cuda:{index}"
 
 
-def pick_dtype(dtype: str, device: str) -> str:
-    """Return the dtype to use on a device.
-
-    :param dtype: ``float32``, ``bfloat16`` or ``float16``.
-    :param device: as :func:`pick_device` returns it.
-    :returns: the same; float32 for float16 on a CPU, with one logged line, as half precision has no fast kernels there.
-    :raises InputError: for any other name.
-    """
-    check_choice(dtype, "dtype", tuple(DTYPES))
-    if dtype == "float16" and device == "cpu":
-        logger.info("float16 is not used on a CPU; the model runs in float32")
-        return "float32"
-    return dtype
+def has_bfloat16() -> bool:
+    """Tell whether this CPU multiplies bfloat16 matrices in hardware."""
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def torch_activation(name: str) -> "Callable[[NDArray[np.float32]], NDArray[np.float32]]":

@@ -16,7 +16,16 @@ from milvus_rerank.inventory import installed_version
 from milvus_rerank.reranker.base import BaseRerankFunction
 
 DEMO_COLLECTION = "history"
-_PACKAGES = ("milvus-rerank", "pymilvus", "milvus-lite", "torch", "transformers", "model2vec", "ir-measures")
+_PACKAGES = (
+    "milvus-rerank",
+    "pymilvus",
+    "milvus-lite",
+    "openvino",
+    "torch",
+    "transformers",
+    "model2vec",
+    "ir-measures",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from milvus_rerank.errors import ModelError
-from milvus_rerank.models.names import ModelSource, model_folder
+from milvus_rerank.models.files import check_reranker
+from milvus_rerank.models.names import ModelSource, model_folder, not_loaded
 
 # What transformers raises for files that are absent, cut short or of another format.
 _UNREADABLE = (
@@ -52,17 +53,10 @@ def load_model(source: ModelSource, *, show_progress: bool = False) -> LoadedMod
     :returns: the model in float32 on the CPU, with its tokenizer.
     :raises ModelError: if it cannot be found or read, is of another kind, or has other than one label.
     """
-    folder = model_folder(source.name)
-    where = str(folder) if folder else source.name
-    options: dict[str, Any] = {
-        "revision": source.revision or "main",
-        "cache_dir": source.cache_dir,
-        "local_files_only": source.local_files_only or folder is not None,
-        "trust_remote_code": source.trust_remote_code,
-    }
+    where, options = _where(source)
     with _bars(show_progress), _explained(source):
         config = transformers.AutoConfig.from_pretrained(where, **options)
-        _check_kind(source.name, config)
+        check_reranker(source.name, config.to_dict())
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
         model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
             where, config=config, dtype="float32", output_loading_info=True, **options
@@ -79,15 +73,27 @@ def load_model(source: ModelSource, *, show_progress: bool = False) -> LoadedMod
     return LoadedModel(tokenizer, model, config.to_dict(), int(max_length), limit)
 
 
-def _check_kind(name: str, config: Any) -> None:
-    architectures = list(getattr(config, "architectures", None) or [])
-    if architectures and not any("ForSequenceClassification" in kind for kind in architectures):
-        raise ModelError(
-            f"model {name!r} is a {', '.join(architectures)}; "
-            "expected a cross-encoder: a ...ForSequenceClassification with one label"
-        )
-    if config.num_labels != 1:
-        raise ModelError(f"model {name!r} has {config.num_labels} labels; a reranker has one")
+def load_tokenizer(source: ModelSource) -> Any:
+    """Load a model's tokenizer.
+
+    :param source: which model, and whether the network may be asked.
+    :returns: a transformers tokenizer.
+    :raises ModelError: if it cannot be found or read.
+    """
+    where, options = _where(source)
+    with _explained(source):
+        return transformers.AutoTokenizer.from_pretrained(where, **options)
+
+
+def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
+    """Return what transformers' ``from_pretrained`` is to be told."""
+    folder = model_folder(source.name)
+    return str(folder) if folder else source.name, {
+        "revision": source.revision or "main",
+        "cache_dir": source.cache_dir,
+        "local_files_only": source.local_files_only or folder is not None,
+        "trust_remote_code": source.trust_remote_code,
+    }
 
 
 def _position_limit(model: Any) -> int | None:
@@ -118,12 +124,4 @@ def _explained(source: ModelSource) -> Iterator[None]:
     except ModelError:
         raise
     except _UNREADABLE as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        if model_folder(source.name) is not None:
-            raise ModelError(f"model {source.name!r} cannot be read: {first}") from error
-        hint = (
-            "local_files_only=True and it is not in the cache; leave that out to download it"
-            if source.local_files_only
-            else "check the name and the network, or give a local folder"
-        )
-        raise ModelError(f"model {source.name!r} cannot be loaded ({hint}): {first}") from error
+        raise not_loaded(source, error) from error

@@ -30,6 +30,29 @@ class ModelSource:
     trust_remote_code: bool = False
 
 
+def not_loaded(source: ModelSource, error: BaseException) -> ModelError:
+    """Return the error for a model whose files cannot be had or read, which says what to do.
+
+    :param source: which model, and whether the network was to be asked.
+    :param error: what the hub's client or transformers raised.
+    :returns: to be raised from ``error``.
+    """
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"model {source.name!r} comes with Python code of its own, which is not run. "
+            "Read it; if you trust it, pass trust_remote_code=True"
+        )
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if model_folder(source.name) is not None:
+        return ModelError(f"model {source.name!r} cannot be read: {first}")
+    hint = (
+        "local_files_only=True and it is not in the cache; leave that out to download it"
+        if source.local_files_only
+        else "check the name and the network, or give a local folder"
+    )
+    return ModelError(f"model {source.name!r} cannot be loaded ({hint}): {first}")
+
+
 def builtin_names() -> list[str]:
     """Return the names of the shipped models, such as ``builtin/rerank``."""
     return sorted(BUILTIN + path.parent.name for path in _SHIPPED.glob("*/config.json"))

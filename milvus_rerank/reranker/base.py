@@ -29,6 +29,19 @@ class BaseRerankFunction(ABC):
         :returns: one list per request, one score per document, in input order, larger is better.
         """
 
+    def score_best(self, requests: Sequence[Request], keep: int | None, stop: threading.Event) -> list[list[float]]:
+        """Score as far as the best ``keep`` documents of each query need it; here all of them.
+
+        A subclass that can tell which documents are out of reach may give those a rough score, as long as it is lower.
+
+        :param requests: checked queries, each with its documents, none empty.
+        :param keep: how many documents of each query are wanted; None for all.
+        :param stop: as for :meth:`score_requests`.
+        :returns: as :meth:`score_requests`.
+        """
+        del keep
+        return self.score_requests(requests, stop)
+
     def __call__(
         self, query: str, documents: Sequence[str], top_k: int | None = 5, threshold: float | None = None
     ) -> list[RerankResult]:
@@ -175,9 +188,12 @@ class BaseRerankFunction(ABC):
             partial(self._rerank_hits, query, hits, text_field, top_k, threshold, missing, id_field)
         )
 
-    def _score(self, requests: Sequence[Request], name: Name, stop: threading.Event | None = None) -> list[list[float]]:
+    def _score(
+        self, requests: Sequence[Request], name: Name, stop: threading.Event | None = None, keep: int | None = None
+    ) -> list[list[float]]:
         filled = [place for place, (_, texts) in enumerate(requests) if texts]
-        made = self.score_requests([requests[place] for place in filled], stop or threading.Event()) if filled else []
+        some = [requests[place] for place in filled]
+        made = self.score_best(some, keep, stop or threading.Event()) if filled else []
         if len(made) != len(filled):
             raise ScoreError(f"the reranker returned scores for {len(made)} queries, expected {len(filled)}")
         scores: list[list[float]] = [[] for _ in requests]
@@ -186,14 +202,18 @@ class BaseRerankFunction(ABC):
         return scores
 
     def _score_documents(
-        self, queries: Sequence[str], documents: Sequence[Sequence[str]], stop: threading.Event | None = None
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        stop: threading.Event | None = None,
+        keep: int | None = None,
     ) -> list[tuple[Sequence[str], list[float]]]:
         requests = _requests(queries, documents)
 
         def name(query: int, document: int) -> str:
             return f"document {document}" + (f" of query {query}" if len(requests) > 1 else "")
 
-        scores = self._score(requests, name, stop)
+        scores = self._score(requests, name, stop, keep)
         return [(texts, own) for (_, texts), own in zip(requests, scores, strict=True)]
 
     def _score_pairs(self, pairs: Iterable[tuple[str, str]], stop: threading.Event | None = None) -> list[float]:
@@ -225,7 +245,7 @@ class BaseRerankFunction(ABC):
         keep, least = check_top_k(top_k), check_threshold(threshold)
         return [
             [RerankResult(texts[index], scores[index], index) for index in rank(scores, keep, least)]
-            for texts, scores in self._score_documents(queries, documents, stop)
+            for texts, scores in self._score_documents(queries, documents, stop, keep)
         ]
 
     def _rerank_hits(
@@ -259,7 +279,7 @@ class BaseRerankFunction(ABC):
                 for found in results(candidates, own, rank(own, None, least))
                 if least is None or found.score is not None
             ][:keep]
-            for candidates, own in zip(lists, self._score(requests, name, stop), strict=True)
+            for candidates, own in zip(lists, self._score(requests, name, stop, keep), strict=True)
         ]
         return answers[0] if single else answers
 

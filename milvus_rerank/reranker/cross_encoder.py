@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from milvus_rerank.models import ModelSource
-from milvus_rerank.reranker.engine import EngineRerankFunction, LoadOptions, load_scorer
+from milvus_rerank.reranker.engine import EngineRerankFunction
+from milvus_rerank.reranker.loading import LoadOptions, load_scorer, load_screen
+from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
 
 
 class CrossEncoderRerankFunction(EngineRerankFunction):
@@ -18,7 +20,12 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
     :param batch_size: a hint: how many pairs of full length a batch may hold. Batches are cut by tokens.
     :param activation_fct: from logits to scores: None for the model's own, ``raw``, ``sigmoid``, or a function on
         torch tensors.
-    :param dtype: ``float32``, ``bfloat16`` or ``float16`` (which becomes float32 on a CPU).
+    :param engine: ``torch``, ``onnx`` or ``openvino``; ``auto`` takes the fastest that is installed and can run the
+        model where it is to run. ``repr`` says which.
+    :param dtype: ``float32``, ``bfloat16``, ``float16`` (float32 on a CPU), ``int8`` (for models exported so), or
+        ``auto``: the fastest that keeps the order of documents: bfloat16 on a CPU that has it in hardware, float16 on
+        CUDA.
+    :param threads: the most CPU threads of a forward pass; None for the CPUs this process may use.
     :param max_length: the most tokens of a pair; None for the model's limit. The longer text is shortened first.
     :param query_max_length: the most tokens of a query; None for no limit of its own.
     :param max_batch_tokens: the budget of a batch, padding included; None derives it from ``batch_size``.
@@ -27,10 +34,15 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
     :param local_files_only: never ask the network.
     :param trust_remote_code: run Python code that comes with the model.
     :param show_progress: show progress bars for loading and scoring on stderr.
+    :param token_cache: how many tokens of documents seen before to remember, 8 bytes each; 0 for none.
+    :param score_cache: how many scores to remember (query, document), about 200 bytes each, or a
+        :class:`~milvus_rerank.scoring.caches.ScoreCache` that several rerankers share; 0 for none.
+    :param screen: a faster dtype, such as ``bfloat16``, in which all candidates are looked at first; only those that
+        can reach the ``top_k`` are then scored in ``dtype``. Results are the same as without.
     :raises InputError: for an option that cannot be used.
     :raises ModelError: if the model cannot be found, read or used for reranking.
     :raises DeviceError: if the device is absent.
-    :raises MissingDependencyError: if torch or transformers is not installed.
+    :raises MissingDependencyError: if no engine is installed, or not the one asked for.
     """
 
     def __init__(
@@ -40,7 +52,9 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
         batch_size: int = 32,
         activation_fct: str | Callable[[Any], Any] | None = None,
         *,
+        engine: str = "auto",
         dtype: str = "float32",
+        threads: int | None = None,
         max_length: int | None = None,
         query_max_length: int | None = None,
         max_batch_tokens: int | None = None,
@@ -49,10 +63,15 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
         local_files_only: bool = False,
         trust_remote_code: bool = False,
         show_progress: bool = False,
+        token_cache: int = TOKEN_CACHE,
+        score_cache: int | ScoreCache = 0,
+        screen: str | None = None,
     ) -> None:
         options = LoadOptions(
             source=ModelSource(model_name, revision, cache_dir, local_files_only, trust_remote_code),
             device=device,
+            engine=engine,
+            threads=threads,
             dtype=dtype,
             max_length=max_length,
             query_max_length=query_max_length,
@@ -60,5 +79,8 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
             show_progress=show_progress,
+            token_cache=token_cache,
+            score_cache=score_cache,
+            screen=screen,
         )
-        super().__init__(load_scorer(options), model_name=str(model_name))
+        super().__init__(load_scorer(options), model_name=str(model_name), screen=load_screen(options))

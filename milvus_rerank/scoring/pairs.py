@@ -61,6 +61,7 @@ class PairEncoder:
         self._tokenizer = tokenizer
         self._fast = _private_copy(tokenizer)
         self._template = find_template(tokenizer)
+        self._suffix = np.array(self._template.suffix, dtype=np.int64)
         self._room = max_length - self._template.size
         self._truncation = truncation
         self._left = tokenizer.truncation_side == "left"
@@ -120,20 +121,36 @@ class PairEncoder:
         :param pairs: token ids of query and document, as :meth:`tokenize` returns them.
         :returns: int64 arrays of shape ``(pairs, tokens)``.
         """
-        template = self._template
-        rows = [self._parts(query, document) for query, document in pairs]
-        width = max(sum(map(len, parts)) for parts in rows)
+        suffix = self._suffix
+        heads: dict[tuple[int, int], tuple[Ids, Ids]] = {}  # the part before the document, once for each query
+        rows: list[tuple[tuple[Ids, Ids], Ids]] = []
+        for query, document in pairs:
+            kept_query, kept_document = self.lengths(len(query), len(document))
+            head = heads.get((id(query), kept_query))
+            if head is None:
+                head = heads[id(query), kept_query] = self._head(query, kept_query)
+            rows.append((head, self._cut(document, kept_document)))
+        lengths = np.array([len(head[0]) + len(document) for head, document in rows]) + len(suffix)
+        width = int(lengths.max())
+        first = (width - lengths if self._pad_left else np.zeros_like(lengths)).tolist()
         input_ids = np.full((len(rows), width), self._pad_id, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
         types = np.full((len(rows), width), self._pad_type, dtype=np.int64) if self._with_types else None
-        for index, parts in enumerate(rows):
-            ids = np.concatenate(parts)
-            where = slice(width - len(ids), width) if self._pad_left else slice(0, len(ids))
-            input_ids[index, where] = ids
-            mask[index, where] = 1
+        for index, ((head_ids, head_types), document) in enumerate(rows):
+            start = first[index]
+            middle = start + len(head_ids)
+            end = middle + len(document)
+            row = input_ids[index]
+            row[start:middle] = head_ids
+            row[middle:end] = document
+            row[end : end + len(suffix)] = suffix
             if types is not None:
-                types[index, where] = np.repeat(template.types, [len(part) for part in parts])
-        return Batch(input_ids, mask, types)
+                kinds = types[index]
+                kinds[start:middle] = head_types
+                kinds[middle:end] = self._template.types[3]
+                kinds[end : end + len(suffix)] = self._template.types[4]
+        places = np.arange(width)
+        kept = places >= (width - lengths)[:, None] if self._pad_left else places < lengths[:, None]
+        return Batch(input_ids, kept.astype(np.int64), types)
 
     def _query_limit(self, limit: int | None) -> int | None:
         if limit is None and self._truncation == "longest_first":
@@ -142,16 +159,12 @@ class PairEncoder:
             return max(1, min(self.max_length * 3 // 4, self._room - 1))
         return limit
 
-    def _parts(self, query: Ids, document: Ids) -> tuple[Ids, ...]:
-        kept_query, kept_document = self.lengths(len(query), len(document))
+    def _head(self, query: Ids, kept: int) -> tuple[Ids, Ids]:
+        """Return ids and token types of all that stands before the document."""
         template = self._template
-        return (
-            np.array(template.prefix, dtype=np.int64),
-            self._cut(query, kept_query),
-            np.array(template.middle, dtype=np.int64),
-            self._cut(document, kept_document),
-            np.array(template.suffix, dtype=np.int64),
-        )
+        parts = (template.prefix, self._cut(query, kept), template.middle)
+        ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+        return ids, np.repeat(np.array(template.types[:3], dtype=np.int64), [len(part) for part in parts])
 
     def _cut(self, ids: Ids, length: int) -> Ids:
         return ids[len(ids) - length :] if self._left else ids[:length]

@@ -1,11 +1,14 @@
 """PairScorer: many queries and their documents in, scores in the caller's order out."""
 
+import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from milvus_rerank.engines.base import Engine
@@ -13,12 +16,17 @@ from milvus_rerank.errors import OutOfMemoryError
 from milvus_rerank.scoring import Request, check_stop
 from milvus_rerank.scoring.activation import Activation, raw
 from milvus_rerank.scoring.batches import by_length, cut
+from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache, TokenCache
 from milvus_rerank.scoring.pairs import Ids, PairEncoder
 
 logger = logging.getLogger(__name__)
 
 TOKENIZE_AT_ONCE = 1024
 """Texts tokenised between two looks at ``stop``."""
+WINDOW = 4096
+"""Pairs sorted together: the next ones are tokenised while these are scored. Enough for batches without padding."""
+
+Pair = tuple[str, str]
 
 
 class PairScorer:
@@ -30,6 +38,9 @@ class PairScorer:
     :param max_batch_tokens: the budget of one batch, padding included. It shrinks by itself, for good, when the
         device runs out of memory.
     :param show_progress: show a progress bar on stderr.
+    :param token_cache: how many tokens of documents to remember; 0 for none.
+    :param score_cache: remembers logits; None for none.
+    :param settings: what tells this model and these settings from others in a shared ``score_cache``.
     """
 
     def __init__(
@@ -40,17 +51,21 @@ class PairScorer:
         activation: Activation = raw,
         max_batch_tokens: int = 2048,
         show_progress: bool = False,
+        token_cache: int = TOKEN_CACHE,
+        score_cache: ScoreCache | None = None,
+        settings: Hashable = None,
     ) -> None:
         self.encoder = encoder
         self.engine = engine
         self.activation = activation
         self.max_batch_tokens = max_batch_tokens
         self.show_progress = show_progress
+        self.score_cache = score_cache
+        self.settings = settings
+        self._tokens = TokenCache(token_cache)
 
     def score(self, requests: Sequence[Request], stop: threading.Event | None = None) -> list[list[float]]:
         """Score every document of every request in one pass.
-
-        Each distinct text is tokenised once and each distinct pair is scored once.
 
         :param requests: queries with their documents.
         :param stop: when set, the work ends before its next batch.
@@ -58,41 +73,102 @@ class PairScorer:
         :raises StoppedError: if ``stop`` was set.
         :raises OutOfMemoryError: if a single pair does not fit the device.
         """
-        numbers: dict[tuple[str, str], int] = {}
+        return self.activate(self.logits(requests, stop))
+
+    def activate(self, logits: Sequence[NDArray[np.float32]]) -> list[list[float]]:
+        """Return the scores of logits, as lists of the same lengths."""
+        whole = np.concatenate([*logits, np.empty(0, dtype=np.float32)])
+        scores = [float(score) for score in self.activation(whole)] if len(whole) else []
+        ends = np.cumsum([0, *map(len, logits)])
+        return [scores[start:end] for start, end in itertools.pairwise(ends)]
+
+    def logits(self, requests: Sequence[Request], stop: threading.Event | None = None) -> list[NDArray[np.float32]]:
+        """Return what the model says of every document of every request, before the activation.
+
+        Each distinct text is tokenised once and each distinct pair is scored once.
+
+        :param requests: queries with their documents.
+        :param stop: when set, the work ends before its next batch.
+        :returns: one array per request, in the order of its documents.
+        :raises StoppedError: if ``stop`` was set.
+        :raises OutOfMemoryError: if a single pair does not fit the device.
+        """
+        numbers: dict[Pair, int] = {}
         for query, documents in requests:
             for document in documents:
                 numbers.setdefault((query, document), len(numbers))
-        scores = self._score_pairs(list(numbers), stop or threading.Event()) if numbers else []
-        return [[scores[numbers[query, document]] for document in documents] for query, documents in requests]
+        made = self._logits(list(numbers), stop or threading.Event()) if numbers else np.empty(0, dtype=np.float32)
+        places = [np.array([numbers[query, document] for document in own], dtype=np.intp) for query, own in requests]
+        return [made[own] for own in places]
 
-    def _score_pairs(self, pairs: list[tuple[str, str]], stop: threading.Event) -> list[float]:
-        ids = self._tokenize(list(dict.fromkeys(text for pair in pairs for text in pair)), stop)
-        lengths = [self.encoder.pair_length(ids[query], ids[document]) for query, document in pairs]
+    def _logits(self, pairs: list[Pair], stop: threading.Event) -> NDArray[np.float32]:
+        """Return the logits of distinct pairs, from the score cache where it has them."""
+        if self.score_cache is None:
+            return self._run(pairs, stop)
+        known = self.score_cache.get(self.settings, pairs)
+        absent = [place for place, logit in enumerate(known) if logit is None]
+        logits = np.array([np.nan if logit is None else logit for logit in known], dtype=np.float32)
+        if absent:
+            fresh = [pairs[place] for place in absent]
+            logits[absent] = made = self._run(fresh, stop)
+            self.score_cache.put(self.settings, fresh, made.tolist())
+        return logits
+
+    def _run(self, pairs: list[Pair], stop: threading.Event) -> NDArray[np.float32]:
+        logits = np.empty(len(pairs), dtype=np.float32)
+        start = 0
+        with tqdm(total=len(pairs), unit="pair", desc="rerank", disable=not self.show_progress) as bar:
+            for some, ids in self._tokenized(pairs, stop):
+                logits[start : start + len(some)] = self._run_window(some, ids, stop, bar)
+                start += len(some)
+        return logits
+
+    def _run_window(
+        self, pairs: list[Pair], ids: dict[str, Ids], stop: threading.Event, bar: "tqdm[None]"
+    ) -> NDArray[np.float32]:
+        rows = [(ids[query], ids[document]) for query, document in pairs]
+        lengths = [self.encoder.pair_length(query, document) for query, document in rows]
         logits = np.empty(len(pairs), dtype=np.float32)
         waiting = deque(cut(by_length(lengths), lengths, self.max_batch_tokens))
-        with tqdm(total=len(pairs), unit="pair", desc="rerank", disable=not self.show_progress) as bar:
-            while waiting:
-                check_stop(stop)
-                batch = waiting.popleft()
-                rows = [(ids[pairs[index][0]], ids[pairs[index][1]]) for index in batch]
-                try:
-                    logits[batch] = self.engine.logits(self.encoder.batch(rows))
-                except OutOfMemoryError:
-                    if len(batch) == 1:
-                        raise
-                    self._shrink(len(batch) * lengths[batch[0]])
-                    left = [*batch, *(index for later in waiting for index in later)]
-                    waiting = deque(cut(left, lengths, self.max_batch_tokens))
-                else:
-                    bar.update(len(batch))
-        return [float(score) for score in self.activation(logits)]
-
-    def _tokenize(self, texts: list[str], stop: threading.Event) -> dict[str, Ids]:
-        ids: dict[str, Ids] = {}
-        for start in range(0, len(texts), TOKENIZE_AT_ONCE):
+        while waiting:
             check_stop(stop)
-            some = texts[start : start + TOKENIZE_AT_ONCE]
-            ids.update(zip(some, self.encoder.tokenize(some), strict=True))
+            batch = waiting.popleft()
+            try:
+                logits[batch] = self.engine.logits(self.encoder.batch([rows[index] for index in batch]))
+            except OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                self._shrink(len(batch) * lengths[batch[0]])
+                left = [*batch, *(index for later in waiting for index in later)]
+                waiting = deque(cut(left, lengths, self.max_batch_tokens))
+            else:
+                bar.update(len(batch))
+        return logits
+
+    def _tokenized(self, pairs: list[Pair], stop: threading.Event) -> Iterator[tuple[list[Pair], dict[str, Ids]]]:
+        """Yield windows of pairs with the token ids of their texts, the next one made while this one is used."""
+        windows = [pairs[start : start + WINDOW] for start in range(0, len(pairs), WINDOW)]
+        if len(windows) == 1:
+            yield pairs, self._tokenize(pairs, stop)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
+            coming: Future[dict[str, Ids]] = pool.submit(self._tokenize, windows[0], stop)
+            for number, window in enumerate(windows):
+                ids = coming.result()
+                if number + 1 < len(windows):
+                    coming = pool.submit(self._tokenize, windows[number + 1], stop)
+                yield window, ids
+
+    def _tokenize(self, pairs: list[Pair], stop: threading.Event) -> dict[str, Ids]:
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        ids = self._tokens.get(texts)
+        absent = [text for text in texts if text not in ids]
+        for start in range(0, len(absent), TOKENIZE_AT_ONCE):
+            check_stop(stop)
+            some = absent[start : start + TOKENIZE_AT_ONCE]
+            made = self.encoder.tokenize(some)
+            self._tokens.put(some, made)
+            ids.update(zip(some, made, strict=True))
         return ids
 
     def _shrink(self, tokens: int) -> None:

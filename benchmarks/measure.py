@@ -1,0 +1,206 @@
+"""The driver: runs every row on every case, in turn, and writes results/speed.json. Started by run.py.
+
+All workers of a model stay warm, and each round runs one after the other on the same requests: a machine that slows
+down slows all of them. The order turns by one each round.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from client import Worker
+from floor import Floor
+from models import MAX_LENGTH, export_int8, make_model
+from peers import BASELINE, ROWS, Row, Setup
+from summary import machine, print_tables, summarize
+from texts import Request, Texts, load_texts
+
+RESULTS = Path(__file__).resolve().parent / "results"
+QUERIES = 50
+SLICE = 5  # queries of one round of the throughput case
+
+
+@dataclass(slots=True)
+class Case:
+    """One column of the tables.
+
+    :param name: what ``--cases`` matches.
+    :param what: the same in words.
+    :param model: ``minilm6`` or ``base12``.
+    :param rounds: the requests of each round, different ones so that no cache of scores can answer.
+    :param weight: its part of the time budget.
+    :param least: so many rounds are run whatever the budget says.
+    :param others: rows that are not in ``every`` round take part in so many.
+    :param threads: 0 to call as one would; else each request is a call, made by so many threads.
+    """
+
+    name: str
+    what: str
+    model: str
+    rounds: list[list[Request]]
+    weight: float
+    least: int = 1
+    others: int = 1000
+    threads: int = 0
+    reports: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by row, one per round it took part in
+
+
+def make_cases(texts: Texts, quick: bool) -> list[Case]:
+    """The table of cases. Weights are about the seconds a round takes with fifteen rows on two cores."""
+    queries = texts.requests
+
+    def mixed(count: int, rounds: int) -> list[list[Request]]:
+        # The next query's documents: no pair of the throughput case comes again, for a cache of scores to answer.
+        others = [*queries[1:], queries[0]]
+        pairs = list(zip(queries, others, strict=True))[:rounds]
+        return [[Request(query.query, other.documents[:count])] for query, other in pairs]
+
+    short = {
+        count: [[texts.short(count, number)] for number in range(rounds)]
+        for count, rounds in ((20, 30), (100, 30), (1000, 3), (2000, 2))
+    }
+    thousand = [[Request(texts.query(0), texts.pool[:1000])]]
+    shared = [texts.mixture(number) for number in range(24)]
+    slices = [list(queries[start : start + SLICE]) for start in range(0, len(queries), SLICE)]
+    each = "one query, documents"
+    # Throughput first: its peak of memory is then nobody else's leftovers.
+    cases = [
+        Case("throughput", "50 queries x 100 documents", "minilm6", slices, 1300, len(slices), others=2),
+        Case("mixed-20", f"{each} as they are, 20", "minilm6", mixed(20, 30), 130, 3),
+        Case("mixed-100", f"{each} as they are, 100", "minilm6", mixed(100, 10), 200),
+        Case("mixed-1000", f"{each} as they are, 1000", "minilm6", thousand, 100, others=0),
+        Case("short-20", f"{each} of 30 tokens, 20", "minilm6", short[20], 60, 3),
+        Case("short-100", f"{each} of 30 tokens, 100", "minilm6", short[100], 100, 3),
+        Case("short-1000", f"{each} of 30 tokens, 1000", "minilm6", short[1000], 100),
+        Case("short-2000", f"{each} of 30 tokens, 2000", "minilm6", short[2000], 80, others=0),
+        Case("long-20", f"{each} of 512 tokens, 20", "minilm6", [[texts.long(20, one)] for one in range(5)], 100),
+        *(
+            Case(
+                f"threads-{count}", f"24 calls by {count} threads on one object", "minilm6", [shared], 50, threads=count
+            )
+            for count in (1, 2, 4)
+        ),
+        Case("base12-mixed-20", f"{each} as they are, 20; 12 layers, 768 wide", "base12", mixed(20, 5), 200),
+    ]
+    if quick:
+        keep = {"mixed-20", "short-100", "long-20", "threads-4", "throughput"}
+        cases = [case for case in cases if case.name in keep]
+        for case in cases:
+            case.rounds, case.least = case.rounds[:2], 1
+        cases[0].rounds = [list(queries[:1]), list(queries[1:2])]
+    return cases
+
+
+class Bench:
+    """Runs cases on workers.
+
+    :param rows: the rows to run.
+    :param threads: how many threads each may compute with.
+    """
+
+    def __init__(self, rows: list[Row], threads: int) -> None:
+        self.rows, self.threads = rows, threads
+        self.floor = Floor(threads)
+        self.workers: dict[str, Worker] = {}
+        self.versions: dict[str, dict[str, str]] = {}
+        self.idle_cpu: dict[str, float] = {}
+
+    def start(self, model: Path, first: Request) -> dict[str, dict[str, Any]]:
+        """Start a fresh worker for each row, in place of the one before; return the first calls' reports."""
+        reports = {}
+        for row in self.rows:
+            if row.name in self.workers:
+                self.idle_cpu[row.name] = round(self.workers[row.name].idle_cpu_seconds(), 2)
+                self.workers[row.name].stop()
+            worker = self.workers[row.name] = Worker(row, Setup(str(model), MAX_LENGTH, self.threads), first)
+            report = dict(worker.report)
+            self.versions.setdefault(row.venv, report.pop("versions", {}))
+            reports[row.name] = report
+            print(f"  {row.name}: {report.get('error') or format(report['seconds'], '.2f')}", flush=True)
+        return reports
+
+    def stop(self) -> None:
+        """End all workers."""
+        for name, worker in self.workers.items():
+            self.idle_cpu[name] = round(self.idle_cpu.get(name, 0.0) + worker.idle_cpu_seconds(), 2)
+            worker.stop()
+
+    def run(self, case: Case, seconds: float) -> None:
+        """Run a case round by round until its time is up."""
+        until = time.monotonic() + seconds
+        self.floor.measure()
+        for number, requests in enumerate(case.rounds):
+            if number >= case.least and time.monotonic() > until:
+                break
+            for row in self._turned(number):
+                done = case.reports.setdefault(row.name, [])
+                takes_part = row.every or number < case.others
+                worker = self.workers[row.name]
+                if takes_part and worker.alive and not (done and "error" in done[-1]):
+                    done.append(worker.ask(requests, case.threads))
+            self.floor.measure()
+            print(f"  round {number + 1}: {time.monotonic() - until + seconds:.0f} s", flush=True)
+
+    def revive(self, model: Path, first: Request) -> None:
+        """Start those again that a case brought down."""
+        for row in self.rows:
+            worker = self.workers[row.name]
+            if not worker.alive and "error" not in worker.report:
+                self.workers[row.name] = Worker(row, Setup(str(model), MAX_LENGTH, self.threads), first)
+
+    def _turned(self, number: int) -> Iterator[Row]:
+        turn = number % len(self.rows)
+        yield from self.rows[turn:]
+        yield from self.rows[:turn]
+
+
+def main() -> None:
+    """Measure, save, print."""
+    parser = argparse.ArgumentParser(prog="python benchmarks/run.py", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few small cases, for a look; writes quick.json")
+    parser.add_argument("--rows", default="", help="a regular expression on the rows' names; the baseline always runs")
+    parser.add_argument("--cases", default="", help="a regular expression on the cases' names")
+    parser.add_argument("--minutes", type=float, default=40.0, help="the time to spend, roughly")
+    parser.add_argument("--threads", type=int, default=0, help="0 for one for each core")
+    parser.add_argument("--output", type=Path, help="where to write instead of results/speed.json")
+    args = parser.parse_args()
+    info = machine()
+    threads = args.threads or info["cores"]
+    head = {"command": shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]]), "machine": info, "threads": threads}
+    path = args.output or RESULTS / ("quick.json" if args.quick else "speed.json")
+    rows = [row for row in ROWS if row.name == BASELINE or re.search(args.rows, row.name)]
+    texts = load_texts(QUERIES)
+    cases = [case for case in make_cases(texts, args.quick) if re.search(args.cases, case.name)]
+    first = Request(texts.query(0), texts.requests[0].documents[:20])
+    seconds = 60 * args.minutes / sum(case.weight for case in cases)
+    bench = Bench(rows, threads)
+    first_calls: list[dict[str, dict[str, Any]]] = []
+    for name in dict.fromkeys(case.model for case in cases):
+        model = make_model(name)
+        if any(row.precision == "int8" and row.ours for row in rows):
+            export_int8(model)
+        # The first start warms the disk and makes what rows make once; the next two count. Only for the first model.
+        for number in range(1 if args.quick or first_calls else 3):
+            print(f"{name}: start {number + 1}, seconds to the first scores")
+            first_calls.append(bench.start(model, first))
+        for case in (one for one in cases if one.model == name):
+            print(f"{case.name}: {case.what}", flush=True)
+            bench.revive(model, first)
+            bench.run(case, seconds * case.weight)
+            # After each case, so that a run that is cut short has its figures.
+            result = summarize(cases, rows, texts, bench, first_calls, head)
+            path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    bench.stop()
+    print_tables(result)
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()

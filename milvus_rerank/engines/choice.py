@@ -1,0 +1,141 @@
+"""Which engine, device and precision to use, told without importing any of the engines before it must be."""
+
+import importlib.util
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from milvus_rerank.errors import InputError, MissingDependencyError
+from milvus_rerank.inputs import check_choice
+
+logger = logging.getLogger(__name__)
+
+ENGINES = ("auto", "torch", "onnx", "openvino")
+DTYPES = ("float32", "bfloat16", "float16", "int8", "auto")
+# What each graph engine imports besides itself: reading tokenizers and weights, writing graphs.
+_FILES = ("onnx", "tokenizers", "safetensors", "ml_dtypes", "huggingface_hub", "filelock", "platformdirs")
+_NEEDS = {
+    "torch": ("torch", "transformers"),
+    "onnx": ("onnxruntime", *_FILES),
+    "openvino": ("openvino", *_FILES),
+}
+_GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+
+
+def missing_package(engine: str) -> str | None:
+    """Return the first package that an engine lacks here, None if it is installed."""
+    return next((name for name in _NEEDS[engine] if importlib.util.find_spec(name) is None), None)
+
+
+def require(engine: str) -> None:
+    """Raise if an engine is not installed.
+
+    :param engine: ``torch``, ``onnx`` or ``openvino``.
+    :raises MissingDependencyError: that names the package and the extra.
+    """
+    package = missing_package(engine)
+    if package is not None:
+        raise MissingDependencyError(package, engine, f"engine {engine!r}")
+
+
+def choose_device(device: str | None, engine: str) -> str:
+    """Return the device to use.
+
+    torch is asked only where it may matter: importing it takes seconds and memory that other engines do not need.
+
+    :param device: ``cpu``, ``cuda``, ``cuda:n``, ``mps``; None, "" or ``auto`` take a GPU if torch can use one.
+    :param engine: one of :data:`ENGINES`.
+    :returns: ``cpu``, ``mps`` or ``cuda:n``.
+    :raises InputError: if the name is no device, or the engine does not run there.
+    :raises DeviceError: if this machine or this build of torch does not have it.
+    """
+    automatic = device in (None, "", "auto")
+    if device == "cpu" or (automatic and (engine in ("onnx", "openvino") or not _may_have_gpu())):
+        return "cpu"
+    require("torch")
+    from milvus_rerank.engines.torch_engine import pick_device
+
+    picked = pick_device(device)
+    if picked != "cpu" and engine in ("onnx", "openvino"):
+        raise InputError(f"engine {engine!r} runs on the CPU; with device={device!r} use engine='torch' or 'auto'")
+    return picked
+
+
+def candidates(engine: str, device: str, dtype: str) -> list[str]:
+    """Return the engines to try, the fastest first.
+
+    :param engine: one of :data:`ENGINES`.
+    :param device: as :func:`choose_device` returns it.
+    :param dtype: one of :data:`DTYPES`.
+    :returns: installed engines that can run on the device in that precision.
+    :raises InputError: for an unknown name, or an engine without that precision.
+    :raises MissingDependencyError: if none is installed.
+    """
+    check_choice(engine, "engine", ENGINES)
+    check_choice(dtype, "dtype", DTYPES)
+    able = ["torch"] if device != "cpu" else ["openvino", "onnx", "torch"]
+    if dtype == "bfloat16":
+        able = [name for name in able if name != "onnx"]
+    elif dtype == "int8":
+        able = [name for name in able if name != "torch"]
+    if engine != "auto":
+        if engine not in able:
+            raise InputError(f"engine {engine!r} has no dtype {dtype!r} on {device}; use {_or(able)}")
+        require(engine)
+        return [engine]
+    if not able:
+        raise InputError(f"dtype {dtype!r} needs the CPU, got device {device!r}")
+    installed = [name for name in able if missing_package(name) is None]
+    package = missing_package(able[0])
+    if not installed and package is not None:
+        raise MissingDependencyError(package, able[0], "running a cross-encoder")
+    return installed
+
+
+def choose_dtype(dtype: str, engine: str, device: str, has_bfloat16: Callable[[], bool]) -> str:
+    """Return the precision to run in.
+
+    ``auto`` is bfloat16 on a CPU that multiplies it in hardware and float16 on a CUDA device: both keep the order of
+    documents (Spearman 0.9995 or more against float32 on a trained model; benchmarks/results).
+
+    :param dtype: one of :data:`DTYPES`.
+    :param engine: ``torch``, ``onnx`` or ``openvino``.
+    :param device: as :func:`choose_device` returns it.
+    :param has_bfloat16: tells whether the CPU has such hardware; asked only where it matters.
+    :returns: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
+    """
+    if dtype == "auto":
+        if device != "cpu":
+            return "float16" if device.startswith("cuda") else "float32"
+        return "bfloat16" if engine != "onnx" and has_bfloat16() else "float32"
+    if device == "cpu" and dtype == "float16":
+        logger.info("float16 is not used on a CPU; the model runs in float32")
+        return "float32"
+    if engine == "openvino" and dtype == "bfloat16" and not has_bfloat16():
+        logger.info("this CPU has no bfloat16 hardware; the model runs in float32")
+        return "float32"
+    return dtype
+
+
+def cpu_limit() -> int | None:
+    """Return how many CPUs a container's quota leaves this process, None without a quota below what it may run on."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        limit = max(1, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):  # no Linux, no cgroup v2, or "max"
+        return None
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return limit if limit < usable else None
+
+
+def _may_have_gpu() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    return sys.platform in ("darwin", "win32") or any(Path(path).exists() for path in _GPU_FILES)
+
+
+def _or(names: list[str]) -> str:
+    return " or ".join(map(repr, names)) or "another dtype"

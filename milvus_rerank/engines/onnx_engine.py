@@ -1,0 +1,54 @@
+"""ONNX Runtime on the CPU. The only module that imports onnxruntime."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+# The wheels report use to their makers unless told not to before the import, and by a call for those imported before.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
+from numpy.typing import NDArray
+
+from milvus_rerank.engines.base import Batch, as_logits, check_inputs, pick_inputs
+from milvus_rerank.errors import ModelError
+
+onnxruntime.disable_telemetry_events()
+
+
+class OnnxEngine:
+    """Run a graph with ONNX Runtime on the CPU.
+
+    :param path: an ``.onnx`` file.
+    :param dtype: ``float32``, or ``int8`` for a quantised graph.
+    :param threads: how many threads a call may use; None for one per core that the process may use.
+    :raises ModelError: if the file cannot be read.
+    """
+
+    name = "onnx"
+    device = "cpu"
+
+    def __init__(self, path: Path, *, dtype: str = "float32", threads: int | None = None) -> None:
+        self.dtype = dtype
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 3
+        # Spinning threads take the cores from other processes and from the tokenizer between two batches.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own classes all derive from Exception alone
+            raise ModelError(f"ONNX Runtime cannot read {path}: {error}") from error
+        self._path = path
+        self._inputs = check_inputs((given.name for given in self._session.get_inputs()), path)
+        self._output = self._session.get_outputs()[0].name
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
+        """Run one forward pass.
+
+        :param batch: the padded pairs.
+        :returns: raw logits, shape ``(pairs,)``.
+        :raises ModelError: if the graph gives anything else.
+        """
+        logits = self._session.run([self._output], pick_inputs(batch, self._inputs))[0]
+        return as_logits(logits, len(batch.input_ids), self._path)

@@ -1,0 +1,69 @@
+"""Exported graphs in the user's cache folder: written once, whole or not at all, by one process at a time."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = "MILVUS_RERANK_CACHE"
+"""The environment variable that names another folder."""
+
+_spares: list["tempfile.TemporaryDirectory[str]"] = []
+
+
+def cache_folder() -> Path:
+    """Return the folder that exports are kept in, which need not exist."""
+    own = os.environ.get(VARIABLE)
+    return Path(own) if own else platformdirs.user_cache_path("milvus-rerank", appauthor=False)
+
+
+def keep(key: str, write: Callable[[Path], None]) -> Path:
+    """Return the cached folder of a key, writing it if it is not there.
+
+    Other processes that want the same key wait. A folder appears whole or not at all: it is written under another name
+    and renamed. What a crash left behind is removed by the next writer. Where the cache cannot be written, a temporary
+    folder serves until the process ends.
+
+    :param key: as :func:`content_key` makes it.
+    :param write: fills the empty folder it is given.
+    :returns: the folder.
+    """
+    root = cache_folder()
+    folder = root / key
+    if folder.is_dir():
+        return folder
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / f"{key}.lock")
+        lock.acquire()
+    except OSError as error:
+        logger.warning("cache folder %s cannot be written (%s): set %s to one that can", root, error, VARIABLE)
+        spare = tempfile.TemporaryDirectory(prefix="milvus-rerank-")
+        _spares.append(spare)
+        write(Path(spare.name))
+        return Path(spare.name)
+    try:
+        if not folder.is_dir():
+            _write_whole(folder, write)
+    finally:
+        lock.release()
+    return folder
+
+
+def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        write(unfinished)
+        os.replace(unfinished, folder)
+        logger.debug("wrote %s", folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

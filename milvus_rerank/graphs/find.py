@@ -1,0 +1,154 @@
+"""The ONNX or OpenVINO file of a model: carried by the model, from the cache, or made now."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from milvus_rerank.engines.choice import require
+from milvus_rerank.errors import ModelError
+from milvus_rerank.graphs.cache import keep
+from milvus_rerank.graphs.family import is_known
+from milvus_rerank.models import ModelSource
+from milvus_rerank.models.files import content_key, read_weights, weight_files
+
+GRAPH_VERSION = 1
+"""Raised whenever graphs change, so that a cache of older ones is not used."""
+
+WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+PICKLED = ("pytorch_model*.bin",)
+GRAPH = "model.onnx"
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_FLOAT = {"openvino": ("openvino/openvino_model.xml", "onnx/model.onnx"), "onnx": ("onnx/model.onnx",)}
+# As sentence-transformers, optimum and transformers.js name them; this package writes the first of each.
+_INT8 = {
+    "openvino": ("openvino/openvino_model_qint8*.xml", "openvino/openvino_model_int8*.xml"),
+    "onnx": ("onnx/model_qint8*.onnx", "onnx/model_int8.onnx", "onnx/model_quantized.onnx"),
+}
+
+
+def carried_patterns(engine: str, dtype: str) -> tuple[str, ...]:
+    """Return the files in which models carry graphs, as globs, with their weights.
+
+    :param engine: ``onnx`` or ``openvino``.
+    :param dtype: ``int8``, or any float type.
+    :returns: globs such as ``onnx/model.onnx``.
+    """
+    names = (_INT8 if dtype == "int8" else _FLOAT)[engine]
+    beside = [name.replace(".xml", ".bin") for name in names if name.endswith(".xml")]
+    beside += [name + end for name in names if name.endswith(".onnx") for end in ("_data", ".data")]
+    return (*names, *beside)
+
+
+def find_carried(folder: Path, engine: str, dtype: str) -> Path | None:
+    """Return the graph that a model carries.
+
+    :param folder: the model's folder.
+    :param engine: ``onnx`` or ``openvino``.
+    :param dtype: ``int8``, or any float type.
+    :returns: its path, None if there is none.
+    """
+    for pattern in (_INT8 if dtype == "int8" else _FLOAT)[engine]:
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found[0]
+    return None
+
+
+def can_build(folder: Path, config: Mapping[str, Any], tokenizer: Any) -> bool:
+    """Tell whether a graph can be put together from a model's files, without torch.
+
+    :param folder: the model's folder.
+    :param config: its ``config.json``.
+    :param tokenizer: its tokenizer; the graph counts positions from the left.
+    :returns: False for architectures that must be traced.
+    """
+    return bool(weight_files(folder)) and is_known(config) and tokenizer.padding_side == "right"
+
+
+def build_cached(
+    folder: Path, config: Mapping[str, Any], name: str, *, with_types: bool, show_progress: bool = False
+) -> Path:
+    """Return a graph put together from a model's weights, from the cache where it is there.
+
+    :param folder: the model's folder, for which :func:`can_build` holds.
+    :param config: its ``config.json``.
+    :param name: what to call the model in an error.
+    :param with_types: whether the tokenizer makes token types.
+    :param show_progress: show a progress bar on stderr where the weights have to be read.
+    :returns: the ``.onnx`` file.
+    :raises ModelError: if weights are missing or cannot be read.
+    """
+    key = content_key([folder / "config.json", *weight_files(folder)], GRAPH_VERSION, version("onnx"), with_types)
+
+    def write(where: Path) -> None:
+        write_built(where / GRAPH, folder, config, name, with_types=with_types, show_progress=show_progress)
+
+    return keep(key, write) / GRAPH
+
+
+def write_built(
+    path: Path,
+    folder: Path,
+    config: Mapping[str, Any],
+    name: str,
+    *,
+    with_types: bool,
+    show_progress: bool = False,
+) -> None:
+    """Put a graph together and write it, its weights beside it.
+
+    :param path: the ``.onnx`` file to write.
+    :param folder: the model's folder, for which :func:`can_build` holds.
+    :param config: its ``config.json``.
+    :param name: what to call the model in an error.
+    :param with_types: whether the tokenizer makes token types.
+    :param show_progress: show a progress bar on stderr while the weights are read.
+    :raises ModelError: if weights are missing or cannot be read.
+    """
+    from milvus_rerank.graphs.encoder import build, save
+
+    weights = read_weights(folder, show_progress=show_progress)
+    try:
+        graph = build(config, weights, with_types=with_types)
+    except KeyError as error:
+        raise ModelError(
+            f"model {name!r} is not a trained reranker: its weights lack {error.args[0]}. "
+            "Is it an embedding model? Use a cross-encoder such as 'builtin/rerank'"
+        ) from error
+    save(graph, path)
+
+
+def trace_cached(folder: Path, source: ModelSource, names: list[str]) -> Path:
+    """Return a graph of any model, traced by torch, from the cache where it is there.
+
+    :param folder: the model's folder.
+    :param source: which model, for transformers.
+    :param names: the inputs its tokenizer makes.
+    :returns: the ``.onnx`` file.
+    :raises ModelError: if the model cannot be loaded or traced, or the cache cannot be written.
+    :raises MissingDependencyError: if what traces is not installed.
+    """
+    weights = weight_files(folder) or sorted(folder.glob("pytorch_model*.bin"))
+    files = [folder / "config.json", *weights, *sorted(folder.glob("*.py"))]
+
+    def write(where: Path) -> None:
+        write_traced(where / GRAPH, source, names)
+
+    return keep(content_key(files, GRAPH_VERSION, version("torch"), version("transformers"), names), write) / GRAPH
+
+
+def write_traced(path: Path, source: ModelSource, names: list[str]) -> None:
+    """Trace a model and write its graph.
+
+    :param path: the ``.onnx`` file to write.
+    :param source: which model.
+    :param names: the inputs its tokenizer makes.
+    :raises ModelError: if the model cannot be loaded or traced.
+    :raises MissingDependencyError: if what traces is not installed.
+    """
+    require("torch")
+    from milvus_rerank.graphs.traced import trace
+    from milvus_rerank.models.hub import load_model
+
+    trace(load_model(source).model, names, path)

@@ -1,0 +1,207 @@
+"""A model's files without torch or transformers: its folder, config, weights, graphs and tokenizer."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from milvus_rerank.errors import ModelError
+from milvus_rerank.models.names import ModelSource, model_folder, not_loaded
+
+CONFIGS = ("config.json", "tokenizer.json", "tokenizer_config.json")
+_WITH_TYPES = ("Bert", "Electra", "Deberta")
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+
+
+def fetch_folder(source: ModelSource, patterns: tuple[str, ...], *, show_progress: bool = False) -> Path:
+    """Return a local folder with the model's files, downloading what is missing.
+
+    :param source: which model, and whether the network may be asked.
+    :param patterns: the files wanted, as globs such as ``onnx/*``; a hub model's other files are left where they are.
+    :param show_progress: show the hub client's progress bars.
+    :returns: the built-in or local folder, or the hub client's snapshot.
+    :raises ModelError: if the model is not found.
+    """
+    folder = model_folder(source.name)
+    if folder is not None:
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    were_shown = not are_progress_bars_disabled()
+    (enable_progress_bars if show_progress else disable_progress_bars)()
+    try:
+        return Path(
+            snapshot_download(
+                source.name,
+                revision=source.revision,
+                cache_dir=None if source.cache_dir is None else Path(source.cache_dir),
+                local_files_only=source.local_files_only,
+                allow_patterns=list(patterns),
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise not_loaded(source, error) from error
+    finally:
+        (enable_progress_bars if were_shown else disable_progress_bars)()
+
+
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """Return one of a model's JSON files.
+
+    :param folder: the model's folder.
+    :param name: the file's name.
+    :returns: its values.
+    :raises ModelError: if it cannot be read or is no JSON object.
+    """
+    try:
+        values = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / name} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{folder / name} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def check_reranker(name: str, config: Mapping[str, Any]) -> None:
+    """Raise if a config is not a cross-encoder's.
+
+    :param name: the model's name, for the message.
+    :param config: its ``config.json``.
+    :raises ModelError: if it is of another kind or has other than one label.
+    """
+    architectures = list(config.get("architectures") or [])
+    if architectures and not any("ForSequenceClassification" in kind for kind in architectures):
+        raise ModelError(
+            f"model {name!r} is a {', '.join(architectures)}; "
+            "expected a cross-encoder: a ...ForSequenceClassification with one label"
+        )
+    labels = config.get("num_labels") or len(config.get("id2label") or {0: "", 1: ""})
+    if labels != 1:
+        raise ModelError(f"model {name!r} has {labels} labels; a reranker has one")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that hold a model's weights.
+
+    :param folder: the model's folder.
+    :returns: one file, the files of an index, or none.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return sorted({folder / name for name in read_config(folder, index.name).get("weight_map", {}).values()})
+    whole = folder / "model.safetensors"
+    return [whole] if whole.is_file() else []
+
+
+def content_key(files: Iterable[Path], *options: object) -> str:
+    r"""Return a name for what is made of some files with some options.
+
+    :param files: files whose contents count; their names do not.
+    :param \*options: all else that counts: settings, versions.
+    :returns: 32 hexadecimal digits.
+    """
+    digest = hashlib.sha256(repr(options).encode())
+    for path in files:
+        digest.update(path.stat().st_size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:32]
+
+
+def read_weights(folder: Path, *, show_progress: bool = False) -> dict[str, Any]:
+    """Return a model's weights.
+
+    :param folder: a folder with :func:`weight_files`.
+    :param show_progress: show a progress bar on stderr.
+    :returns: numpy arrays by name, in the types they are stored in.
+    :raises ModelError: if a file cannot be read.
+    """
+    import ml_dtypes  # noqa: F401  gives numpy a bfloat16
+    from safetensors import SafetensorError, safe_open
+    from tqdm import tqdm
+
+    weights: dict[str, Any] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                names = tqdm(file.keys(), "Loading weights", disable=not show_progress)
+                weights.update({name: file.get_tensor(name) for name in names})
+        except (OSError, SafetensorError, TypeError, ValueError) as error:
+            raise ModelError(f"{path} cannot be read: {error}") from error
+    return weights
+
+
+class FileTokenizer:
+    """A ``tokenizer.json`` with the few parts of transformers' interface that :class:`PairEncoder` needs.
+
+    transformers takes seconds to import and 200 MB of memory; the ids are the same, which a test says.
+
+    :param folder: a folder with ``tokenizer.json`` and perhaps ``tokenizer_config.json``.
+    :param config: the model's ``config.json``.
+    :raises ModelError: if the tokenizer cannot be read.
+    """
+
+    is_fast = True
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        import tokenizers
+
+        path = folder / "tokenizer.json"
+        own = read_config(folder, "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+        try:
+            self.backend_tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the Rust library raises bare Exceptions
+            raise ModelError(f"{path} cannot be read: {error}") from error
+        self.backend_tokenizer.no_padding()
+        self.backend_tokenizer.no_truncation()
+        self.padding_side = own.get("padding_side", "right")
+        self.truncation_side = own.get("truncation_side", "right")
+        pad = own.get("pad_token") or "[PAD]"
+        token = pad.get("content", "") if isinstance(pad, dict) else pad
+        self.pad_token_id = self.backend_tokenizer.token_to_id(str(token))
+        if self.pad_token_id is None:
+            self.pad_token_id = config.get("pad_token_id")
+        self.pad_token_type_id = own.get("pad_token_type_id", 0)
+        self.model_max_length = int(min(own.get("model_max_length") or 1e30, 1e30))
+        self.model_input_names = own.get("model_input_names") or _input_names(own, config)
+
+    def __call__(
+        self, text: Any, pair: Any = None, *, add_special_tokens: bool = True, return_token_type_ids: bool = True
+    ) -> dict[str, Any]:
+        """Encode one text, or lists of texts or of pairs, as a transformers tokenizer does."""
+        if isinstance(text, str):
+            encoding = self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            return {"input_ids": encoding.ids, "token_type_ids": encoding.type_ids}
+        rows = list(text) if pair is None else list(zip(text, pair, strict=True))
+        encodings = self.backend_tokenizer.encode_batch(rows, add_special_tokens=add_special_tokens)
+        return {
+            "input_ids": [encoding.ids for encoding in encodings],
+            "token_type_ids": [encoding.type_ids for encoding in encodings],
+        }
+
+
+def has_plain_tokenizer(folder: Path) -> bool:
+    """Tell whether :class:`FileTokenizer` reads a folder's tokenizer as transformers would.
+
+    :param folder: the model's folder.
+    :returns: False without a ``tokenizer.json``, and where ``tokenizer_config.json`` overrides how it spells texts.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        return False
+    normalizer = read_config(folder, "tokenizer.json").get("normalizer") or {}
+    own = read_config(folder, "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    if normalizer.get("type") != "BertNormalizer" or own.get("tokenizer_class") in _GENERIC:
+        return True
+    # BERT's own classes take these from tokenizer_config.json, or their defaults, whatever tokenizer.json says.
+    said = (own.get("do_lower_case", True), own.get("strip_accents"), own.get("tokenize_chinese_chars", True))
+    return said == tuple(normalizer.get(name) for name in ("lowercase", "strip_accents", "handle_chinese_chars"))
+
+
+def _input_names(own: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    kind = own.get("tokenizer_class") or str(config.get("model_type")).capitalize()
+    types = ["token_type_ids"] if kind.startswith(_WITH_TYPES) else []
+    return ["input_ids", *types, "attention_mask"]

@@ -1,0 +1,98 @@
+"""Bounded memories, safe to share by threads: token ids of texts, and logits of pairs."""
+
+import hashlib
+import threading
+from collections.abc import Hashable, Sequence
+
+from cachetools import LRUCache
+
+from milvus_rerank.inputs import check_count
+from milvus_rerank.scoring.pairs import Ids
+
+TOKEN_CACHE = 1_000_000
+"""Tokens of documents remembered by default: 8 MB."""
+
+
+class TokenCache:
+    """Remember the token ids of documents seen before, the least recently used forgotten first.
+
+    :param max_tokens: how many tokens to keep, 8 bytes each; 0 keeps nothing.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self._lock = threading.Lock()
+        # An empty text counts as one token, or there would be no end of them.
+        self._ids: LRUCache[str, Ids] = LRUCache(max_tokens, getsizeof=lambda ids: max(1, len(ids)))
+
+    def get(self, texts: Sequence[str]) -> dict[str, Ids]:
+        """Return the token ids of those texts that are remembered."""
+        with self._lock:
+            return {text: self._ids[text] for text in texts if text in self._ids}
+
+    def put(self, texts: Sequence[str], ids: Sequence[Ids]) -> None:
+        """Remember token ids; a text longer than the whole cache is left out.
+
+        :param texts: the texts.
+        :param ids: the token ids of each, which nobody may change.
+        """
+        with self._lock:
+            for text, own in zip(texts, ids, strict=True):
+                if max(1, len(own)) <= self.max_tokens:
+                    self._ids[text] = own
+
+
+class ScoreCache:
+    """Remember the logits of pairs scored before; one object may serve several rerankers.
+
+    Texts are kept as 16-byte digests, so a pair takes about 200 bytes whatever its length.
+
+    :param max_pairs: how many pairs to keep, the least recently used forgotten first.
+    :raises InputError: if ``max_pairs`` is no positive integer.
+    """
+
+    def __init__(self, max_pairs: int = 100_000) -> None:
+        self.max_pairs = check_count(max_pairs, "max_pairs")
+        self._lock = threading.Lock()
+        self._logits: LRUCache[Hashable, float] = LRUCache(self.max_pairs)
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, settings: Hashable, pairs: Sequence[tuple[str, str]]) -> list[float | None]:
+        """Return the logit of each pair, None for those that are not remembered.
+
+        :param settings: the model and all else that scores depend on.
+        :param pairs: queries and documents.
+        :returns: one entry per pair.
+        """
+        keys = [_digest(pair) for pair in pairs]
+        with self._lock:
+            found = [self._logits.get((settings, key)) for key in keys]
+            known = sum(logit is not None for logit in found)
+            self.hits += known
+            self.misses += len(found) - known
+        return found
+
+    def put(self, settings: Hashable, pairs: Sequence[tuple[str, str]], logits: Sequence[float]) -> None:
+        """Remember logits.
+
+        :param settings: the model and all else that scores depend on.
+        :param pairs: queries and documents.
+        :param logits: one per pair.
+        """
+        keys = [_digest(pair) for pair in pairs]
+        with self._lock:
+            self._logits.update({(settings, key): logit for key, logit in zip(keys, logits, strict=True)})
+
+    def __len__(self) -> int:
+        """How many pairs are remembered."""
+        return len(self._logits)
+
+    def __repr__(self) -> str:
+        return f"ScoreCache(max_pairs={self.max_pairs})"
+
+
+def _digest(pair: tuple[str, str]) -> bytes:
+    query = pair[0].encode()
+    # The query's length first, so that no two pairs of texts give the same bytes.
+    return hashlib.blake2b(len(query).to_bytes(8, "little") + query + pair[1].encode(), digest_size=16).digest()
