@@ -22,6 +22,9 @@ OPSET = 20  # the first with Gelu
 IR_VERSION = 10
 MASKED = np.float32(-1e4)
 """What is added to the attention to a padding token; its softmax is 0 in every precision."""
+FIRST_ROW = "first_row_"
+"""How the names of those nodes begin that compute nothing but the first token's row, at the end of the graph."""
+
 _NEW_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _OLD_NAME = re.compile(r"LayerNorm\.(gamma|beta)$")
 
@@ -63,6 +66,7 @@ class _Builder:
         # DistilBERT has no types, though its tokenizer may make them.
         self._with_types = with_types and f"{self._layout.body}embeddings.token_type_embeddings.weight" in weights
         self._weights = weights
+        self._part = ""
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
         sizes = (next(config[name] for name in names if config.get(name)) for names in SIZES)
@@ -124,14 +128,17 @@ class _Builder:
     def _layer(self, number: int, states: str, mask: str, *, last: bool) -> str:
         prefix = self._layout.body + self._layout.layer.format(number)
         query, key, value, output, first_norm, up, down, second_norm = (prefix + name for name in self._layout.names)
+        keys = self._split(self._linear(states, key), [0, 2, 3, 1])
+        values = self._split(self._linear(states, value), [0, 2, 1, 3])
         rows = states
         if last:
+            self._part = FIRST_ROW
             rows = self._node("Slice", states, self._constant([0]), self._constant([1]), self._constant([1]))
         scale = (self._hidden // self._heads) ** -0.5
         scaled = self._split(self._linear(rows, query, scale), [0, 2, 1, 3])
-        weights = self._node("MatMul", scaled, self._split(self._linear(states, key), [0, 2, 3, 1]))
+        weights = self._node("MatMul", scaled, keys)
         weights = self._node("Softmax", self._node("Add", weights, mask), axis=-1)
-        mixed = self._node("MatMul", weights, self._split(self._linear(states, value), [0, 2, 1, 3]))
+        mixed = self._node("MatMul", weights, values)
         joined = self._node("Transpose", mixed, perm=[0, 2, 1, 3])
         joined = self._node("Reshape", joined, self._constant([0, 0, self._hidden]))
         rows = self._norm(self._node("Add", self._linear(joined, output), rows), first_norm)
@@ -153,7 +160,7 @@ class _Builder:
         return self._node("Add", product, self._add(name + ".bias", self._float(name + ".bias") * np.float32(scale)))
 
     def _node(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        name = f"{kind}_{len(self._nodes)}"
+        name = f"{self._part}{kind}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
 
