@@ -29,6 +29,7 @@ integration: $(VENV)/.dev
 bench:
 	$(PYTHON) benchmarks/run.py
 	benchmarks/.venvs/harness/bin/python benchmarks/plot.py
+	$(PYTHON) benchmarks/tables.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check

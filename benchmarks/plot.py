@@ -71,7 +71,7 @@ def picture(result: dict[str, Any]) -> Figure:
     longest = max(times for _, panel in panels for _, times, _, _ in panel)
     heights = [len(panel) for _, panel in panels]
     height = sum(heights) * BAR + 0.55 * len(panels) + 0.9
-    figure = Figure(figsize=(9.6, height))
+    figure = Figure(figsize=(11.0, height))
     grid = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)
     for (axes,), (title, panel) in zip(grid, panels, strict=True):
         draw(axes, panel, title, longest)
@@ -90,7 +90,7 @@ def picture(result: dict[str, Any]) -> Figure:
     )
     figure.text(0.015, 0.12 / height, footer, color=INK, size=7.5)
     figure.subplots_adjust(
-        left=0.25, right=0.99, top=1 - 0.72 / height, bottom=0.42 / height, hspace=0.5 * len(panels) / sum(heights) * 2
+        left=0.36, right=0.99, top=1 - 0.72 / height, bottom=0.42 / height, hspace=0.5 * len(panels) / sum(heights) * 2
     )
     return figure
 
