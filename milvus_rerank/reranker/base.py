@@ -39,7 +39,6 @@ class BaseRerankFunction(ABC):
         :param stop: as for :meth:`score_requests`.
         :returns: as :meth:`score_requests`.
         """
-        del keep
         return self.score_requests(requests, stop)
 
     def __call__(
