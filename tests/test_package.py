@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import milvus_rerank
-from milvus_rerank import reranker
+from milvus_rerank import CrossEncoderRerankFunction, reranker
+from milvus_rerank.errors import InputError
 
 HEAVY = ("torch", "transformers", "onnxruntime", "openvino", "pymilvus", "numpy", "model2vec", "typer", "rich")
 
@@ -88,3 +89,25 @@ print([name for name in ("torch", "transformers", "onnxscript", "pymilvus") if n
 """
     assert run(code, MILVUS_RERANK_CACHE=str(tmp_path)) == "[]\n"
     assert len(list(tmp_path.glob("*/model.onnx"))) == 1
+
+
+def test_an_activation_on_tensors_without_torch_says_what_to_type() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+from milvus_rerank import CrossEncoderRerankFunction, errors
+try:
+    CrossEncoderRerankFunction(device="cpu", engine="openvino", activation_fct=abs)
+except errors.MissingDependencyError as error:
+    print(error)
+"""
+    assert run(code) == (
+        "an activation_fct that is a function on tensors needs the package 'torch', which is not installed. "
+        'Type: pip install "milvus-rerank[torch]"\n'
+    )
+
+
+def test_int8_that_is_not_there_is_an_error_of_the_public_tree() -> None:
+    with pytest.raises(InputError, match="carries no int8 files") as caught:
+        CrossEncoderRerankFunction(dtype="int8")
+    assert type(caught.value) is InputError

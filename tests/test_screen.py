@@ -130,3 +130,8 @@ def test_a_real_model_gives_the_same_results_with_and_without(tiny: dict[str, Pa
 def test_a_screen_in_the_same_dtype_is_refused() -> None:
     with pytest.raises(InputError, match="is the dtype of the scores themselves"):
         CrossEncoderRerankFunction(screen="float32")
+
+
+def test_a_screen_that_is_no_dtype_is_named_as_the_screen() -> None:
+    with pytest.raises(InputError, match=r"screen must be one of .*'bfloat16'.* got 'bf16'"):
+        CrossEncoderRerankFunction(screen="bf16")

@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from milvus_rerank.engines import Engine
-from milvus_rerank.engines.choice import candidates, choose_device, choose_dtype, cpu_limit, missing_package, require
+from milvus_rerank.engines.choice import (
+    DTYPES,
+    candidates,
+    choose_device,
+    choose_dtype,
+    cpu_limit,
+    missing_package,
+    require,
+)
 from milvus_rerank.errors import InputError, MissingDependencyError
-from milvus_rerank.inputs import check_count, check_limit
+from milvus_rerank.inputs import check_choice, check_count, check_limit
 from milvus_rerank.models import ModelSource, model_folder
 from milvus_rerank.models.files import content_key
 from milvus_rerank.scoring.activation import pick_activation
@@ -129,6 +137,7 @@ def load_screen(options: LoadOptions) -> PairScorer | None:
     """
     if options.screen is None:
         return None
+    check_choice(options.screen, "screen", DTYPES)
     if options.screen == options.dtype:
         raise InputError(f"screen={options.screen!r} is the dtype of the scores themselves; use a faster one, or None")
     return load_scorer(replace(options, dtype=options.screen, screen=None))
@@ -169,7 +178,10 @@ def _load(options: LoadOptions, device: str) -> _Loaded:
         else:
             break
     else:
-        loaded = _load_with(names[-1], options, device, only_ready=False)
+        try:
+            loaded = _load_with(names[-1], options, device, only_ready=False)
+        except _NotReadyError as error:
+            raise InputError(str(error)) from None  # no other engine is left: from here on it is the caller's
     engine = loaded.engine
     # Not at the level of info, which the command shows to people: only what differs from what was asked belongs there.
     logger.debug("%s runs on %s with engine %s in %s", options.source.name, engine.device, engine.name, engine.dtype)

@@ -1,5 +1,6 @@
 """From logits to scores."""
 
+import importlib.util
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from milvus_rerank.errors import InputError
+from milvus_rerank.errors import InputError, MissingDependencyError
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def model_activation(config: Mapping[str, Any]) -> Activation:
         return sigmoid
     if name in ("Identity", "Sigmoid"):
         return raw if name == "Identity" else sigmoid
+    _require_torch(f"the model's activation {name}")
     from milvus_rerank.engines.torch_engine import torch_activation
 
     return torch_activation(name)
@@ -59,13 +61,20 @@ def pick_activation(choice: str | Callable[[Any], Any] | None, config: Mapping[s
     :param config: the model's ``config.json``.
     :returns: a function from logits to scores.
     :raises InputError: for any other word.
+    :raises MissingDependencyError: for a function, or the model's own one beyond the sigmoid, without torch.
     """
     if choice is None or choice == "model":
         return model_activation(config)
     if callable(choice):
+        _require_torch("an activation_fct that is a function on tensors")
         from milvus_rerank.engines.torch_engine import on_numpy
 
         return on_numpy(choice)
     if choice not in NAMES:
         raise InputError(f"activation_fct must be one of {', '.join(map(repr, NAMES))} or a function, got {choice!r}")
     return raw if choice == "raw" else sigmoid
+
+
+def _require_torch(purpose: str) -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise MissingDependencyError("torch", "torch", purpose)
