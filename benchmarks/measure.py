@@ -20,7 +20,7 @@ from floor import Floor
 from models import MAX_LENGTH, export_int8, make_model
 from peers import BASELINE, ROWS, Row, Setup
 from summary import machine, print_tables, summarize
-from texts import Request, Texts, load_texts
+from texts import Request, Texts, load_texts, other_requests
 
 RESULTS = Path(__file__).resolve().parent / "results"
 QUERIES = 50
@@ -185,7 +185,7 @@ def main() -> None:
     for name in dict.fromkeys(case.model for case in cases):
         model = make_model(name)
         if any(row.precision == "int8" and row.ours for row in rows):
-            export_int8(model)
+            export_int8(model, other_requests(texts, 50))
         # The first start warms the disk and makes what rows make once; the next two count. Only for the first model.
         for number in range(1 if args.quick or first_calls else 3):
             print(f"{name}: start {number + 1}, seconds to the first scores")

@@ -8,9 +8,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from texts import Request
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from milvus_rerank.models import model_folder
@@ -46,14 +48,17 @@ def make_model(name: str) -> Path:
     return folder
 
 
-def export_int8(folder: Path) -> None:
-    """Let the package write its int8 files, checked on texts of its own; without them that row says what is missing."""
+def export_int8(folder: Path, requests: Sequence[Request]) -> None:
+    """Let the package write its int8 files, calibrated and checked on these requests: none of those that are timed."""
     if (folder / "int8").exists():
         return
+    texts = folder / "texts.jsonl"
+    lines = (json.dumps({"query": request.query, "documents": request.documents[:50]}) for request in requests)
+    texts.write_text("\n".join(lines) + "\n", "utf-8")
     program = Path(sys.executable).with_name("milvus-rerank")
     # Random weights rank at random: their int8 is below any floor, and only its time is asked for.
-    force = ["--force"] * (folder.name != "minilm6")
-    arguments = ["--dtype", "int8", "--texts", "builtin", *force]
+    hurry = ["--force", "--queries", "5"] * (folder.name != "minilm6")
+    arguments = ["--dtype", "int8", "--texts", str(texts), *hurry]
     subprocess.run([str(program), "export", str(folder / "hf"), str(folder / "int8"), *arguments], check=False)
 
 

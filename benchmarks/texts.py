@@ -72,14 +72,29 @@ class Texts:
 
 def load_texts(queries: int, seed: int = 0) -> Texts:
     """Read the collections and let builtin/embed find each query's candidates."""
-    found = [SHARED / name for name in COLLECTIONS if (SHARED / name / "corpus.jsonl").is_file()]
-    judged = [load_judged(folder) for folder in found or [demo_folder()]]
-    per_collection = [_requests(one, -(-queries // len(judged)), seed) for one in judged]
-    in_turn = [request for group in itertools.zip_longest(*per_collection) for request in group if request]
+    judged = _collections()
+    in_turn = _in_turn(judged, queries, seed)
     judgments = {f"{one.name}/{query}": dict(relevant) for one in judged for query, relevant in one.judgments.items()}
     pool = [passage.text for one in judged for passage in one.passages if passage.text]
     random.Random(seed).shuffle(pool)
     return Texts(" + ".join(one.name for one in judged), tuple(in_turn[:queries]), judgments, tuple(pool))
+
+
+def other_requests(texts: Texts, queries: int) -> list[Request]:
+    """Return requests of the same collections whose queries are not timed, to calibrate int8 with as a user would."""
+    taken = {request.key for request in texts.requests}
+    everything = _in_turn(_collections(), 10_000, 0)
+    return [request for request in everything if request.key not in taken][:queries]
+
+
+def _collections() -> list[JudgedCollection]:
+    found = [SHARED / name for name in COLLECTIONS if (SHARED / name / "corpus.jsonl").is_file()]
+    return [load_judged(folder) for folder in found or [demo_folder()]]
+
+
+def _in_turn(judged: Sequence[JudgedCollection], queries: int, seed: int) -> list[Request]:
+    per_collection = [_requests(one, -(-queries // len(judged)), seed) for one in judged]
+    return [request for group in itertools.zip_longest(*per_collection) for request in group if request]
 
 
 def _requests(collection: JudgedCollection, count: int, seed: int) -> list[Request]:

@@ -31,6 +31,7 @@ class Recorder:
     name = "recorder"
     device = "cpu"
     dtype = "float32"
+    pad_to_multiple_of = 1
 
     def __init__(self, memory: int = 10**9) -> None:
         self.memory = memory
@@ -71,6 +72,32 @@ def test_no_batch_passes_the_budget_and_padding_stays_small(tokenizer: Any) -> N
     true = sum(len(tokenizer("a query", text, truncation=True, max_length=64)["input_ids"]) for text in texts)
     assert all(rows * width <= 256 for rows, width in engine.shapes)
     assert sum(rows * width for rows, width in engine.shapes) < 1.1 * true
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_widths_are_multiples_of_what_the_engine_likes_but_for_the_limit(tokenizer: Any, side: str) -> None:
+    from transformers import AutoTokenizer
+
+    padded = AutoTokenizer.from_pretrained(tokenizer.name_or_path, padding_side=side)
+    encoder = PairEncoder(padded, max_length=61, pad_to_multiple_of=8)
+    texts = documents(200)
+    exact = scorer(tokenizer, Recorder()).encoder
+    ids = [(one, two) for one, two in zip(exact.tokenize(["a query"] * 200), exact.tokenize(texts), strict=True)]
+    for pair in ids:
+        length = encoder.pair_length(*pair)
+        batch = encoder.batch([pair])
+        width = batch.input_ids.shape[1]
+        assert width == encoder.padded_length(length) == min(61, -(-length // 8) * 8)
+        assert batch.attention_mask.sum() == length
+        kept = batch.attention_mask[0].astype(bool)
+        assert kept[-1 if side == "left" else 0]
+        unpadded = PairEncoder(padded, max_length=61).batch([pair])
+        assert batch.input_ids[0][kept].tolist() == unpadded.input_ids[0].tolist()
+    engine = Recorder()
+    made = PairScorer(encoder, engine, max_batch_tokens=256).score([("a query", texts)])
+    assert all(rows * width <= 256 for rows, width in engine.shapes)
+    assert {width % 8 for _, width in engine.shapes if width < 61} == {0}
+    assert made == PairScorer(PairEncoder(padded, max_length=61), Recorder()).score([("a query", texts)])
 
 
 def test_scores_come_back_in_the_callers_order(tokenizer: Any) -> None:

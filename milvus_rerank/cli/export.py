@@ -47,7 +47,8 @@ def export(
     method: Annotated[
         Method | None,
         typer.Option(
-            help="How int8 is made: calibrated is faster and less exact, and for openvino only. (default: dynamic)",
+            help="How int8 is made: calibrated fixes the scales of activations too, is faster and less exact, and for "
+            "openvino only. (default: dynamic)",
             show_default=False,
         ),
     ] = None,

@@ -44,6 +44,11 @@ class Engine(Protocol):
         """The precision of the arithmetic, such as ``float32``."""
         ...
 
+    @property
+    def pad_to_multiple_of(self) -> int:
+        """The width of a batch is best a multiple of so many tokens; 1 where any will do."""
+        ...
+
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Run one forward pass.
 

@@ -19,6 +19,7 @@ class ConstantEngine:
     name = "constant"
     device = "cpu"
     dtype = "float32"
+    pad_to_multiple_of = 1
 
     def __init__(self, logit: float | LogitFunction = 0.0) -> None:
         self._logit = logit

@@ -27,6 +27,7 @@ class OnnxEngine:
 
     name = "onnx"
     device = "cpu"
+    pad_to_multiple_of = 1
 
     def __init__(self, path: Path, *, dtype: str = "float32", threads: int | None = None) -> None:
         self.dtype = dtype

@@ -32,6 +32,7 @@ class TorchEngine:
     """
 
     name = "torch"
+    pad_to_multiple_of = 1
 
     def __init__(
         self, model: torch.nn.Module, *, device: str = "cpu", dtype: str = "float32", threads: int | None = None

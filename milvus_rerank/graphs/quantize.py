@@ -4,7 +4,6 @@ import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from milvus_rerank.engines.base import Batch
 from milvus_rerank.engines.choice import require
@@ -18,14 +17,14 @@ def quantize(source: Path, target: Path, *, engine: str, method: str, batches: S
     :param target: the file to write: an ``.xml`` for openvino, an ``.onnx`` for onnx.
     :param engine: ``openvino`` or ``onnx``.
     :param method: ``dynamic``, or ``calibrated``.
-    :param batches: what to calibrate with; empty for ``dynamic``.
+    :param batches: what to calibrate with; unused for onnx.
     :raises InputError: if the engine has no such method.
     :raises MissingDependencyError: if a package for it is not installed.
     """
     require(engine)
     if engine == "openvino":
-        if importlib.util.find_spec("nncf") is None:
-            raise MissingDependencyError("nncf", "int8", "int8 for engine 'openvino'")
+        if method == "calibrated" and importlib.util.find_spec("nncf") is None:
+            raise MissingDependencyError("nncf", "int8", "int8 by method 'calibrated'")
         from milvus_rerank.graphs.openvino_int8 import quantize_openvino
 
         quantize_openvino(source, target, method=method, batches=batches)
@@ -35,29 +34,11 @@ def quantize(source: Path, target: Path, *, engine: str, method: str, batches: S
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    from milvus_rerank.graphs.weights import transpose_weights
+
     model = onnx.load(source)
-    _transpose_weights(model)
+    transpose_weights(model)
     del model.graph.value_info[:]  # torch's shapes of 3 x 11 tokens contradict those that are inferred
     onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})  # else it warns
     logging.getLogger(__name__).info("quantising to %s", target.name)
     quantize_dynamic(model, target, per_channel=True, weight_type=QuantType.QInt8)
-
-
-def _transpose_weights(model: Any) -> None:
-    """Turn transposed weights into weights: only what is multiplied by a constant itself becomes int8.
-
-    :param model: an ONNX model, which is changed.
-    """
-    import numpy as np
-    from onnx import numpy_helper
-
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in [node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in weights]:
-        order = next((list(one.ints) for one in node.attribute if one.name == "perm"), None)
-        turned = np.transpose(numpy_helper.to_array(weights[node.input[0]]), order)
-        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(turned), node.output[0]))
-        model.graph.node.remove(node)
-    used = {name for node in model.graph.node for name in node.input}
-    for tensor in weights.values():
-        if tensor.name not in used:
-            model.graph.initializer.remove(tensor)

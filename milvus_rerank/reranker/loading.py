@@ -114,6 +114,7 @@ def load_scorer(options: LoadOptions) -> PairScorer:
         max_length=max_length,
         query_max_length=options.query_max_length,
         truncation=options.truncation,
+        pad_to_multiple_of=loaded.engine.pad_to_multiple_of,
     )
     full = options.batch_size * max_length
     return PairScorer(

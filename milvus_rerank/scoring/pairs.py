@@ -47,6 +47,7 @@ class PairEncoder:
         ``max_length``; so does None with ``only_second``, while with ``longest_first`` it means no limit of its own.
     :param truncation: ``longest_first`` shortens the longer of the two, as sentence-transformers does;
         ``only_second`` shortens the document, as FlagEmbedding does.
+    :param pad_to_multiple_of: batches are as wide as a multiple of this, or ``max_length``, as the engine likes it.
     :raises InputError: if ``max_length`` leaves no room beside the special tokens.
     """
 
@@ -57,6 +58,7 @@ class PairEncoder:
         max_length: int,
         query_max_length: int | None = None,
         truncation: Truncation = "longest_first",
+        pad_to_multiple_of: int = 1,
     ) -> None:
         self._tokenizer = tokenizer
         self._fast = _private_copy(tokenizer)
@@ -69,6 +71,7 @@ class PairEncoder:
         self._pad_id = tokenizer.pad_token_id or 0
         self._pad_type = tokenizer.pad_token_type_id
         self._with_types = "token_type_ids" in tokenizer.model_input_names
+        self._multiple = pad_to_multiple_of
         self.max_length = max_length
         if self._room < 2:
             raise InputError(
@@ -115,8 +118,12 @@ class PairEncoder:
         """Return the true length of a pair in tokens, special tokens included."""
         return sum(self.lengths(len(query), len(document))) + self._template.size
 
+    def padded_length(self, length: int) -> int:
+        """Return the width of a batch whose longest pair has so many tokens."""
+        return min(-(-length // self._multiple) * self._multiple, max(length, self.max_length))
+
     def batch(self, pairs: Sequence[tuple[Ids, Ids]]) -> Batch:
-        """Put pairs together and pad them to the longest.
+        """Put pairs together and pad them to the longest, or a little more.
 
         :param pairs: token ids of query and document, as :meth:`tokenize` returns them.
         :returns: int64 arrays of shape ``(pairs, tokens)``.
@@ -131,7 +138,7 @@ class PairEncoder:
                 head = heads[id(query), kept_query] = self._head(query, kept_query)
             rows.append((head, self._cut(document, kept_document)))
         lengths = np.array([len(head[0]) + len(document) for head, document in rows]) + len(suffix)
-        width = int(lengths.max())
+        width = self.padded_length(int(lengths.max()))
         first = (width - lengths if self._pad_left else np.zeros_like(lengths)).tolist()
         input_ids = np.full((len(rows), width), self._pad_id, dtype=np.int64)
         types = np.full((len(rows), width), self._pad_type, dtype=np.int64) if self._with_types else None

@@ -129,7 +129,9 @@ class PairScorer:
         rows = [(ids[query], ids[document]) for query, document in pairs]
         lengths = [self.encoder.pair_length(query, document) for query, document in rows]
         logits = np.empty(len(pairs), dtype=np.float32)
-        waiting = deque(cut(by_length(lengths), lengths, self.max_batch_tokens))
+        order = by_length(lengths)
+        lengths = [self.encoder.padded_length(length) for length in lengths]
+        waiting = deque(cut(order, lengths, self.max_batch_tokens))
         while waiting:
             check_stop(stop)
             batch = waiting.popleft()

@@ -1,0 +1,131 @@
+"""Rounding weights to int8 so that what they do to real activations changes least: GPTQ's way.
+
+One scale for each output, symmetric. Weights are rounded one input at a time, and what an input's rounding adds to the
+outputs is taken back through the inputs that are still to come, as far as they go together in the texts that were
+seen (Frantar et al., "GPTQ", 2022, arXiv:2210.17323). Plain rounding errs twice as much on builtin/rerank.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+LARGEST = 127
+_DAMPING = 0.01
+_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
+_BLOCK = 128
+
+
+class Moments:
+    """Mean and second moments of the rows that a layer gets, gathered batch by batch.
+
+    :param width: numbers of one row.
+    :param group: how many neighbours share a scale when activations become int8; that error counts as noise.
+    """
+
+    def __init__(self, width: int, group: int) -> None:
+        self._group = group if width % group == 0 else width
+        self._rows = 0
+        self._sum = np.zeros(width)
+        self._squares = np.zeros((width, width))
+        self._noise = np.zeros(width)
+
+    def add(self, rows: Array) -> None:
+        """Count rows in.
+
+        :param rows: float32, shape ``(rows, width)``.
+        """
+        self._rows += len(rows)
+        self._sum += rows.sum(axis=0)
+        self._squares += rows.T @ rows
+        grouped = rows.reshape(len(rows), -1, self._group)
+        steps = np.abs(grouped).max(axis=2) / LARGEST
+        # The error of rounding is spread evenly over one step: its variance is a twelfth of the step's square.
+        self._noise += np.repeat((steps**2).mean(axis=0) / 12, self._group) * len(rows)
+
+    @property
+    def mean(self) -> Array:
+        """The mean row, shape ``(width,)``."""
+        return self._sum / self._rows
+
+    @property
+    def squares(self) -> Array:
+        """The mean of each product of two numbers of a row, shape ``(width, width)``."""
+        return (self._squares + np.diag(self._noise)) / self._rows
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """A weight in int8.
+
+    :param weight: int8, shape ``(outputs, inputs)``.
+    :param scale: float32, shape ``(outputs,)``; times it a weight is about what it was.
+    :param shift: float32, shape ``(outputs,)``; added to the outputs, their mean is what it was.
+    """
+
+    weight: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    shift: NDArray[np.float32]
+
+
+def round_weight(weight: Array, moments: Moments) -> Rounded:
+    """Round a weight.
+
+    :param weight: floats, shape ``(outputs, inputs)``.
+    :param moments: of the rows that it is multiplied with.
+    :returns: the weight in int8.
+    """
+    exact = weight.astype(np.float64)
+    squares = moments.squares
+    scale = _scales(exact, np.diag(squares))
+    damped = squares + np.eye(len(squares)) * (_DAMPING * np.diag(squares).mean() or 1.0)
+    order = np.argsort(-np.diag(damped), kind="stable")  # the inputs that matter most have most to be corrected by
+    rounded = np.empty_like(exact)
+    rounded[:, order] = _compensated(exact[:, order], damped[np.ix_(order, order)], scale)
+    shift = (exact - rounded * scale[:, None]) @ moments.mean
+    return Rounded(rounded.astype(np.int8), scale.astype(np.float32), shift.astype(np.float32))
+
+
+def round_rows(table: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round a table of embeddings, each row with its own scale.
+
+    :param table: floats, shape ``(rows, width)``.
+    :returns: int8 of the same shape, and float32 scales, shape ``(rows,)``.
+    """
+    scale = np.abs(table).max(axis=1) / LARGEST
+    scale[scale == 0] = 1.0
+    return np.rint(table / scale[:, None]).astype(np.int8), scale.astype(np.float32)
+
+
+def _scales(weight: Array, importance: Array) -> Array:
+    """Return for each output the scale that errs least; clipping one large weight can serve all the others."""
+    widest = np.abs(weight).max(axis=1) / LARGEST
+    widest[widest == 0] = 1.0
+    errors = [((_nearest(weight, widest * clip) - weight) ** 2 * importance).sum(axis=1) for clip in _CLIPS]
+    return np.asarray(widest * np.array(_CLIPS)[np.argmin(errors, axis=0)])
+
+
+def _nearest(weight: Array, scale: Array) -> Array:
+    return np.asarray(np.clip(np.rint(weight / scale[:, None]), -LARGEST, LARGEST) * scale[:, None])
+
+
+def _compensated(weight: Array, squares: Array, scale: Array) -> Array:
+    """Return whole numbers, shape ``(outputs, inputs)``, each input's error taken back through the later ones."""
+    left = weight.copy()
+    rounded: Array = np.empty_like(left)
+    factor = np.linalg.cholesky(np.linalg.inv(squares)).T
+    width = left.shape[1]
+    for start in range(0, width, _BLOCK):  # in blocks: the later inputs are corrected by one product for each
+        end = min(start + _BLOCK, width)
+        errors = np.empty((len(left), end - start))
+        for place in range(start, end):
+            column = np.clip(np.rint(left[:, place] / scale), -LARGEST, LARGEST)
+            error = (left[:, place] - column * scale) / factor[place, place]
+            rounded[:, place] = column
+            errors[:, place - start] = error
+            left[:, place:end] -= np.outer(error, factor[place, place:end])
+        left[:, end:] -= errors @ factor[start:end, end:]
+    return rounded
