@@ -1,8 +1,14 @@
 """Weights in int8: what rounding does to the rows that a layer really gets."""
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+from milvus_rerank.engines import Batch
+from milvus_rerank.engines.openvino_engine import OpenVINOEngine
+from milvus_rerank.errors import ModelError
+from milvus_rerank.graphs.openvino_int8 import quantize_openvino
 from milvus_rerank.graphs.rounding import LARGEST, Moments, round_rows, round_weight
 
 
@@ -88,3 +94,60 @@ def test_a_table_keeps_each_row_within_half_a_step():
     weight, scale = round_rows(table.astype(np.float32))
     assert (weight.dtype, scale.dtype) == (np.int8, np.float32)
     assert (np.abs(weight * scale[:, None] - table) <= 0.5001 * scale[:, None]).all()
+
+
+def bag_of_words(path, width=16):
+    """Write a graph of another build than any model's: pooled states, a weight used twice, products without a bias."""
+    random = np.random.default_rng(7)
+    weights = {
+        "table": random.normal(size=(30, width)),
+        "square": random.normal(size=(width, width)) / width**0.5,
+        "bias": random.normal(size=width),
+        "last": random.normal(size=(width, 1)),
+    }
+    tensors = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()]
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["tokens"]),
+        helper.make_node("MatMul", ["tokens", "square"], ["product"]),
+        helper.make_node("Add", ["bias", "product"], ["states"]),
+        helper.make_node("ReduceMean", ["states", "axis"], ["pooled"], keepdims=0),
+        helper.make_node("MatMul", ["pooled", "square"], ["again"]),
+        helper.make_node("MatMul", ["again", "last"], ["logits"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["pairs", "words"])
+        for name in ("input_ids", "attention_mask")
+    ]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["pairs", 1])]
+    tensors.append(numpy_helper.from_array(np.array([1]), "axis"))
+    graph = helper.make_graph(nodes, "bag", inputs, outputs, tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+
+def batches():
+    random = np.random.default_rng(8)
+    return [Batch(random.integers(0, 30, (6, width)), np.ones((6, width), np.int64), None) for width in (5, 16, 9)]
+
+
+def test_a_graph_of_any_build_becomes_int8(tmp_path):
+    bag_of_words(tmp_path / "model.onnx")
+    quantize_openvino(tmp_path / "model.onnx", tmp_path / "made.xml", method="dynamic", batches=batches())
+    exact, made = (
+        OpenVINOEngine(tmp_path / name, dtype=dtype)
+        for name, dtype in (("model.onnx", "float32"), ("made.xml", "int8"))
+    )
+    for batch in batches():
+        expected = exact.logits(batch)
+        np.testing.assert_allclose(made.logits(batch), expected, atol=0.05 * np.ptp(expected))
+    assert (tmp_path / "made.bin").stat().st_size < 30 * 16 + 2 * 16 * 16 + 16 + 4 * (30 + 16 * 4) + 200
+
+
+def test_a_graph_without_weights_says_so(tmp_path):
+    bag_of_words(tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx")
+    for node in graph.graph.node:
+        if node.op_type == "MatMul":
+            node.name = f"first_row_{node.output[0]}"
+    onnx.save(graph, tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match="nothing with weights that could become int8"):
+        quantize_openvino(tmp_path / "model.onnx", tmp_path / "made.xml", method="dynamic", batches=batches())

@@ -65,12 +65,8 @@ def _rounded(source: Path, batches: Sequence[Batch]) -> Any:
     for node in layers:
         made = round_weight(numpy_helper.to_array(tensors[node.input[1]]).T, moments[node.input[0]])
         floats.append(_compressed(graph, node, 1, made.weight.T, made.scale, axis=1))
-        after = users[node.output[0]]
-        place = next((one for one, name in enumerate(after[0].input) if name in tensors), None)
-        if len(after) == 1 and after[0].op_type == "Add" and place is not None:
-            bias = numpy_helper.to_array(tensors[after[0].input[place]]) + made.shift
-            graph.initializer.append(numpy_helper.from_array(bias, f"{node.output[0]}.bias"))
-            after[0].input[place] = f"{node.output[0]}.bias"
+        for adder in users[node.output[0]] if len(users[node.output[0]]) == 1 else ():
+            _shift_bias(graph, adder, tensors, node.output[0], made.shift)
     for node in graph.node:
         if node.op_type == "Gather" and node.input[0] in tensors and len(tensors[node.input[0]].dims) == 2:
             table = numpy_helper.to_array(tensors[node.input[0]])
@@ -87,6 +83,21 @@ def _rounded(source: Path, batches: Sequence[Batch]) -> Any:
 def _is_layer(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) -> bool:
     weight = tensors.get(node.input[1]) if node.op_type == "MatMul" else None
     return weight is not None and len(weight.dims) == 2 and not node.name.startswith(FIRST_ROW)
+
+
+def _shift_bias(
+    graph: onnx.GraphProto,
+    adder: onnx.NodeProto,
+    tensors: dict[str, onnx.TensorProto],
+    product: str,
+    shift: NDArray[np.float32],
+) -> None:
+    """Add to the bias of a product what rounding took from the outputs' mean; without a bias there is none to mend."""
+    place = next((one for one, name in enumerate(adder.input) if name in tensors), None)
+    if adder.op_type == "Add" and place is not None:
+        bias = numpy_helper.to_array(tensors[adder.input[place]]) + shift
+        adder.input[place] = f"{product}.bias"
+        graph.initializer.append(numpy_helper.from_array(bias, f"{product}.bias"))
 
 
 def _compressed(
@@ -113,7 +124,8 @@ def _moments(source: Path, names: Sequence[str], batches: Sequence[Batch]) -> di
         made = run(pick_inputs(batch, inputs))
         kept = batch.attention_mask.astype(bool)
         for name, place in places.items():
-            rows = made[place][kept]
+            states = made[place]
+            rows = states[kept] if states.ndim == 3 else states.reshape(-1, states.shape[-1])  # else of pooled pairs
             moments.setdefault(name, Moments(rows.shape[1], ACTIVATION_GROUP)).add(rows)
     return moments
 
