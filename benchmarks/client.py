@@ -75,6 +75,13 @@ class Worker:
         """CPU time spent since it was ready, outside its runs: reading requests, and waiting if its threads spin."""
         return max(0.0, self._cpu() - self._ready_cpu - self._own_cpu) if self.alive else 0.0
 
+    def resident_mib(self) -> float:
+        """What it holds in memory now."""
+        if self.process is None:
+            return 0.0
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
     def stop(self) -> None:
         """End the process."""
         if self.process is not None:

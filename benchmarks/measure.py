@@ -1,6 +1,6 @@
 """The driver: runs every row on every case, in turn, and writes results/speed.json. Started by run.py.
 
-All workers of a model stay warm, and each round runs one after the other on the same requests: a machine that slows
+The workers of a model stay warm, and each round runs one after the other on the same requests: a machine that slows
 down slows all of them. The order turns by one each round.
 """
 
@@ -25,6 +25,7 @@ from texts import Request, Texts, load_texts, other_requests
 RESULTS = Path(__file__).resolve().parent / "results"
 QUERIES = 50
 SLICE = 5  # queries of one round of the throughput case
+HOLDS_MIB = 3072  # a worker that keeps more than this after its turn is started afresh for the next
 
 
 @dataclass(slots=True)
@@ -111,14 +112,14 @@ class Bench:
         self.workers: dict[str, Worker] = {}
         self.versions: dict[str, dict[str, str]] = {}
         self.idle_cpu: dict[str, float] = {}
+        self._model, self._first = Path(), Request("", ())
 
     def start(self, model: Path, first: Request) -> dict[str, dict[str, Any]]:
         """Start a fresh worker for each row, in place of the one before; return the first calls' reports."""
         reports = {}
+        self._model, self._first = model, first
         for row in self.rows:
-            if row.name in self.workers:
-                self.idle_cpu[row.name] = round(self.workers[row.name].idle_cpu_seconds(), 2)
-                self.workers[row.name].stop()
+            self._stop(row)
             worker = self.workers[row.name] = Worker(row, Setup(str(model), MAX_LENGTH, self.threads), first)
             report = dict(worker.report)
             self.versions.setdefault(row.venv, report.pop("versions", {}))
@@ -128,9 +129,8 @@ class Bench:
 
     def stop(self) -> None:
         """End all workers."""
-        for name, worker in self.workers.items():
-            self.idle_cpu[name] = round(self.idle_cpu.get(name, 0.0) + worker.idle_cpu_seconds(), 2)
-            worker.stop()
+        for row in self.rows:
+            self._stop(row)
 
     def run(self, case: Case, seconds: float) -> None:
         """Run a case round by round until its time is up."""
@@ -142,18 +142,26 @@ class Bench:
             for row in self._turned(number):
                 done = case.reports.setdefault(row.name, [])
                 takes_part = row.every or number < case.others
-                worker = self.workers[row.name]
-                if takes_part and worker.alive and not (done and "error" in done[-1]):
-                    done.append(worker.ask(requests, case.threads))
+                if takes_part and not (done and "error" in done[-1]) and self._revive(row):
+                    done.append(self.workers[row.name].ask(requests, case.threads))
+                    if self.workers[row.name].resident_mib() > HOLDS_MIB:
+                        self._stop(row)
             self.floor.measure()
             print(f"  round {number + 1}: {time.monotonic() - until + seconds:.0f} s", flush=True)
 
-    def revive(self, model: Path, first: Request) -> None:
-        """Start those again that a case brought down."""
-        for row in self.rows:
-            worker = self.workers[row.name]
-            if not worker.alive and "error" not in worker.report:
-                self.workers[row.name] = Worker(row, Setup(str(model), MAX_LENGTH, self.threads), first)
+    def _revive(self, row: Row) -> bool:
+        """Start a worker again that was stopped or broke down; tell whether it can be asked."""
+        worker = self.workers[row.name]
+        if not worker.alive and "error" not in worker.report:
+            setup = Setup(str(self._model), MAX_LENGTH, self.threads)
+            worker = self.workers[row.name] = Worker(row, setup, self._first)
+        return worker.alive
+
+    def _stop(self, row: Row) -> None:
+        if row.name in self.workers:
+            idle = self.workers[row.name].idle_cpu_seconds()
+            self.idle_cpu[row.name] = round(self.idle_cpu.get(row.name, 0.0) + idle, 2)
+            self.workers[row.name].stop()
 
     def _turned(self, number: int) -> Iterator[Row]:
         turn = number % len(self.rows)
@@ -192,7 +200,6 @@ def main() -> None:
             first_calls.append(bench.start(model, first))
         for case in (one for one in cases if one.model == name):
             print(f"{case.name}: {case.what}", flush=True)
-            bench.revive(model, first)
             bench.run(case, seconds * case.weight)
             # After each case, so that a run that is cut short has its figures.
             result = summarize(cases, rows, texts, bench, first_calls, head)
