@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 import transformers
@@ -143,28 +142,6 @@ def test_weights_in_half_precision_are_computed_in_float32(dtype: torch.dtype, t
     model.save_pretrained(tmp_path)
     assert read_config(tmp_path)["dtype"] == str(dtype).removeprefix("torch.")
     assert_equal(model.float(), tmp_path, tmp_path, with_types=True)
-
-
-@pytest.mark.parametrize("half", [True, False])
-def test_tables_stay_in_half_precision_where_that_loses_nothing(half: bool, tmp_path: Path) -> None:
-    model = save_model("bert", tmp_path)
-    if half:
-        model.half().float().save_pretrained(tmp_path)
-    graph = build(read_config(tmp_path), read_weights(tmp_path), with_types=True)
-    save(graph, tmp_path / "model.onnx")
-    tables = [
-        tensor.data_type
-        for tensor in graph.graph.initializer
-        if tensor.name.startswith("bert.embeddings.") and len(tensor.dims) == 2
-    ]
-    assert tables == [onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT] * 3
-    engine = OpenVINOEngine(tmp_path / "model.onnx")
-    kept = {
-        node.get_friendly_name(): node.get_rt_info()["outputPrecisions"].astype(str)
-        for node in engine._compiled.get_runtime_model().get_ops()
-    }
-    assert kept["bert.embeddings.word_embeddings.weight"] == ("f16" if half else "f32")
-    assert_equal(model, tmp_path, tmp_path, with_types=True)
 
 
 def test_weights_in_several_files_are_all_read(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import openvino
 from numpy.typing import NDArray
-from openvino import opset13 as opset
 
 from milvus_rerank.engines.base import Batch, as_logits, check_inputs, pick_inputs
 from milvus_rerank.errors import ModelError
@@ -46,7 +45,6 @@ class OpenVINOEngine:
             options["INFERENCE_NUM_THREADS"] = str(threads)
         try:
             model = core.read_model(path)
-            _keep_half_tables(model)
             self._compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot read {path}: {str(error).strip().splitlines()[-1]}") from error
@@ -66,22 +64,6 @@ class OpenVINOEngine:
             request = self._local.request = self._compiled.create_infer_request()
         request.infer(pick_inputs(batch, self._inputs), share_inputs=True)
         return as_logits(request.get_output_tensor(0).data, len(batch.input_ids), self._path)
-
-
-def _keep_half_tables(model: Any) -> None:
-    """Convert float16 tables before the lookup instead of after it: OpenVINO looks up such ones as they are.
-
-    The other way round it would make a float32 table of them.
-    """
-    for convert in model.get_ops():
-        gather = convert.input_value(0).get_node() if convert.get_type_name() == "Convert" else None
-        if gather is None or gather.get_type_name() != "Gather":
-            continue
-        table = gather.input_value(0)
-        if table.get_node().get_type_name() == "Constant" and table.get_element_type() == openvino.Type.f16:
-            whole = opset.convert(table, convert.get_destination_type())
-            rows = opset.gather(whole, gather.input_value(1), gather.input_value(2))
-            openvino.utils.replace_node(convert, rows)
 
 
 def has_bfloat16() -> bool:

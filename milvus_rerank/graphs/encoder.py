@@ -93,28 +93,19 @@ class _Builder:
 
     def _embeddings(self) -> str:
         prefix = self._layout.body + "embeddings."
-        name = prefix + "word_embeddings.weight"
-        tokens = self._rows(name, self._float(name), "input_ids")
+        tokens = self._node("Gather", self._weight(prefix + "word_embeddings.weight"), "input_ids")
         table = self._float(prefix + "position_embeddings.weight")
         types = self._weights.get(prefix + "token_type_embeddings.weight")
         if types is not None and not self._with_types:
             table = table + np.asarray(types)[0].astype(np.float32)
-        positions = self._rows(prefix + "position_embeddings.weight", table, self._places())
+        positions = self._node("Gather", self._add(prefix + "position_embeddings.weight", table), self._places())
         states = self._node("Add", tokens, positions)
         if self._with_types:
-            name = prefix + "token_type_embeddings.weight"
-            states = self._node("Add", states, self._rows(name, self._float(name), "token_type_ids"))
+            kinds = self._weight(prefix + "token_type_embeddings.weight")
+            states = self._node("Add", states, self._node("Gather", kinds, "token_type_ids"))
         states = self._norm(states, prefix + "LayerNorm")
         project = self._layout.body + "embeddings_project"
         return self._linear(states, project) if project + ".weight" in self._weights else states
-
-    def _rows(self, name: str, table: Array, places: str) -> str:
-        with np.errstate(over="ignore"):
-            half = table.astype(np.float16)
-        if not np.array_equal(half, table):
-            return self._node("Gather", self._add(name, table), places)
-        # Half the memory, and no digit lost. Converted after the lookup, as engines would fold a converted table.
-        return self._node("Cast", self._node("Gather", self._add(name, half), places), to=TensorProto.FLOAT)
 
     def _places(self) -> str:
         """Return each token's row in the table of positions."""

@@ -12,7 +12,7 @@ from milvus_rerank.graphs.family import is_known
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import content_key, read_weights, weight_files
 
-GRAPH_VERSION = 3
+GRAPH_VERSION = 2
 """Raised whenever graphs change, so that a cache of older ones is not used."""
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
