@@ -17,9 +17,10 @@ from typing import Any
 
 from client import Worker
 from floor import Floor
+from machine import machine
 from models import MAX_LENGTH, export_int8, make_model
 from peers import BASELINE, ROWS, Row, Setup
-from summary import machine, print_tables, summarize
+from summary import print_tables, summarize
 from texts import Request, Texts, load_texts, other_requests
 
 RESULTS = Path(__file__).resolve().parent / "results"

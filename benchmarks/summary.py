@@ -1,12 +1,8 @@
 """From the workers' reports to the figures: medians, ratios, fidelity, shares of the peak."""
 
 import json
-import os
-import platform
-import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +19,6 @@ if TYPE_CHECKING:
     from measure import Bench, Case
 
 Report = dict[str, Any]
-FLAGS = re.compile(r"avx2|avx512f|avx512_vnni|avx_vnni|avx512_bf16|amx_\w+|asimddp|i8mm|bf16|sve")
 WRONG = 1e-3  # a score that differs by more from the same call's in one thread is another score
 
 
@@ -178,22 +173,6 @@ def mean_ndcg(requests: list[Request], scores: list[np.ndarray], judgments: dict
         for request, own in zip(requests, scores, strict=True)
     }
     return float(np.mean(list(ndcg(run, {key: judgments[key] for key in run}).values())))
-
-
-def machine() -> Report:
-    """What ran this."""
-    info = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
-    name = re.search(r"model name\s*: (.*)", info)
-    flags = re.search(r"(?:flags|Features)\s*: (.*)", info)
-    return {
-        "cpu": name[1] if name else platform.processor(),
-        "architecture": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "flags": sorted({flag for flag in (flags[1].split() if flags else []) if FLAGS.fullmatch(flag)}),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
 
 
 def print_tables(result: Report) -> None:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs into the image's virtual environment, for the Dockerfile.
-# Usage: install.sh requirements TORCH EXTRA     what the package needs, as pyproject.toml and constraints.txt say
+# Usage: install.sh requirements TORCH EXTRAS    what the package needs, as pyproject.toml and constraints.txt say
 #        install.sh package                       the package itself, from the working directory
 set -eu
 
@@ -16,7 +16,10 @@ build=/opt/build
 case "$1" in
 requirements)
     backend=""
-    extras="--extra $3"
+    extras=""
+    for extra in $3; do
+        extras="$extras --extra $extra"
+    done
     if [ "$2" != none ]; then
         extras="$extras --extra torch"
     fi

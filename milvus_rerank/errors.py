@@ -11,10 +11,14 @@ RerankError
 ├── MissingDependencyError   an optional package is not installed
 ├── RegistryError            an unknown reranker name, a clash of names, or a plugin that does not load
 ├── SearchError              Milvus failed, or did not answer in time
+├── OverloadedError          a server has too much to do already
+├── DeadlineError            a server did not get done in time
 └── StoppedError             the work was stopped from outside before its end
 
 Each also derives from the builtin exception that callers would expect, so ``except ValueError`` keeps working.
 """
+
+import math
 
 
 class RerankError(Exception):
@@ -72,6 +76,22 @@ class RegistryError(RerankError, LookupError):
 
 class SearchError(RerankError, RuntimeError):
     """The first stage failed: Milvus raised an error or did not answer in time."""
+
+
+class OverloadedError(RerankError):
+    """A server has too much to do already.
+
+    :param message: why it refused.
+    :param retry_after: seconds after which it may be better.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = max(1, math.ceil(retry_after))
+
+
+class DeadlineError(RerankError, TimeoutError):
+    """A server did not get done with a request in the time it may take."""
 
 
 class StoppedError(RerankError):

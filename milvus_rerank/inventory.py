@@ -23,6 +23,8 @@ _PACKAGES = (
     ("model2vec", "embed", "embedding with builtin/embed"),
     ("pymilvus", "milvus", "searching in Milvus"),
     ("milvus-lite", "lite", "Milvus in a file, without a server"),
+    ("fastapi", "server", "milvus-rerank serve"),
+    ("uvicorn", "server", "milvus-rerank serve"),
     ("ir-measures", "eval", "nDCG in the demo"),
 )
 

@@ -118,6 +118,27 @@ class PairEncoder:
         """Return the true length of a pair in tokens, special tokens included."""
         return sum(self.lengths(len(query), len(document))) + self._template.size
 
+    def shorten(
+        self, query: Ids, document: Ids, *, document_tokens: int | None, pair_tokens: int | None, left: bool
+    ) -> tuple[Ids, Ids]:
+        """Return the tokens of a pair that are left under limits of one request.
+
+        :param query: the query's token ids.
+        :param document: the document's token ids.
+        :param document_tokens: the most tokens of the document; None for no limit of its own.
+        :param pair_tokens: the most tokens of the pair, special ones included; the document gives way. None for no more
+            limit than ``max_length``.
+        :param left: cut at the beginning of texts instead of their end.
+        :returns: token ids that :meth:`batch` need not cut.
+        """
+        room = len(document) if document_tokens is None else min(len(document), document_tokens)
+        if pair_tokens is not None:
+            room = min(room, max(0, pair_tokens - self._template.size - len(query)))
+        kept_query, kept = self.lengths(len(query), room)
+        if left:
+            return query[len(query) - kept_query :], document[len(document) - kept :]
+        return query[:kept_query], document[:kept]
+
     def padded_length(self, length: int) -> int:
         """Return the width of a batch whose longest pair has so many tokens."""
         return min(-(-length // self._multiple) * self._multiple, max(length, self.max_length))

@@ -27,6 +27,7 @@ WINDOW = 4096
 """Pairs sorted together: the next ones are tokenised while these are scored. Enough for batches without padding."""
 
 Pair = tuple[str, str]
+Row = tuple[Ids, Ids]
 
 
 class PairScorer:
@@ -101,6 +102,33 @@ class PairScorer:
         places = [np.array([numbers[query, document] for document in own], dtype=np.intp) for query, own in requests]
         return [made[own] for own in places]
 
+    def rows(self, pairs: Sequence[Pair]) -> list[Row]:
+        """Return pairs of texts as pairs of token ids, for :meth:`forward`.
+
+        :param pairs: queries and documents; each text is tokenised once, and not at all if it is remembered.
+        :returns: one row per pair.
+        """
+        ids = self._tokenize(pairs, threading.Event())
+        return [(ids[query], ids[document]) for query, document in pairs]
+
+    def widths(self, rows: Sequence[Row]) -> list[int]:
+        """Return how wide, in tokens, a batch must be to hold each row."""
+        return [self.encoder.padded_length(self.encoder.pair_length(query, document)) for query, document in rows]
+
+    def forward(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Run the model once.
+
+        :param rows: one batch, as :meth:`rows` made them.
+        :returns: one logit per row.
+        :raises OutOfMemoryError: if they do not fit the device; ``max_batch_tokens`` is then half of what was tried.
+        """
+        try:
+            return self.engine.logits(self.encoder.batch(rows))
+        except OutOfMemoryError:
+            if len(rows) > 1:
+                self._shrink(len(rows) * max(self.widths(rows)))
+            raise
+
     def _logits(self, pairs: list[Pair], stop: threading.Event) -> NDArray[np.float32]:
         """Return the logits of distinct pairs, from the score cache where it has them."""
         if self.score_cache is None:
@@ -127,20 +155,18 @@ class PairScorer:
         self, pairs: list[Pair], ids: dict[str, Ids], stop: threading.Event, bar: "tqdm[None]"
     ) -> NDArray[np.float32]:
         rows = [(ids[query], ids[document]) for query, document in pairs]
-        lengths = [self.encoder.pair_length(query, document) for query, document in rows]
         logits = np.empty(len(pairs), dtype=np.float32)
-        order = by_length(lengths)
-        lengths = [self.encoder.padded_length(length) for length in lengths]
+        order = by_length([self.encoder.pair_length(query, document) for query, document in rows])
+        lengths = self.widths(rows)
         waiting = deque(cut(order, lengths, self.max_batch_tokens))
         while waiting:
             check_stop(stop)
             batch = waiting.popleft()
             try:
-                logits[batch] = self.engine.logits(self.encoder.batch([rows[index] for index in batch]))
+                logits[batch] = self.forward([rows[index] for index in batch])
             except OutOfMemoryError:
                 if len(batch) == 1:
                     raise
-                self._shrink(len(batch) * lengths[batch[0]])
                 left = [*batch, *(index for later in waiting for index in later)]
                 waiting = deque(cut(left, lengths, self.max_batch_tokens))
             else:
@@ -161,7 +187,7 @@ class PairScorer:
                     coming = pool.submit(self._tokenize, windows[number + 1], stop)
                 yield window, ids
 
-    def _tokenize(self, pairs: list[Pair], stop: threading.Event) -> dict[str, Ids]:
+    def _tokenize(self, pairs: Sequence[Pair], stop: threading.Event) -> dict[str, Ids]:
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         ids = self._tokens.get(texts)
         absent = [text for text in texts if text not in ids]

@@ -1,0 +1,276 @@
+"""The HTTP application: routes, errors, health. What they do is in the service behind them."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from milvus_rerank import __version__
+from milvus_rerank.errors import (
+    DeadlineError,
+    InputError,
+    OverloadedError,
+    RegistryError,
+    RerankError,
+    SearchError,
+    StoppedError,
+)
+from milvus_rerank.server import dialects
+from milvus_rerank.server.gate import ErrorAnswer, Gate, error_body, failure
+from milvus_rerank.server.hosted import Models
+from milvus_rerank.server.metrics import Metrics
+from milvus_rerank.server.pairs import ScoreAnswer, ScoreRequest
+from milvus_rerank.server.playground import Milvus, add_playground
+from milvus_rerank.server.service import Service, Ticket, no_span
+from milvus_rerank.server.settings import Settings
+
+if TYPE_CHECKING:
+    from milvus_rerank.server.traces import Traces
+
+PUBLIC = frozenset({"/", "/health", "/ready"})
+"""What needs no key: nothing of it tells what the server holds or is asked."""
+SIMILARITY = "/hf-inference/models/{model:path}/pipeline/sentence-similarity"
+DASHSCOPE = "/api/v1/services/rerank/text-rerank/text-rerank"
+_STATUSES: tuple[tuple[type[RerankError], int], ...] = (
+    (OverloadedError, 429),
+    (DeadlineError, 504),
+    (StoppedError, 503),
+    (RegistryError, 404),
+    (InputError, 422),
+    (SearchError, 502),
+)
+_ERRORS = (400, 401, 404, 408, 413, 422, 429, 500, 502, 503, 504)
+
+logger = structlog.get_logger("milvus_rerank.server")
+
+
+class Answer(JSONResponse):
+    """JSON, in ASCII where it holds what UTF-8 cannot: halves of surrogate pairs, which a client sent and gets back."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the bytes."""
+        try:
+            return super().render(content)
+        except UnicodeEncodeError:
+            return json.dumps(content, allow_nan=False).encode("ascii")
+
+
+class Application:
+    """What a server runs: the gate, and behind it the routes.
+
+    :param models: what it serves; closed when the application ends.
+    :param settings: keys and limits.
+    :param preload: the names of models to load at once; ``/ready`` says no until they are. If one does not load,
+        ``problem`` says why and ``stop`` is called, which whoever runs this may set.
+    :param milvus: what the playground may search in; None for nothing.
+    :param traces: makes a span of each request and stage; None for none.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        settings: Settings,
+        preload: Sequence[str] = (),
+        *,
+        milvus: Milvus | None = None,
+        traces: "Traces | None" = None,
+    ) -> None:
+        self.models = models
+        self.metrics = Metrics(
+            lambda: {name: (one.waiting_requests, one.waiting_tokens) for name, one in models.batchers.items()}
+        )
+        models.report = self.metrics.batch
+        self.service = Service(models, settings.limits, self.metrics, traces.span if traces else no_span)
+        self.loaded = not preload
+        self.problem = ""
+        self.stop: Callable[[], object] = lambda: None
+        self._preload = tuple(preload)
+        self._milvus = milvus
+        self._settings = settings
+        self.routes = FastAPI(
+            title="milvus-rerank",
+            version=__version__,
+            summary="Rerank documents as TEI, vLLM, Jina, Cohere, Voyage, DashScope and Hugging Face do.",
+            lifespan=self._lifespan,
+            responses={status: {"model": ErrorAnswer} for status in _ERRORS},
+            docs_url=None,  # those pages load scripts from elsewhere
+            redoc_url=None,
+        )
+        _add_errors(self.routes)
+        _add_health(self.routes, self)
+        _add_rerank(self.routes, self.service)
+        _add_score(self.routes, self.service)
+        add_playground(self.routes, milvus)
+        label = _labels({path for route in self.routes.routes if (path := getattr(route, "path", ""))})
+        self.gate = Gate(self.routes, settings=settings, metrics=self.metrics, public=PUBLIC, label=label)
+        self._entry = traces.wrap(self.gate) if traces else self.gate
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        await self._entry(scope, receive, send)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return self.loaded and not self.gate.stopping
+
+    def info(self) -> dict[str, Any]:
+        """Return what the server is and can do."""
+        limits = self._settings.limits
+        loaded = self.models.loaded
+        return {
+            "version": __version__,
+            "model_id": self.models.names[0],
+            "max_client_batch_size": limits.documents,
+            "max_body_bytes": limits.body_bytes,
+            "deadline_seconds": limits.deadline,
+            "milvus": self._milvus is not None,
+            "models": [
+                {"name": name, "loaded": name in loaded, **(loaded[name].facts() if name in loaded else {})}
+                for name in self.models.names
+            ],
+        }
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._load)
+            yield
+            tasks.cancel_scope.cancel()
+        await anyio.to_thread.run_sync(self.models.close, 0.0)
+
+    async def _load(self) -> None:
+        try:
+            for name in self._preload:
+                await self.service.model(name)
+        except (RerankError, OSError) as error:
+            self.problem = f"model {name!r} does not load: {error}"
+            logger.error("load", model=name, error=str(error))
+            self.stop()
+        else:
+            self.loaded = True
+
+
+def _labels(paths: set[str]) -> Callable[[str], str]:
+    """Return what names a path in the counts: its route, or ``other``, so that strangers cannot make up new ones."""
+
+    def label(path: str) -> str:
+        if path in paths:
+            return path
+        return SIMILARITY if path.startswith("/hf-inference/") else "other"
+
+    return label
+
+
+def _add_errors(app: FastAPI) -> None:
+    def answer(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+        return JSONResponse(error_body(status, message), status_code=status, headers=headers)
+
+    @app.exception_handler(RerankError)
+    async def ours(request: Request, error: RerankError) -> Response:
+        status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+        if status == 500:  # a model, a device, a score: its message names files and numbers, never a text
+            logger.error("failed", id=request.state.request_id, error=type(error).__name__, message=str(error))
+            return answer(status, failure(request.state.request_id))
+        headers = {"retry-after": str(error.retry_after)} if isinstance(error, OverloadedError) else None
+        return answer(status, str(error), headers)
+
+    @app.exception_handler(Exception)
+    async def unknown(request: Request, error: Exception) -> Response:
+        return answer(500, failure(request.state.request_id))  # the gate logs it
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        # Not the values given: they may be no JSON, such as NaN, and texts of any length.
+        found = error.errors()
+        parts = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found[:5]]
+        more = [f"and {len(found) - 5} more"] if len(found) > 5 else []
+        return answer(422, "; ".join(parts + more))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        return answer(error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+def _add_health(app: FastAPI, server: Application) -> None:
+    @app.get("/health", tags=["server"])
+    async def health() -> dict[str, str]:
+        """Tell that the server lives."""
+        return {"status": "ok"}
+
+    @app.get("/ready", tags=["server"])
+    async def ready() -> Response:
+        """Tell whether to send requests here: no while models load, and no once it is told to stop."""
+        if server.ready:
+            return JSONResponse({"status": "ready"})
+        state = "stopping" if server.gate.stopping else server.problem or "loading"
+        return JSONResponse({"status": state}, status_code=503)
+
+    @app.get("/info", tags=["server"])
+    async def info() -> dict[str, Any]:
+        """Tell what is served, with which limits."""
+        return server.info()
+
+    @app.get("/metrics", tags=["server"])
+    async def metrics() -> Response:
+        """Count requests, batches, tokens and times, for Prometheus."""
+        return Response(server.metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_rerank(app: FastAPI, service: Service) -> None:
+    async def scored(request: Request, call: dialects.Call) -> dialects.Scored:
+        ticket = request.state.ticket = Ticket()
+        return await service.rerank(call, ticket)
+
+    @app.post("/rerank", tags=["rerank"], responses=_answers(list[dialects.TeiResult] | dialects.RerankAnswer))
+    async def rerank(request: Request, body: dialects.AnyRequest) -> Response:
+        """Rerank: answers as TEI does where the documents are called ``texts``, else as vLLM, infinity and Jina do."""
+        return Answer(body.answer(await scored(request, body.call())))
+
+    @app.post("/v1/rerank", tags=["rerank"], responses=_answers(dialects.RerankAnswer))
+    async def rerank_v1(request: Request, body: dialects.RerankRequest) -> Response:
+        """Rerank as Jina, vLLM, SiliconFlow and Cohere's first version do."""
+        return Answer(body.answer(await scored(request, body.call())))
+
+    @app.post("/v2/rerank", tags=["rerank"], responses=_answers(dialects.RerankAnswer))
+    async def rerank_v2(request: Request, body: dialects.CohereRequest) -> Response:
+        """Rerank as Cohere's second version does."""
+        return Answer(body.answer(await scored(request, body.call())))
+
+    @app.post("/voyage/v1/rerank", tags=["rerank"], responses=_answers(dialects.VoyageAnswer))
+    async def rerank_voyage(request: Request, body: dialects.VoyageRequest) -> Response:
+        """Rerank as Voyage does."""
+        return Answer(body.answer(await scored(request, body.call())))
+
+    @app.post(DASHSCOPE, tags=["rerank"], responses=_answers(dialects.DashScopeAnswer))
+    async def rerank_dashscope(request: Request, body: dialects.DashScopeRequest) -> Response:
+        """Rerank as DashScope does."""
+        return Answer(body.answer(await scored(request, body.call())))
+
+    @app.post(SIMILARITY, tags=["score"], responses=_answers(list[float]))
+    async def similarity(request: Request, model: str, body: dialects.SimilarityRequest) -> Response:
+        """Score as Hugging Face's sentence similarity does."""
+        return Answer(body.answer(await scored(request, body.call(model))))
+
+
+def _add_score(app: FastAPI, service: Service) -> None:
+    @app.post("/score", tags=["score"], responses=_answers(ScoreAnswer))
+    @app.post("/v1/score", tags=["score"], responses=_answers(ScoreAnswer))
+    async def score(request: Request, body: ScoreRequest) -> Response:
+        """Score pairs as vLLM does."""
+        ticket = request.state.ticket = Ticket()
+        scores = await service.score(body.model, body.requests(), ticket)
+        return Answer(body.answer(ticket.model, scores, ticket.tokens))
+
+
+def _answers(model: Any) -> dict[int | str, dict[str, Any]]:
+    return {200: {"model": model}}

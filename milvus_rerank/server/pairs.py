@@ -1,0 +1,76 @@
+"""vLLM's ``/score``: pairs instead of one query with its documents."""
+
+import time
+import uuid
+from collections.abc import Sequence
+
+from pydantic import model_validator
+from typing_extensions import TypedDict
+
+from milvus_rerank.scoring import Request
+from milvus_rerank.server.dialects import Body, Usage
+
+Side = str | list[str]
+
+
+class ScoreResult(TypedDict):
+    """One score."""
+
+    index: int
+    object: str
+    score: float
+
+
+class ScoreAnswer(TypedDict):
+    """The answer of vLLM's ``/score``."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    data: list[ScoreResult]
+    usage: Usage
+
+
+class ScoreRequest(Body):
+    """One query with one or many documents, or as many of each."""
+
+    model: str | None = None
+    queries: Side | None = None
+    documents: Side | None = None
+    text_1: Side | None = None
+    text_2: Side | None = None
+    items: Side | None = None
+
+    @model_validator(mode="after")
+    def _matches(self) -> "ScoreRequest":
+        queries, documents = self._sides()
+        if len(queries) not in (1, len(documents)):
+            raise ValueError(f"got {len(queries)} queries for {len(documents)} documents; expected 1, or as many")
+        return self
+
+    def requests(self) -> list[Request]:
+        """Return the pairs: one query with all documents, or each with its own; their order is the answer's."""
+        queries, documents = self._sides()
+        if len(queries) == 1:
+            return [(queries[0], documents)]
+        return [(query, [document]) for query, document in zip(queries, documents, strict=True)]
+
+    def answer(self, model: str, scores: Sequence[float], tokens: int) -> ScoreAnswer:
+        """Return what the client expects."""
+        return {
+            "id": f"score-{uuid.uuid4().hex}",
+            "object": "list",
+            "created": int(time.time()),
+            "model": model,
+            "data": [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)],
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+
+    def _sides(self) -> tuple[list[str], list[str]]:
+        """Return queries and documents, whatever they were called."""
+        first = next((side for side in (self.queries, self.text_1) if side is not None), None)
+        second = next((side for side in (self.documents, self.items, self.text_2) if side is not None), None)
+        if first is None or second is None:
+            raise ValueError("expected queries and documents, or text_1 and text_2")
+        return ([first] if isinstance(first, str) else first), ([second] if isinstance(second, str) else second)

@@ -1,0 +1,110 @@
+"""What runs the application: uvicorn, with an orderly end."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import structlog
+import uvicorn
+
+from milvus_rerank.server.app import Application
+from milvus_rerank.server.settings import Settings
+
+KEEP_ALIVE = 30
+"""Seconds that an idle connection is kept: Milvus asks again and again over the same one."""
+
+
+class Server(uvicorn.Server):
+    """Serve an application until told to stop.
+
+    On SIGTERM and SIGINT it takes no more requests, finishes those it has for ``drain_seconds``, and answers the rest
+    with 503.
+
+    :param application: what to serve.
+    :param settings: where, and with which limits.
+    :param announce: told the address once requests are taken.
+    """
+
+    def __init__(
+        self, application: Application, settings: Settings, announce: Callable[[str], object] = lambda address: None
+    ) -> None:
+        self._application = application
+        self._settings = settings
+        self._announce = announce
+        config = uvicorn.Config(
+            application,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            lifespan="on",
+            timeout_keep_alive=KEEP_ALIVE,
+            # Those that are refused at the end need a moment to hear of it.
+            timeout_graceful_shutdown=int(settings.limits.drain_seconds) + 3,
+        )
+        super().__init__(config)
+        application.stop = self._stop
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        """Take nothing more, finish what there is, refuse what is left."""
+        self._application.gate.stopping = True
+        drain = asyncio.create_task(
+            asyncio.to_thread(self._application.models.close, self._settings.limits.drain_seconds)
+        )
+        await super().shutdown(sockets)
+        await drain
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take nothing more from here on; the loop does the rest, and a second Ctrl-C cuts that short.
+
+        Not uvicorn's own, which raises the signal once more at the end: the process would die before what it has open
+        is closed.
+        """
+        self._application.gate.stopping = True
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+class _Lines:
+    """A stream for log lines: if nobody reads them any more, the server goes on without."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def log_to(stream: Any) -> None:
+    """Write the server's log as one JSON object a line."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(_Lines(stream)),  # type: ignore[arg-type]
+        cache_logger_on_first_use=False,
+    )

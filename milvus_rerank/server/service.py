@@ -1,0 +1,180 @@
+"""The way of one call through the server: tokenised, queued, scored, or told why not."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import numpy as np
+
+from milvus_rerank.errors import DeadlineError, InputError, OverloadedError
+from milvus_rerank.inputs import check_documents, check_query
+from milvus_rerank.results import check_scores, rank
+from milvus_rerank.scoring import Request
+from milvus_rerank.server.batcher import Batcher, Job
+from milvus_rerank.server.dialects import Call, Cut, Scale, Scored
+from milvus_rerank.server.hosted import Model, Models
+from milvus_rerank.server.metrics import Metrics
+from milvus_rerank.server.settings import Limits
+
+_HEADROOM = 0.75
+"""A request is taken if it will be done in this part of its time: smaller ones that come later may overtake it."""
+
+
+@dataclass(slots=True)
+class Ticket:
+    """What is known of a request, for its line in the log.
+
+    :param model: the model's name.
+    :param documents: how many documents it has.
+    :param tokens: their tokens, each with its query's.
+    """
+
+    model: str = ""
+    documents: int = 0
+    tokens: int = 0
+
+
+def no_span(stage: str) -> AbstractContextManager[Any]:
+    """Time nothing."""
+    return contextlib.nullcontext()
+
+
+class Service:
+    """Answer calls.
+
+    :param models: what scores.
+    :param limits: what calls may take.
+    :param metrics: what is counted.
+    :param span: times a stage for traces.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        limits: Limits,
+        metrics: Metrics,
+        span: Callable[[str], AbstractContextManager[Any]] = no_span,
+    ) -> None:
+        self.models = models
+        self._limits = limits
+        self._metrics = metrics
+        self._span = span
+        # Own limiters, not the one that all libraries share: loads of minutes must not take the threads that tokenise.
+        self._tokenizing = anyio.CapacityLimiter(4)
+        self._loading = anyio.CapacityLimiter(4)
+
+    async def rerank(self, call: Call, ticket: Ticket) -> Scored:
+        """Score a call's documents and order them.
+
+        :param call: what is asked for.
+        :param ticket: filled in.
+        :returns: scores and order.
+        :raises InputError: for a call beyond the limits.
+        :raises RegistryError: if there is no such model.
+        :raises OverloadedError: if there is too much to do.
+        :raises DeadlineError: if it took too long.
+        """
+        scores = await self.score(call.model, [(call.query, call.documents)], ticket, scale=call.scale, cut=call.cut)
+        return Scored(ticket.model, scores, rank(scores, call.top_k), ticket.tokens)
+
+    async def score(
+        self,
+        name: str | None,
+        requests: Sequence[Request],
+        ticket: Ticket,
+        *,
+        scale: Scale = "model",
+        cut: Cut | None = None,
+    ) -> list[float]:
+        """Score the documents of several queries.
+
+        :param name: the model's name; None for the first.
+        :param requests: queries with their documents.
+        :param ticket: filled in.
+        :param scale: which scores.
+        :param cut: limits of this request.
+        :returns: one score per document, requests one after the other.
+        :raises DeadlineError: if it took too long; all else as :meth:`rerank`.
+        """
+        self._check(requests)
+        ticket.model = self.models.resolve(name)
+        ticket.documents = sum(len(documents) for _, documents in requests)
+        try:
+            with anyio.fail_after(self._limits.deadline) as scope:
+                return await self._score(requests, ticket, scale, cut, scope)
+        except TimeoutError as error:
+            raise DeadlineError(f"not done within the deadline of {self._limits.deadline:g} s") from error
+
+    async def model(self, name: str) -> Model:
+        """Return a model, loading it off the loop if need be."""
+        found = self.models.loaded.get(name)
+        if found is not None:
+            return found
+        return await anyio.to_thread.run_sync(self.models.get, name, limiter=self._loading, abandon_on_cancel=True)
+
+    async def _score(
+        self, requests: Sequence[Request], ticket: Ticket, scale: Scale, cut: Cut | None, scope: anyio.CancelScope
+    ) -> list[float]:
+        model = await self.model(ticket.model)
+        with self._stage("tokenize"):
+            prepared = await anyio.to_thread.run_sync(
+                lambda: model.prepare(requests, cut), limiter=self._tokenizing, abandon_on_cancel=True
+            )
+        ticket.tokens = sum(prepared.widths)
+        if prepared.rows:
+            job = Job(model, prepared.rows, prepared.widths)
+            logits = await self._run(job, self.models.batchers[model.device], ticket, scope)
+        else:
+            logits = np.empty(0, dtype=np.float32)
+        self._metrics.documents.labels(ticket.model).inc(ticket.documents)
+        self._metrics.tokens.labels(ticket.model).inc(ticket.tokens)
+        return check_scores(model.finish(prepared, logits, scale), ticket.documents, "document {}".format)
+
+    async def _run(self, job: Job, batcher: Batcher, ticket: Ticket, scope: anyio.CancelScope) -> np.ndarray:
+        self._check_queue(batcher, ticket.tokens, scope.deadline - anyio.current_time())
+        batcher.submit(job)
+        try:
+            with self._stage("score"):
+                logits = await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:  # the client left, or the deadline passed
+            batcher.drop(job)
+            raise
+        if job.started is not None:
+            self._metrics.stages.labels("queue").observe(job.started - job.arrived)
+        return logits
+
+    @contextlib.contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        with self._metrics.stages.labels(name).time(), self._span(name):
+            yield
+
+    def _check_queue(self, batcher: Batcher, tokens: int, left: float) -> None:
+        """Refuse at once what would only wait to be late."""
+        waiting = batcher.waiting_tokens
+        seconds = batcher.seconds_for(tokens)
+        if waiting and waiting + tokens > self._limits.queue_tokens:
+            raise OverloadedError(f"{waiting} tokens are waiting already, and this request has {tokens}", seconds or 1)
+        if waiting and seconds is not None and seconds > _HEADROOM * left:
+            raise OverloadedError(
+                f"with what waits already this request would take about {seconds:.1f} s of the {left:.1f} s it has",
+                seconds - _HEADROOM * left,
+            )
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        count = sum(len(documents) for _, documents in requests)
+        if count > self._limits.documents:
+            raise InputError(f"got {count} documents; this server takes at most {self._limits.documents} in a request")
+        most = self._limits.text_characters
+        for query, documents in requests:
+            check_query(query)  # JSON can spell halves of surrogate pairs
+            check_documents(documents)
+            if len(query) > most:
+                raise InputError(f"the query has {len(query)} characters; this server takes at most {most}")
+            for index, text in enumerate(documents):
+                if len(text) > most:
+                    raise InputError(f"document {index} has {len(text)} characters; this server takes at most {most}")
