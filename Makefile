@@ -21,7 +21,7 @@ demo: $(VENV)/.demo
 	$(BIN)/milvus-rerank demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 integration: $(VENV)/.dev
 	$(BIN)/python -m pytest integration_tests

@@ -10,7 +10,7 @@ from serving import serving
 
 from milvus_rerank import CrossEncoderRerankFunction
 
-EXAMPLES = 40
+EXAMPLES = 25
 CHECKS = [not_a_server_error, response_schema_conformance, status_code_conformance]
 
 

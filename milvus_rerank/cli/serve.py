@@ -4,7 +4,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,7 +99,8 @@ def serve(
         preload = () if lazy else tuple(loaders)
         application = Application(Models(loaders), settings, preload, milvus=milvus, traces=spans)
         server = Server(application, settings, lambda address: output.note(f"{', '.join(loaders)} at {address}"))
-        server.run()
+        with suppress(SystemExit):  # uvicorn's way to say that it could not start
+            server.run()
     if application.problem:
         raise RerankError(application.problem)
     if not server.started:

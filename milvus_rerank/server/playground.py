@@ -44,8 +44,9 @@ class Milvus:
     text_field: str = "text"
 
     def collections(self) -> list[str]:
-        """Return the names of its collections.
+        """List its collections.
 
+        :returns: their names.
         :raises SearchError: if Milvus does not answer.
         """
         try:
@@ -54,9 +55,10 @@ class Milvus:
             raise SearchError(f"Milvus does not list its collections: {message_of(error)}") from error
 
     def search(self, body: SearchBody) -> list[dict[str, Any]]:
-        """Return the first stage's hits: ``id``, ``distance`` and ``text``, best first.
+        """Run the first stage alone.
 
         :param body: what to look for.
+        :returns: hits with ``id``, ``distance`` and ``text``, best first.
         :raises InputError: for a collection that cannot be searched so.
         :raises SearchError: if Milvus fails.
         """
