@@ -1,9 +1,10 @@
 """Batches across requests: one thread for a device, which takes what waits, whoever asked for it.
 
 A batch is cut by a budget of tokens from pairs of about the same length, of several requests where that saves padding.
-Whose turn it is follows weighted fair queueing: each request has the time at which it would be done if all that wait
-were served at once, a little of each; the earliest chooses the next batch. So a request of 5 documents does not stand
-behind one of 1000, and the latter is not put off for ever.
+Whose turn it is: the clock counts tokens served, a request is due when as many have been served since it came as it has
+itself, and the one that is due first chooses the next batch. So a request of 5 documents does not stand behind one of
+1000, and the latter is overtaken by at most as many tokens as its own. (Sharing the device evenly among all that wait would be
+as simple, but with 16 clients it made requests of 5000 tokens take 11 s that need 0.7 s alone.)
 """
 
 import logging
@@ -63,7 +64,7 @@ class Job:
     future: "Future[NDArray[np.float32]]" = field(default_factory=Future)
     logits: NDArray[np.float32] = field(init=False)
     left: int = field(init=False)
-    finish: float = 0.0  # its time in the order of fair queueing
+    due: float = 0.0  # when its turn comes, in tokens served
     arrived: float = 0.0
     started: float | None = None  # when its first batch began
 
@@ -118,7 +119,7 @@ class Batcher:
         self._waiting: dict[Batchable, list[_Place]] = defaultdict(list)
         self._jobs: dict[Job, int] = {}  # those without an answer, each with its tokens that wait
         self._numbers = count()
-        self._virtual = 0.0
+        self._served = 0
         self._speed: float | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"batcher-{name}", daemon=True)
@@ -137,14 +138,15 @@ class Batcher:
             return len(self._jobs)
 
     def seconds_for(self, tokens: int) -> float | None:
-        """Return how long a request of so many tokens would take from now, None as long as nobody knows.
+        """Return how long a request of so many tokens would take from now at most, None as long as nobody knows.
 
-        It shares the device with those that wait, but never longer than until all of them are done.
+        First come those that are due before it, and then later ones may overtake it by as many tokens as its own.
         """
         with self._changed:
             if self._speed is None:
                 return None
-            return (sum(min(tokens, own) for own in self._jobs.values()) + tokens) / self._speed
+            ahead = sum(own for job, own in self._jobs.items() if job.due <= self._served + tokens)
+            return (ahead + tokens + (tokens if self._jobs else 0)) / self._speed
 
     def submit(self, job: Job) -> None:
         """Queue a request's pairs; ``job.future`` gets their logits.
@@ -158,7 +160,7 @@ class Batcher:
             if self._closed:
                 raise StoppedError("the server is shutting down")
             job.arrived = self._clock()
-            job.finish = self._virtual + tokens
+            job.due = self._served + tokens
             self._jobs[job] = tokens
             waiting = self._waiting[job.model]
             waiting.extend(places)
@@ -200,13 +202,13 @@ class Batcher:
             ready = [job for job, tokens in self._jobs.items() if tokens]
             if not ready:
                 return None
-            batch = self._cut(min(ready, key=lambda job: job.finish))
+            batch = self._cut(min(ready, key=lambda job: job.due))
             now = self._clock()
             for place in batch:
                 if place.job.started is None:
                     place.job.started = now
                 self._jobs[place.job] -= place.width
-            self._virtual += sum(place.width for place in batch) / len(self._jobs)
+            self._served += sum(place.width for place in batch)
             return batch
 
     def _cut(self, first: Job) -> list[_Place]:
