@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -155,9 +154,7 @@ def throughput(server: Server, reranker: Any, requests: Sequence[Request], round
 async def arrivals(server: Server, requests: Sequence[Request], rate: float, seconds: float) -> dict[str, Any]:
     """Requests that come at random times, whether the former are answered or not; the server's memory beside it."""
     generator = random.Random(0)
-    statuses: Counter[int] = Counter()
-    answered: list[float] = []
-    refused: list[float] = []
+    times: dict[int, list[float]] = {}
     memory = [server.resident_mib()]
     end = time.monotonic() + seconds
 
@@ -165,8 +162,7 @@ async def arrivals(server: Server, requests: Sequence[Request], rate: float, sec
         began = time.perf_counter()
         answer = await client.post("/v2/rerank", json=body(request))
         took = time.perf_counter() - began
-        statuses[answer.status_code] += 1
-        (answered if answer.status_code == 200 else refused).append(took)
+        times.setdefault(answer.status_code, []).append(took)
 
     async def watch() -> None:
         while True:
@@ -186,9 +182,8 @@ async def arrivals(server: Server, requests: Sequence[Request], rate: float, sec
     return {
         "requests_per_second": round(rate, 3),
         "seconds": seconds,
-        "statuses": {str(status): count for status, count in sorted(statuses.items())},
-        "answered_ms": percentiles(answered),
-        "refused_ms": percentiles(refused),
+        "statuses": {str(status): len(own) for status, own in sorted(times.items())},
+        "milliseconds": {str(status): percentiles(own) for status, own in sorted(times.items())},
         "resident_mib": {
             "first": memory[0],
             "after_a_tenth": memory[tenth],
@@ -200,8 +195,6 @@ async def arrivals(server: Server, requests: Sequence[Request], rate: float, sec
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     """p50, p99 and the most, in milliseconds."""
-    if not seconds:
-        return {}
     return {
         "p50": round(1e3 * float(np.percentile(seconds, 50)), 2),
         "p99": round(1e3 * float(np.percentile(seconds, 99)), 2),
@@ -213,33 +206,36 @@ def main() -> None:
     """Measure, save, print."""
     parser = argparse.ArgumentParser(prog="python benchmarks/serving.py", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long the steady load lasts")
-    parser.add_argument("--only", default="", help="a regular expression on the parts' names")
+    parser.add_argument("--only", default="", help="a regular expression on parts' names; the others stay as they are")
     parser.add_argument("--output", type=Path, default=RESULTS / "serving.json")
     args = parser.parse_args()
     texts = load_texts(50)
     mixed = [Request(request.query, request.documents[:DOCUMENTS]) for request in texts.requests]
     short = [texts.short(DOCUMENTS, number) for number in range(60)]
-    result: dict[str, Any] = {
+    command = shlex.join(["python", "benchmarks/serving.py", *sys.argv[1:]])
+    kept = json.loads(args.output.read_text("utf-8")) if args.only and args.output.exists() else {}
+    result: dict[str, Any] = kept or {
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "command": shlex.join(["python", "benchmarks/serving.py", *sys.argv[1:]]),
+        "command": command,
         "machine": machine(),
         "texts": texts.source,
         "documents_per_request": DOCUMENTS,
-        "deadline_seconds": DEADLINE,
+        "deadline_seconds_of_arrivals": DEADLINE,
     }
 
     def part(name: str, work: Any) -> None:
         if re.search(args.only, name):
-            result[name] = work()
+            result[name] = {**work(), **({"command": command} if args.only else {})}
             print(name, json.dumps(result[name], indent=1), flush=True)
             args.output.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
     reranker = CrossEncoderRerankFunction("builtin/rerank", device="cpu")
-    with serving("--deadline", str(DEADLINE)) as server:
+    with serving() as server:
         part("overhead_short", lambda: overhead(server, reranker, short, 100))
         part("overhead_mixed", lambda: overhead(server, reranker, mixed, 30))
         part("throughput_short", lambda: throughput(server, reranker, short, 2))
         part("throughput_mixed", lambda: throughput(server, reranker, mixed, 2))
+    with serving("--deadline", str(DEADLINE)) as server:
         rate = result.get("throughput_short", {}).get("requests_per_second", 10.0)
         part("overload_4_times", lambda: asyncio.run(arrivals(server, short, 4 * rate, 60)))
         steady = 60 * args.minutes

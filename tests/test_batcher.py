@@ -74,18 +74,34 @@ def test_every_request_gets_its_own_logits_in_its_own_order(batcher):
     assert sum(map(len, model.batches)) == 320
 
 
-def test_batches_keep_the_budget_and_join_requests_of_about_the_same_length(batcher):
+def test_batches_keep_the_budget_and_are_filled_with_pairs_of_others_that_are_nearly_as_wide(batcher):
     model = Model(max_batch_tokens=100)
     first = occupy(batcher, model)
     jobs = [job(model, (1, 50), (2, 10)), job(model, (3, 49), (4, 10)), job(model, (5, 48), (6, 9))]
-    for one in jobs:
+    for one in reversed(jobs):
         batcher.submit(one)
     model.go.release(10**6)
     for one in (first, *jobs):
         one.future.result(TIMEOUT)
     assert all(len(batch) * max(width for _, width in batch) <= 100 for batch in model.batches)
-    # The last request is the smallest, so its turn comes first. 48 goes with the 49 of another, not with a 10 that would be padded to 48.
-    assert model.batches[1:] == [[(5, 48), (3, 49)], [(6, 9), (2, 10), (4, 10)], [(1, 50)]]
+    # The smallest request is due first. Its 9 and the 10 of others do not go with its 48: they would be mostly padding.
+    assert model.batches[1:] == [[(5, 48)], [(6, 9)], [(3, 49)], [(4, 10), (2, 10)], [(1, 50)]]
+
+
+def test_a_request_is_done_before_those_that_are_due_later_get_their_turn(batcher):
+    model = Model(max_batch_tokens=100)
+    occupy(batcher, model)
+    jobs = [job(model, *((number, 10 + row % 3) for row in range(12))) for number in range(1, 9)]
+    for one in jobs:
+        batcher.submit(one)
+    model.go.release(10**6)
+    for one in jobs:
+        one.future.result(TIMEOUT)
+    done = {number: place for place, batch in enumerate(model.batches) for number, _ in batch}
+    # 12 pairs of 10 to 12 tokens are two batches: what is left of the second goes to the next ones.
+    assert [done[number] for number in range(1, 9)] == sorted(done[number] for number in range(1, 9))
+    assert done[1] == 2
+    assert len(model.batches) <= 14
 
 
 def test_a_pair_beyond_the_budget_is_a_batch_alone(batcher):
@@ -253,10 +269,10 @@ def test_the_time_a_request_will_take_follows_the_speed_and_who_waits():
 
     batcher, model = Batcher("test", report=reports.append, clock=lambda: now[0]), Slow()
     assert batcher.seconds_for(100) is None
-    first = job(model, (1, 30), (2, 20))
+    first = job(model, (1, 26), (2, 24))
     batcher.submit(first)
     first.future.result(TIMEOUT)
-    assert reports == [BatchReport(pairs=2, tokens=60, requests=1, seconds=2.0)]
+    assert reports == [BatchReport(pairs=2, tokens=52, requests=1, seconds=2.0)]
     assert batcher.seconds_for(100) == pytest.approx(4.0)  # 25 tokens a second
     occupied = occupy(batcher, model)
     batcher.submit(job(model, *((0, 10) for _ in range(20))))

@@ -1,20 +1,22 @@
 """Batches across requests: one thread for a device, which takes what waits, whoever asked for it.
 
-A batch is cut by a budget of tokens from pairs of about the same length, of several requests where that saves padding.
 Whose turn it is: the clock counts tokens served, a request is due when as many have been served since it came as it has
-itself, and the one that is due first chooses the next batch. So a request of 5 documents does not stand behind one of
-1000, and the latter is overtaken by at most as many tokens as its own. (Sharing the device evenly among all that wait would be
-as simple, but with 16 clients it made requests of 5000 tokens take 11 s that need 0.7 s alone.)
+itself, and the one that is due first makes the next batch. So a request of 5 documents does not stand behind one of
+1000, and the latter is overtaken by about as many tokens as its own at most. (To share the device evenly among all that
+wait would be as simple, but with 16 clients it made requests of 5000 tokens take 11 s that need 0.7 s alone.)
+
+A batch is cut by a budget of tokens from that request's pairs, and filled with pairs of others that are nearly as wide.
 """
 
 import logging
 import threading
 import time
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import accumulate, count
+from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -27,8 +29,8 @@ logger = logging.getLogger(__name__)
 _MEMORY = 0.9
 """How much of the former figure stays in the running mean of the speed after each batch."""
 
-_BATCH_COST = 0.06
-"""What a batch costs besides its tokens, in parts of a full one: without it, a lone pair would always be the best."""
+_PADDING = 0.08
+"""How much of a batch's budget may be padding: a batch more costs about as much as that."""
 
 
 class Batchable(Protocol):
@@ -212,24 +214,29 @@ class Batcher:
             return batch
 
     def _cut(self, first: Job) -> list[_Place]:
-        """Take the widest pair of a request, and its neighbours in width, of any request, up to the budget."""
+        """Take a request's widest pairs, then those of others that are nearly as wide, up to the budget.
+
+        Its own first: pairs of others in their stead would delay it without end, as there are always some.
+        """
         waiting = self._waiting[first.model]
         budget = first.model.max_batch_tokens
-        at = next(index for index in range(len(waiting) - 1, -1, -1) if waiting[index].job is first)
-        most = max(1, budget // waiting[at].width)
-        low = max(0, at + 1 - most)
-        sums = [0, *accumulate(place.width for place in waiting[low : at + most])]
-        best = (0.0, at, at + 1)
-        for end in range(at + 1, low + len(sums)):
-            widest = waiting[end - 1].width
-            start = end - min(max(1, budget // widest), end)
-            if start > at:
-                break
-            cost = (end - start) * widest + budget * _BATCH_COST
-            best = max(best, ((sums[end - low] - sums[start - low]) / cost, start, end))
-        _, start, end = best
-        batch = waiting[start:end]
-        waiting[start:end] = []
+        own = [index for index, place in enumerate(waiting) if place.job is first]
+        widest = waiting[own[-1]].width
+        rows = max(1, budget // widest)
+        padding = int(budget * _PADDING)
+        end = bisect_right(waiting, widest, key=lambda place: place.width)
+        others = (index for index in range(end - 1, -1, -1) if waiting[index].job is not first)
+        taken: list[int] = []
+        for candidates in (reversed(own), others):
+            for index in candidates:
+                cost = widest - waiting[index].width
+                if cost > padding or len(taken) == rows:
+                    break
+                padding -= cost
+                taken.append(index)
+        batch = [waiting[index] for index in sorted(taken)]
+        for index in sorted(taken, reverse=True):
+            del waiting[index]
         return batch
 
     def _run(self, batch: list[_Place]) -> None:
