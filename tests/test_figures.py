@@ -56,3 +56,24 @@ def test_other_figures_of_the_section_are_those_of_the_results() -> None:
         f"{100 * rows['sentence-transformers predict']['share_of_peak']:.0f}%",
     ):
         assert sentence in section
+
+
+def test_the_servers_figures_are_those_of_the_results() -> None:
+    found = json.loads((RESULTS / "serving.json").read_text("utf-8"))
+    text = (REPO / "docs" / "server.md").read_text("utf-8")
+    section = text[text.index("## Figures") :]
+    overload, steady = found["overload_4_times"], found["steady_at_80_percent"]
+    for figure in (
+        f"{found['overhead_short']['median_of_overheads_ms']:+.1f} ms to",
+        f"{found['overhead_mixed']['median_of_overheads_ms']:+.1f} ms to",
+        f"{100 * found['throughput_short']['share_of_in_process']:.0f}% of its speed for short",
+        f"{100 * found['throughput_mixed']['share_of_in_process']:.0f}% for mixed",
+        f"80% of that speed for {steady['seconds'] / 60:.0f} minutes",
+        f"p99 {steady['milliseconds']['200']['p99']:.0f} ms",
+        f"{steady['resident_mib']['after_a_tenth']:.0f} MiB after a tenth of it, {steady['resident_mib']['last']:.0f} at",
+        f"{overload['statuses']['200']} of {sum(overload['statuses'].values())} answered",
+        f"{overload['statuses']['429']} refused",
+        f"99% within {overload['milliseconds']['429']['p99']:.0f} ms",
+        f"{overload['statuses'].get('504', 0)} late",
+    ):
+        assert figure in section
