@@ -466,6 +466,15 @@ def test_the_command_says_what_it_will_not_do(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_traces_without_their_packages_say_what_to_install(tmp_path: Path) -> None:
+    absent = tmp_path / "sitecustomize.py"
+    absent.write_text("import sys\nsys.modules['opentelemetry.sdk'] = None\n")
+    done = run("--traces", "--reranker", "lexical", "--port", "0", env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert 'pip install "milvus-rerank[otel]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_command_takes_keys_from_the_environment() -> None:
     process, address = start("--reranker", "lexical", env={"MILVUS_RERANK_API_KEYS": "k"})
     try:

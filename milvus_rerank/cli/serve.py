@@ -128,10 +128,10 @@ def _traces(wanted: bool) -> "Iterator[Traces | None]":
     if not wanted:
         yield None
         return
-    if importlib.util.find_spec("opentelemetry") is None:
-        raise MissingDependencyError("opentelemetry-sdk", "otel", "--traces")
-    from milvus_rerank.server.traces import export
-
+    try:  # not by find_spec: FastAPI brings a part of OpenTelemetry along
+        from milvus_rerank.server.traces import export
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("opentelemetry-sdk", "otel", "--traces") from error
     traces = export()
     try:
         yield traces
