@@ -8,8 +8,9 @@ from concurrent.futures import CancelledError
 import numpy as np
 import pytest
 
-from milvus_rerank.errors import OutOfMemoryError, StoppedError
-from milvus_rerank.server.batcher import Batcher, BatchReport, Job
+from milvus_rerank.errors import OutOfMemoryError, OverloadedError, StoppedError
+from milvus_rerank.server.batcher import Batcher, BatchReport
+from milvus_rerank.server.jobs import Job
 
 TIMEOUT = 10.0
 
@@ -258,27 +259,116 @@ def test_what_is_not_done_when_closing_takes_too_long_is_refused():
     model.go.release(10**6)
 
 
-def test_the_time_a_request_will_take_follows_the_speed_and_who_waits():
-    now = [0.0]
-    reports: list[BatchReport] = []
+class Clock:
+    """A model of 25 tokens a second, on a clock of its own; ``meanwhile`` is called in each batch."""
 
-    class Slow(Model):
-        def run(self, rows):
-            now[0] += 2.0  # seconds
-            return super().run(rows)
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.model = Model()
+        self.reports: list[BatchReport] = []
+        self.meanwhile: Callable[[], object] = lambda: None
+        self.model.fails = self._pass
+        self.batcher = Batcher("test", report=self.reports.append, clock=lambda: self.now)
 
-    batcher, model = Batcher("test", report=reports.append, clock=lambda: now[0]), Slow()
-    assert batcher.seconds_for(100) is None
-    first = job(model, (1, 26), (2, 24))
-    batcher.submit(first)
-    first.future.result(TIMEOUT)
-    assert reports == [BatchReport(pairs=2, tokens=52, requests=1, seconds=2.0)]
-    assert batcher.seconds_for(100) == pytest.approx(4.0)  # 25 tokens a second
-    occupied = occupy(batcher, model)
-    batcher.submit(job(model, *((0, 10) for _ in range(20))))
-    # 50 go before the 200 that wait, and others may go before them; 1000 go behind the 200.
-    assert batcher.seconds_for(50) == pytest.approx(4.0)
-    assert batcher.seconds_for(1000) == pytest.approx(88.0)
-    model.go.release(10**6)
+    def _pass(self, rows):
+        self.now += sum(width for _, width in rows) / 25
+        self.meanwhile()
+
+    def job(self, seconds: float, *widths: int) -> Job:
+        return Job(self.model, [(float(row), width) for row, width in enumerate(widths)], widths, seconds)
+
+    def warm(self) -> None:
+        first = self.job(100, 26, 24)
+        self.batcher.submit(first)
+        first.future.result(TIMEOUT)
+
+
+@pytest.fixture
+def clock():
+    made = Clock()
+    yield made
+    made.model.go.release(10**6)
+    made.batcher.close(TIMEOUT)
+
+
+def test_what_would_be_late_is_refused_and_told_how_late(clock):
+    clock.warm()
+    assert clock.reports == [BatchReport(pairs=2, tokens=52, requests=1, seconds=2.0)]
+    occupied = occupy(clock.batcher, clock.model)  # 1 token is with the device
+    clock.batcher.submit(clock.job(100, *[10] * 20))
+    # 51 tokens take 2.04 s; the 200 that wait are due later.
+    with pytest.raises(OverloadedError, match=r"about 2\.0 s of the 2\.7 s it has") as caught:
+        clock.batcher.submit(clock.job(2.7, 50))
+    assert caught.value.retry_after == 1
+    soon = clock.job(2.8, 50)
+    clock.batcher.submit(soon)
+    # 400 tokens are due last: 651 take 26.04 s.
+    with pytest.raises(OverloadedError, match=r"about 26\.0 s of the 30\.0 s it has") as caught:
+        clock.batcher.submit(clock.job(30, *[40] * 10))
+    assert caught.value.retry_after == 4
+    clock.model.go.release(10**6)
     assert occupied.future.result(TIMEOUT).tolist() == [0]
-    batcher.close(TIMEOUT)
+    assert soon.future.result(TIMEOUT).tolist() == [0]
+
+
+def test_nothing_may_overtake_a_request_that_would_then_be_late(clock):
+    clock.warm()
+    occupy(clock.batcher, clock.model)
+    tight = clock.job(13, *[30] * 8)  # 241 tokens take 9.6 s of its 13; 0.9 of them are 292 tokens
+    clock.batcher.submit(tight)
+    small = clock.job(100, *[10] * 5)
+    clock.batcher.submit(small)
+    with pytest.raises(OverloadedError, match="would be late because of this one"):
+        clock.batcher.submit(clock.job(100, 10))
+    clock.model.go.release(10**6)
+    tight.future.result(TIMEOUT)
+    assert clock.now - tight.arrived <= 13
+
+
+def test_a_request_too_large_for_its_time_gets_its_chance_alone_and_holds_nobody_up(clock):
+    clock.warm()
+    occupy(clock.batcher, clock.model)
+    large = clock.job(1, *[10] * 20)  # 8 s of work
+    clock.batcher.submit(large)
+    small = clock.job(100, 10)
+    clock.batcher.submit(small)
+    clock.model.go.release(10**6)
+    assert len(large.future.result(TIMEOUT)) == 20
+    assert small.future.result(TIMEOUT).tolist() == [0]
+
+
+@pytest.mark.parametrize("often", [0.5, 4])
+def test_what_was_taken_is_done_in_time_however_much_comes(clock, often):
+    generator = np.random.default_rng(1)
+    came = clock.now
+    taken: list[Job] = []
+    ends: dict[Job, float] = {}
+    refused = 0
+
+    def arrive():
+        nonlocal came, refused
+        while came <= min(clock.now, 2000):  # some requests are 5 times larger than others
+            count = int(generator.choice([4, 8, 20]))
+            came += generator.exponential(count * 20 / 25 / often)
+            new = clock.job(120, *(int(width) for width in generator.integers(10, 30, count)))
+            try:
+                clock.batcher.submit(new)
+            except OverloadedError:
+                refused += 1
+            else:
+                taken.append(new)
+                new.future.add_done_callback(lambda future, one=new: ends.setdefault(one, clock.now))
+
+    clock.warm()
+    clock.meanwhile = arrive
+    deadline = time.monotonic() + 60
+    while came < 2000 or clock.batcher.waiting_requests:
+        assert time.monotonic() < deadline
+        if clock.batcher.waiting_requests:
+            time.sleep(0.001)
+        else:  # nothing to do until the next one comes
+            clock.now = max(clock.now, came)
+            arrive()
+    assert len(ends) == len(taken) > 50
+    assert max(end - one.arrived for one, end in ends.items()) <= 120
+    assert (refused > len(taken)) == (often == 4)

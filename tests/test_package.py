@@ -111,3 +111,27 @@ def test_int8_that_is_not_there_is_an_error_of_the_public_tree() -> None:
     with pytest.raises(InputError, match="carries no int8 files") as caught:
         CrossEncoderRerankFunction(dtype="int8")
     assert type(caught.value) is InputError
+
+
+def test_openvino_and_nncf_send_no_telemetry(tiny: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("openvino_telemetry")
+    code = f"""
+import sys
+from milvus_rerank import CrossEncoderRerankFunction
+from milvus_rerank.cli import main
+CrossEncoderRerankFunction(engine="openvino")("q", ["d"])
+sys.argv[1:] = ["export", {str(tiny["bert"])!r}, {str(tmp_path / "made")!r}, "--engine", "openvino", "--dtype", "int8",
+                "--method", "calibrated", "--texts", "builtin", "--queries", "2", "--max-length", "32", "--force"]
+try:
+    main()
+except SystemExit:
+    pass
+assert "nncf" in sys.modules
+print("openvino_telemetry" in sys.modules)
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    # It sends nothing in what it takes for a CI job; without these variables it would.
+    ci = dict.fromkeys(("CI", "TF_BUILD", "JENKINS_URL"), "")
+    assert run(code, HOME=str(home), **ci).splitlines()[-1] == "False"
+    assert not list(home.rglob("*openvino*"))  # it keeps an id of the client

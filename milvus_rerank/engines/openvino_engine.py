@@ -1,14 +1,14 @@
-"""OpenVINO on the CPU. The only module that imports openvino."""
+"""OpenVINO on the CPU."""
 
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
 from milvus_rerank.engines.base import Batch, as_logits, check_inputs, pick_inputs
+from milvus_rerank.engines.silent import openvino
 from milvus_rerank.errors import ModelError
 
 ACTIVATION_GROUP = 64

@@ -6,7 +6,6 @@ The only module that imports nncf, which would report its use to its makers: tha
 import contextlib
 import io
 import logging
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import openvino
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from openvino.passes import ConstantFolding, Manager
 
 from milvus_rerank.engines.base import Batch, pick_inputs
 from milvus_rerank.engines.openvino_engine import ACTIVATION_GROUP
+from milvus_rerank.engines.silent import openvino, without_telemetry
 from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.graphs.encoder import FIRST_ROW
 from milvus_rerank.graphs.rounding import Moments, round_rows, round_weight
@@ -134,8 +132,8 @@ def _calibrated(source: Path, batches: Sequence[Batch]) -> Any:
     """Return the graph with int8 weights and fixed ranges of activations."""
     model = openvino.Core().read_model(source)
     # nncf takes only constants for weights, not transposed constants.
-    manager = Manager()
-    manager.register_pass(ConstantFolding())
+    manager = openvino.passes.Manager()
+    manager.register_pass(openvino.passes.ConstantFolding())
     manager.run_passes(model)
     names = frozenset(port.any_name for port in model.inputs)
     with _silent_nncf() as nncf:
@@ -147,19 +145,10 @@ def _calibrated(source: Path, batches: Sequence[Batch]) -> Any:
 
 @contextlib.contextmanager
 def _silent_nncf() -> Iterator[Any]:
-    """Give nncf without its telemetry and its printing.
-
-    nncf sends how it is used unless the user has a file that says no, or the package that sends is not there.
-    """
-    absent = "openvino_telemetry" not in sys.modules
-    if absent:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
+    """Give nncf without its telemetry and its printing."""
+    with without_telemetry():
         import nncf
         from nncf.telemetry import telemetry
-    finally:
-        if absent:
-            del sys.modules["openvino_telemetry"]
     if hasattr(telemetry, "_impl"):  # somebody else imported nncf first, with what sends
         telemetry._impl.consent = False
     logging.getLogger("nncf").setLevel(logging.ERROR)  # not set_log_level: it sets the handlers of others too

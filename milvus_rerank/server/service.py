@@ -15,14 +15,12 @@ from milvus_rerank.errors import DeadlineError, InputError, OverloadedError
 from milvus_rerank.inputs import check_documents, check_query
 from milvus_rerank.results import check_scores, rank
 from milvus_rerank.scoring import Request
-from milvus_rerank.server.batcher import Batcher, Job
+from milvus_rerank.server.batcher import Batcher
 from milvus_rerank.server.dialects import Call, Cut, Scale, Scored
 from milvus_rerank.server.hosted import Model, Models
+from milvus_rerank.server.jobs import Job
 from milvus_rerank.server.metrics import Metrics
 from milvus_rerank.server.settings import Limits
-
-_HEADROOM = 0.75
-"""A request is taken if it will be done in this part of its time: smaller ones that come later may overtake it."""
 
 
 @dataclass(slots=True)
@@ -127,16 +125,18 @@ class Service:
             )
         ticket.tokens = sum(prepared.widths)
         if prepared.rows:
-            job = Job(model, prepared.rows, prepared.widths)
-            logits = await self._run(job, self.models.batchers[model.device], ticket, scope)
+            job = Job(model, prepared.rows, prepared.widths, scope.deadline - anyio.current_time())
+            logits = await self._run(job, self.models.batchers[model.device], ticket)
         else:
             logits = np.empty(0, dtype=np.float32)
         self._metrics.documents.labels(ticket.model).inc(ticket.documents)
         self._metrics.tokens.labels(ticket.model).inc(ticket.tokens)
         return check_scores(model.finish(prepared, logits, scale), ticket.documents, "document {}".format)
 
-    async def _run(self, job: Job, batcher: Batcher, ticket: Ticket, scope: anyio.CancelScope) -> np.ndarray:
-        self._check_queue(batcher, ticket.tokens, scope.deadline - anyio.current_time())
+    async def _run(self, job: Job, batcher: Batcher, ticket: Ticket) -> np.ndarray:
+        waiting = batcher.waiting_tokens
+        if waiting and waiting + ticket.tokens > self._limits.queue_tokens:
+            raise OverloadedError(f"{waiting} tokens are waiting already, and this request has {ticket.tokens}", 1)
         batcher.submit(job)
         try:
             with self._stage("score"):
@@ -152,18 +152,6 @@ class Service:
     def _stage(self, name: str) -> Iterator[None]:
         with self._metrics.stages.labels(name).time(), self._span(name):
             yield
-
-    def _check_queue(self, batcher: Batcher, tokens: int, left: float) -> None:
-        """Refuse at once what would only wait to be late."""
-        waiting = batcher.waiting_tokens
-        seconds = batcher.seconds_for(tokens)
-        if waiting and waiting + tokens > self._limits.queue_tokens:
-            raise OverloadedError(f"{waiting} tokens are waiting already, and this request has {tokens}", seconds or 1)
-        if waiting and seconds is not None and seconds > _HEADROOM * left:
-            raise OverloadedError(
-                f"with what waits already this request would take about {seconds:.1f} s of the {left:.1f} s it has",
-                seconds - _HEADROOM * left,
-            )
 
     def _check(self, requests: Sequence[Request]) -> None:
         count = sum(len(documents) for _, documents in requests)
