@@ -304,6 +304,35 @@ def test_a_slow_body_is_given_up(function) -> None:
         assert b"the body took more than 0.2 s to arrive" in got
 
 
+@pytest.mark.parametrize(
+    ("after", "sent"),
+    [(False, b""), (False, b"POST /rerank HTTP/1.1\r\nhost: x\r\n"), (True, b"POST /rerank HTTP/1.1\r\nhost: x\r\n")],
+    ids=["nothing", "half", "half after an answer"],
+)
+def test_slow_headers_are_given_up(function, after, sent) -> None:
+    with serving({"m": lambda: function}, header_seconds=0.3) as server:
+        host, port = server.address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=TIMEOUT) as connection:
+            if after:
+                connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert connection.recv(65536).endswith(b'{"status":"ok"}')
+                time.sleep(0.5)  # idle for longer than headers may take: still open
+            connection.sendall(sent)
+            began = time.monotonic()
+            assert connection.recv(65536) == b""  # closed
+            assert 0.2 < time.monotonic() - began < TIMEOUT / 2
+
+
+def test_a_request_longer_than_the_headers_time_is_answered(function) -> None:
+    with serving({"m": lambda: function}, header_seconds=0.1) as server, ThreadPoolExecutor(1) as pool:
+        function.hold.set()
+        first = pool.submit(server.post, "/rerank", BODY)
+        assert function.busy.wait(TIMEOUT)
+        time.sleep(0.3)
+        function.hold.clear()
+        assert first.result(TIMEOUT).status_code == 200
+
+
 def test_all_bodies_together_are_limited(function) -> None:
     with serving({"m": lambda: function}, held_bytes=3000) as server, ThreadPoolExecutor(1) as pool:
         function.hold.set()

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -12,6 +13,7 @@ import structlog
 import uvicorn
 
 from milvus_rerank.server.app import Application
+from milvus_rerank.server.patience import PatientProtocol
 from milvus_rerank.server.settings import Settings
 
 KEEP_ALIVE = 30
@@ -39,6 +41,7 @@ class Server(uvicorn.Server):
             application,
             host=settings.host,
             port=settings.port,
+            http=partial(PatientProtocol, settings.limits.header_seconds),  # type: ignore[arg-type]  # it is called
             log_config=None,
             access_log=False,
             server_header=False,

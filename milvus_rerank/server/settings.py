@@ -22,6 +22,7 @@ class Limits:
     :param held_bytes: the most bytes of the bodies of all these.
     :param queue_tokens: the most tokens that wait on a device.
     :param deadline: seconds from a body's arrival to the answer.
+    :param header_seconds: seconds for the headers of a request to arrive.
     :param body_seconds: seconds for a body to arrive.
     :param drain_seconds: seconds to finish what waits when the server is told to stop.
     """
@@ -33,6 +34,7 @@ class Limits:
     held_bytes: int = 256 * 1024 * 1024
     queue_tokens: int = 1_000_000
     deadline: float = 30.0
+    header_seconds: float = 10.0
     body_seconds: float = 10.0
     drain_seconds: float = 20.0
 
