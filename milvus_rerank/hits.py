@@ -1,12 +1,12 @@
 """Milvus results in, texts to score out, with everything else of each hit kept beside them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from milvus_rerank.errors import HitError, InputError
 from milvus_rerank.inputs import check_choice, check_list
-from milvus_rerank.results import RerankResult
+from milvus_rerank.results import Judgement, RerankResult
 
 Missing = Literal["error", "skip", "last"]
 _MISSING = ("error", "skip", "last")
@@ -33,9 +33,10 @@ class Hit:
     extra: dict[str, Any] | None
     text: str | None
 
-    def result(self, score: float | None) -> RerankResult:
-        """Return the hit with its rerank score."""
-        return RerankResult(self.text or "", score, self.index, self.id, self.distance, self.entity, self.extra)
+    @property
+    def result(self) -> RerankResult:
+        """The hit without a score."""
+        return RerankResult(self.text or "", None, self.index, self.id, self.distance, self.entity, self.extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +128,16 @@ def read_search_result(
     return lists
 
 
-def results(candidates: Candidates, scores: Sequence[float], order: Iterable[int]) -> list[RerankResult]:
+def results(candidates: Candidates, judged: Judgement, order: Iterable[int]) -> list[RerankResult]:
     """Return the scored hits in their new order, then those without a text.
 
     :param candidates: the hits.
-    :param scores: one score for each of ``candidates.scored``.
+    :param judged: what was said of ``candidates.scored``.
     :param order: positions into ``candidates.scored``, best first.
     :returns: one result per hit.
     """
-    best = [candidates.scored[place].result(scores[place]) for place in order]
-    return best + [hit.result(None) for hit in candidates.unscored]
+    best = [judged.result(place, candidates.scored[place].result) for place in order]
+    return best + [hit.result for hit in candidates.unscored]
 
 
 def _is_list(item: object) -> bool:

@@ -3,7 +3,7 @@
 import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from milvus_rerank.errors import ScoreError
@@ -21,6 +21,9 @@ class RerankResult:
     :param distance: the first stage's distance or score of the hit.
     :param entity: the hit's fields.
     :param extra: what else the hit carried, such as ``highlight`` or ``offset``.
+    :param span: the part of a long text that its score is of, as ``text[start:end]``; None for the whole of it.
+    :param stage: the last stage of a cascade that scored it, from 0; None outside a cascade. Scores compare within a
+        stage only.
     """
 
     text: str
@@ -30,19 +33,83 @@ class RerankResult:
     distance: float | None = None
     entity: Mapping[str, Any] | None = field(default=None, hash=False)
     extra: Mapping[str, Any] | None = field(default=None, hash=False)
+    span: tuple[int, int] | None = None
+    stage: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON-safe Python values.
 
-        :returns: ``text, score, index``, and for a hit also ``id, distance, entity`` and ``extra`` where there is any;
-            numpy values become Python numbers and lists, bytes become base64 text.
+        :returns: ``text, score, index``, for a hit also ``id, distance, entity``, and ``extra``, ``span`` and ``stage``
+            where there is any; numpy values become Python numbers and lists, bytes become base64 text.
         """
         values: dict[str, Any] = {"text": self.text, "score": self.score, "index": self.index}
         if self.entity is not None:
             values |= {name: json_safe(getattr(self, name)) for name in ("id", "distance", "entity")}
         if self.extra is not None:
             values["extra"] = json_safe(self.extra)
+        if self.span is not None:
+            values["span"] = list(self.span)
+        if self.stage is not None:
+            values["stage"] = self.stage
         return values
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a reranker says of one query's documents, in their input order.
+
+    :param scores: one for each, larger is better.
+    :param spans: the part of each that its score is of, None for all of it; empty where nobody cut texts.
+    :param stages: how far each came in a cascade, from 0; empty where there is but one stage. A later stage goes before
+        an earlier one, whatever the scores.
+    """
+
+    scores: Sequence[float]
+    spans: Sequence[tuple[int, int] | None] = ()
+    stages: Sequence[int] = ()
+
+    def rank(self, top_k: int | None = None, threshold: float | None = None) -> list[int]:
+        """Return positions, best first, as :func:`rank` does.
+
+        :param top_k: how many positions to return, None for all.
+        :param threshold: keep only scores of at least this, and in a cascade only of the last stage, whose scale it is.
+        :returns: positions: later stages first, within one the larger score, ties by position.
+        """
+        if not self.stages:
+            return rank(self.scores, top_k, threshold)
+        order = sorted(rank(self.scores), key=lambda index: -self.stages[index])  # stable: scores order each stage
+        if threshold is not None:
+            last = max(self.stages)
+            order = [index for index in order if self.stages[index] == last and self.scores[index] >= threshold]
+        return order[:top_k]
+
+    def flat(self) -> list[float]:
+        """Return scores that order all documents as :meth:`rank` does, for callers that get nothing but numbers.
+
+        The last stage's are as they are. Those of each earlier one are moved down as a whole, to end 1 below:
+        differences within a stage stay.
+
+        :returns: one score for each document.
+        """
+        scores = list(self.scores)
+        least = None
+        for stage in sorted(set(self.stages), reverse=True):
+            own = [place for place, reached in enumerate(self.stages) if reached == stage]
+            if least is not None:
+                shift = min(0.0, least - 1.0 - max(scores[place] for place in own))
+                for place in own:
+                    scores[place] += shift
+            least = min(scores[place] for place in own)
+        return scores
+
+    def result(self, place: int, result: RerankResult) -> RerankResult:
+        """Return a document's result with what is known of it: score, span and stage."""
+        return replace(
+            result,
+            score=self.scores[place],
+            span=self.spans[place] if self.spans else None,
+            stage=self.stages[place] if self.stages else None,
+        )
 
 
 def rank(scores: Sequence[float], top_k: int | None = None, threshold: float | None = None) -> list[int]:

@@ -255,4 +255,4 @@ class TwoStageSearch:
 
 def _first_stage_order(candidates: Candidates) -> list[RerankResult]:
     hits = sorted((*candidates.scored, *candidates.unscored), key=lambda hit: hit.index)
-    return [hit.result(None) for hit in hits]
+    return [hit.result for hit in hits]

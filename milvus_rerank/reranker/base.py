@@ -3,18 +3,15 @@
 import asyncio
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, overload
 
-from milvus_rerank.errors import InputError, ScoreError
-from milvus_rerank.hits import Missing, read_hits, read_search_result, results
-from milvus_rerank.inputs import check_documents, check_list, check_query, check_threshold, check_top_k
-from milvus_rerank.results import RerankResult, check_scores, rank
+from milvus_rerank.hits import Missing
+from milvus_rerank.reranker import work
+from milvus_rerank.results import Judgement, RerankResult
 from milvus_rerank.scoring import Request
 
 T = TypeVar("T")
-Name = Callable[[int, int], str]  # from a query's and a document's position to what to call the document
 
 
 class BaseRerankFunction(ABC):
@@ -41,6 +38,16 @@ class BaseRerankFunction(ABC):
         """
         return self.score_requests(requests, stop)
 
+    def judge(self, requests: Sequence[Request], keep: int | None, stop: threading.Event) -> list[Judgement]:
+        """Score as :meth:`score_best` does; a subclass that knows more than scores says it here.
+
+        :param requests: checked queries, each with its documents, none empty.
+        :param keep: how many documents of each query are wanted; None for all.
+        :param stop: as for :meth:`score_requests`.
+        :returns: one judgement per request.
+        """
+        return [Judgement(scores) for scores in self.score_best(requests, keep, stop)]
+
     def __call__(
         self, query: str, documents: Sequence[str], top_k: int | None = 5, threshold: float | None = None
     ) -> list[RerankResult]:
@@ -53,7 +60,7 @@ class BaseRerankFunction(ABC):
         :returns: results, best first; empty if there are no documents.
         :raises InputError: for a query, document or option that cannot be used.
         """
-        return self._rerank_many([query], [documents], top_k, threshold)[0]
+        return self._run(work.rerank_texts([query], [documents], top_k, threshold))[0]
 
     def score(self, query: str, documents: Sequence[str]) -> list[float]:
         """Score documents for one query.
@@ -63,7 +70,7 @@ class BaseRerankFunction(ABC):
         :returns: one score per document, in input order.
         :raises InputError: for a query or document that cannot be used.
         """
-        return self._score_documents([query], [documents])[0][1]
+        return self._run(work.score_texts(query, documents))
 
     def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[float]:
         """Score pairs of query and document.
@@ -72,7 +79,7 @@ class BaseRerankFunction(ABC):
         :returns: one score per pair, in input order.
         :raises InputError: for something that is no pair of strings.
         """
-        return self._score_pairs(pairs)
+        return self._run(work.score_pairs(pairs))
 
     def rerank_many(
         self,
@@ -90,7 +97,7 @@ class BaseRerankFunction(ABC):
         :returns: one list of results per query, best first.
         :raises InputError: for a query, document or option that cannot be used, or lists of different lengths.
         """
-        return self._rerank_many(queries, documents, top_k, threshold)
+        return self._run(work.rerank_texts(queries, documents, top_k, threshold))
 
     @overload
     def rerank_hits(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too; here it is one query
@@ -144,22 +151,22 @@ class BaseRerankFunction(ABC):
         :raises HitError: if a hit has no text; the message names the field, the hit and the fields it has.
         :raises InputError: for a query or option that cannot be used.
         """
-        answer: list[Any] = self._rerank_hits(query, hits, text_field, top_k, threshold, missing, id_field)
+        answer: list[Any] = self._run(work.rerank_hits(query, hits, text_field, top_k, threshold, missing, id_field))
         return answer
 
     async def arerank(
         self, query: str, documents: Sequence[str], top_k: int | None = 5, threshold: float | None = None
     ) -> list[RerankResult]:
         """Like calling the object, off the event loop; a cancelled call stops before its next batch."""
-        return (await self._off_loop(partial(self._rerank_many, [query], [documents], top_k, threshold)))[0]
+        return (await self._off_loop(work.rerank_texts([query], [documents], top_k, threshold)))[0]
 
     async def ascore(self, query: str, documents: Sequence[str]) -> list[float]:
         """Like :meth:`score`, off the event loop; a cancelled call stops before its next batch."""
-        return (await self._off_loop(partial(self._score_documents, [query], [documents])))[0][1]
+        return await self._off_loop(work.score_texts(query, documents))
 
     async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[float]:
         """Like :meth:`score_pairs`, off the event loop; a cancelled call stops before its next batch."""
-        return await self._off_loop(partial(self._score_pairs, pairs))
+        return await self._off_loop(work.score_pairs(pairs))
 
     async def arerank_many(
         self,
@@ -169,7 +176,7 @@ class BaseRerankFunction(ABC):
         threshold: float | None = None,
     ) -> list[list[RerankResult]]:
         """Like :meth:`rerank_many`, off the event loop; a cancelled call stops before its next batch."""
-        return await self._off_loop(partial(self._rerank_many, queries, documents, top_k, threshold))
+        return await self._off_loop(work.rerank_texts(queries, documents, top_k, threshold))
 
     async def arerank_hits(
         self,
@@ -183,118 +190,19 @@ class BaseRerankFunction(ABC):
         id_field: str | None = None,
     ) -> Any:
         """Like :meth:`rerank_hits`, off the event loop; a cancelled call stops before its next batch."""
-        return await self._off_loop(
-            partial(self._rerank_hits, query, hits, text_field, top_k, threshold, missing, id_field)
-        )
+        return await self._off_loop(work.rerank_hits(query, hits, text_field, top_k, threshold, missing, id_field))
 
-    def _score(
-        self, requests: Sequence[Request], name: Name, stop: threading.Event | None = None, keep: int | None = None
-    ) -> list[list[float]]:
-        filled = [place for place, (_, texts) in enumerate(requests) if texts]
-        some = [requests[place] for place in filled]
-        made = self.score_best(some, keep, stop or threading.Event()) if filled else []
-        if len(made) != len(filled):
-            raise ScoreError(f"the reranker returned scores for {len(made)} queries, expected {len(filled)}")
-        scores: list[list[float]] = [[] for _ in requests]
-        for place, own in zip(filled, made, strict=True):
-            scores[place] = check_scores(own, len(requests[place][1]), partial(name, place))
-        return scores
+    def _run(self, call: work.Work[T], stop: threading.Event | None = None) -> T:
+        ask = next(call)
+        filled = ask.filled
+        made = self.judge(filled, ask.keep, stop or threading.Event()) if filled else []
+        return work.finish(call, ask.check(made))
 
-    def _score_documents(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str]],
-        stop: threading.Event | None = None,
-        keep: int | None = None,
-    ) -> list[tuple[Sequence[str], list[float]]]:
-        requests = _requests(queries, documents)
-
-        def name(query: int, document: int) -> str:
-            return f"document {document}" + (f" of query {query}" if len(requests) > 1 else "")
-
-        scores = self._score(requests, name, stop, keep)
-        return [(texts, own) for (_, texts), own in zip(requests, scores, strict=True)]
-
-    def _score_pairs(self, pairs: Iterable[tuple[str, str]], stop: threading.Event | None = None) -> list[float]:
-        places: dict[str, list[int]] = {}
-        texts: list[str] = []
-        for index, pair in enumerate(check_list(pairs, "pairs", "(query, document) pairs")):
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise InputError(f"pairs[{index}] must be a (query, document) pair of strings, got {pair!r}")
-            query, text = check_documents(pair, f"pairs[{index}]")
-            places.setdefault(query, []).append(index)
-            texts.append(text)
-        wheres = list(places.values())
-        requests = [(query, [texts[index] for index in where]) for query, where in places.items()]
-        scores = [0.0] * len(texts)
-        grouped = self._score(requests, lambda query, document: f"pairs[{wheres[query][document]}]", stop)
-        for where, some in zip(wheres, grouped, strict=True):
-            for index, score in zip(where, some, strict=True):
-                scores[index] = score
-        return scores
-
-    def _rerank_many(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str]],
-        top_k: int | None,
-        threshold: float | None,
-        stop: threading.Event | None = None,
-    ) -> list[list[RerankResult]]:
-        keep, least = check_top_k(top_k), check_threshold(threshold)
-        return [
-            [RerankResult(texts[index], scores[index], index) for index in rank(scores, keep, least)]
-            for texts, scores in self._score_documents(queries, documents, stop, keep)
-        ]
-
-    def _rerank_hits(
-        self,
-        query: str | Sequence[str],
-        hits: Iterable[Any],
-        text_field: str,
-        top_k: int | None,
-        threshold: float | None,
-        missing: Missing,
-        id_field: str | None,
-        stop: threading.Event | None = None,
-    ) -> Any:
-        keep, least = check_top_k(top_k), check_threshold(threshold)
-        single = isinstance(query, str) or query is None
-        if single:
-            queries = [check_query(query)]
-            lists = [read_hits(hits, text_field, missing=missing, id_field=id_field)]
-        else:
-            queries = check_documents(query, "query")
-            lists = read_search_result(hits, text_field, len(queries), missing=missing, id_field=id_field)
-
-        def name(place: int, scored: int) -> str:
-            hit = lists[place].scored[scored]
-            return f"hit {hit.index} (id {hit.id!r})" + ("" if single else f" of query {place}")
-
-        requests = [(one, check_documents(own.texts, text_field)) for one, own in zip(queries, lists, strict=True)]
-        answers = [
-            [
-                found
-                for found in results(candidates, own, rank(own, None, least))
-                if least is None or found.score is not None
-            ][:keep]
-            for candidates, own in zip(lists, self._score(requests, name, stop, keep), strict=True)
-        ]
-        return answers[0] if single else answers
-
-    async def _off_loop(self, work: Callable[..., T]) -> T:
+    async def _off_loop(self, call: work.Work[T]) -> T:
+        """Run a call in a thread; a subclass that can wait without one does so here."""
         stop = threading.Event()
         try:
-            return await asyncio.to_thread(work, stop=stop)
+            return await asyncio.to_thread(self._run, call, stop)
         except asyncio.CancelledError:
             stop.set()
             raise
-
-
-def _requests(queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[Request]:
-    checked = [check_query(query) for query in check_list(queries, "queries", "strings")]
-    lists = check_list(documents, "documents", "lists of strings")
-    if len(checked) != len(lists):
-        raise InputError(f"got {len(checked)} queries, but documents for {len(lists)}; expected one list per query")
-    names = ["documents"] if len(lists) == 1 else [f"documents[{index}]" for index in range(len(lists))]
-    return [(query, check_documents(some, name)) for query, some, name in zip(checked, lists, names, strict=True)]
