@@ -40,8 +40,8 @@ def padding(encoder: PairEncoder, requests: Sequence[Request]) -> dict[str, floa
     """Return the share of padding in all batches at each budget, when the requests come in one call."""
     lengths = []
     for request in requests:
-        query, *documents = encoder.tokenize([request.query, *request.documents])
-        lengths += [encoder.pair_length(query, document) for document in documents]
+        rows = encoder.rows([(request.query, document) for document in request.documents])
+        lengths += map(encoder.length, rows)
     order = by_length(lengths)
     slots = {budget: sum(len(rows) * lengths[rows[0]] for rows in cut(order, lengths, budget)) for budget in BUDGETS}
     return {str(budget): round(1 - sum(lengths) / own, 4) for budget, own in slots.items()}

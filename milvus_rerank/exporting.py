@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -226,10 +227,10 @@ def _batches(base: Path, options: ExportOptions, calibration: Samples) -> list[B
     encoder = load_scorer(_load_options(ModelSource(str(base)), options.engine, "float32", options)).encoder
     pairs = [(sample.query, text) for sample in calibration.samples for text in sample.documents]
     chosen = spread(pairs, CALIBRATION_PAIRS)
-    ids = list(zip(*(encoder.tokenize(texts) for texts in zip(*chosen, strict=True)), strict=True))
-    lengths = [encoder.pair_length(query, document) for query, document in ids]
+    rows = encoder.rows(chosen, threading.Event())
+    lengths = [encoder.length(row) for row in rows]
     return [
-        encoder.batch([ids[place] for place in some]) for some in cut(by_length(lengths), lengths, CPU_BATCH_TOKENS)
+        encoder.batch([rows[place] for place in some]) for some in cut(by_length(lengths), lengths, CPU_BATCH_TOKENS)
     ]
 
 

@@ -58,7 +58,9 @@ def test_documents_seen_before_are_not_tokenised_again(tokenizer: Any) -> None:
     second = scorer.score([("another query", TEXTS)])
     assert encoder.texts == 2 + len(TEXTS)
     assert second != first
-    assert second == PairScorer(encoder, Counting(), token_cache=0).score([("another query", TEXTS)])
+    assert second == PairScorer(PairEncoder(tokenizer, max_length=64, token_cache=0), Counting()).score(
+        [("another query", TEXTS)]
+    )
 
 
 def test_the_token_cache_keeps_to_its_size_and_forgets_the_oldest() -> None:
@@ -143,10 +145,10 @@ def test_a_size_that_is_none_is_refused(options: dict[str, Any]) -> None:
 
 
 def test_more_pairs_than_a_window_come_back_in_order(tokenizer: Any) -> None:
-    encoder, engine = CountingEncoder(tokenizer, max_length=64), Counting()
-    count = 2 * scorer_module.WINDOW + 10
+    encoder, engine = CountingEncoder(tokenizer, max_length=64, token_cache=0), Counting()
+    count = 2 * scorer_module.AT_ONCE + 10
     documents = [f"{number} {'ab ' * (number % 7)}" for number in range(count)]
-    found = PairScorer(encoder, engine, max_batch_tokens=4096, token_cache=0).score([("a query", documents)])[0]
+    found = PairScorer(encoder, engine, max_batch_tokens=4096).score([("a query", documents)])[0]
     assert engine.pairs == count
     some = range(0, count, 997)
     alone = PairScorer(encoder, Counting()).score([("a query", [documents[place] for place in some])])[0]

@@ -84,7 +84,7 @@ def test_widths_are_multiples_of_what_the_engine_likes_but_for_the_limit(tokeniz
     exact = scorer(tokenizer, Recorder()).encoder
     ids = [(one, two) for one, two in zip(exact.tokenize(["a query"] * 200), exact.tokenize(texts), strict=True)]
     for pair in ids:
-        length = encoder.pair_length(*pair)
+        length = encoder.length(pair)
         batch = encoder.batch([pair])
         width = batch.input_ids.shape[1]
         assert width == encoder.padded_length(length) == min(61, -(-length // 8) * 8)
@@ -189,7 +189,7 @@ def test_pairs_are_cut_as_the_tokenizers_library_cuts_them(tokenizer: Any, max_l
             assert batch.input_ids[0].tolist() == expected["input_ids"][0]
             assert batch.token_type_ids is not None
             assert batch.token_type_ids[0].tolist() == expected["token_type_ids"][0]
-            assert encoder.pair_length(ids[0], ids[1]) == len(expected["input_ids"][0])
+            assert encoder.length((ids[0], ids[1])) == len(expected["input_ids"][0])
 
 
 def test_a_query_longer_than_the_limit_leaves_the_document_room(tokenizer: Any) -> None:

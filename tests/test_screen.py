@@ -112,7 +112,7 @@ def test_a_set_stop_ends_a_screen(tokenizer: Any) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(StoppedError):
-        function.score_best([("query", DOCUMENTS)], 3, stop)
+        function.judge([("query", DOCUMENTS)], 3, stop)
 
 
 def test_a_real_model_gives_the_same_results_with_and_without(tiny: dict[str, Path]) -> None:

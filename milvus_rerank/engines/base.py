@@ -19,11 +19,13 @@ class Batch:
     :param attention_mask: int64, 1 for a token and 0 for padding, same shape.
     :param token_type_ids: int64, 0 for the query's part and 1 for the document's, same shape;
         None for models that do not take it.
+    :param bounds: where each document begins and ends, int64, shape ``(pairs, 2)``; None unless the engine asked.
     """
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
     token_type_ids: NDArray[np.int64] | None
+    bounds: NDArray[np.int64] | None = None
 
 
 class Engine(Protocol):

@@ -26,27 +26,18 @@ class BaseRerankFunction(ABC):
         :returns: one list per request, one score per document, in input order, larger is better.
         """
 
-    def score_best(self, requests: Sequence[Request], keep: int | None, stop: threading.Event) -> list[list[float]]:
+    def judge(self, requests: Sequence[Request], keep: int | None, stop: threading.Event) -> list[Judgement]:
         """Score as far as the best ``keep`` documents of each query need it; here all of them.
 
-        A subclass that can tell which documents are out of reach may give those a rough score, as long as it is lower.
-
-        :param requests: checked queries, each with its documents, none empty.
-        :param keep: how many documents of each query are wanted; None for all.
-        :param stop: as for :meth:`score_requests`.
-        :returns: as :meth:`score_requests`.
-        """
-        return self.score_requests(requests, stop)
-
-    def judge(self, requests: Sequence[Request], keep: int | None, stop: threading.Event) -> list[Judgement]:
-        """Score as :meth:`score_best` does; a subclass that knows more than scores says it here.
+        A subclass that knows more than scores says it here. One that can tell which documents are out of reach may give
+        those a rough score, as long as it is lower.
 
         :param requests: checked queries, each with its documents, none empty.
         :param keep: how many documents of each query are wanted; None for all.
         :param stop: as for :meth:`score_requests`.
         :returns: one judgement per request.
         """
-        return [Judgement(scores) for scores in self.score_best(requests, keep, stop)]
+        return [Judgement(scores) for scores in self.score_requests(requests, stop)]
 
     def __call__(
         self, query: str, documents: Sequence[str], top_k: int | None = 5, threshold: float | None = None

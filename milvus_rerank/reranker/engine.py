@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 from milvus_rerank.reranker.base import BaseRerankFunction
+from milvus_rerank.results import Judgement
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.scorer import PairScorer
 from milvus_rerank.scoring.screen import best_logits
@@ -26,11 +28,20 @@ class EngineRerankFunction(BaseRerankFunction):
         """Score all documents of all queries in one pass over length-sorted batches."""
         return self.scorer.score(requests, stop)
 
-    def score_best(self, requests: Sequence[Request], keep: int | None, stop: threading.Event) -> list[list[float]]:
-        """Score all, or with a screen only what can be among the best ``keep`` exactly."""
+    def judge(self, requests: Sequence[Request], keep: int | None, stop: threading.Event) -> list[Judgement]:
+        """Score all, or with a screen only what can be among the best ``keep`` exactly; say which windows counted."""
         if self.screen is None or keep is None:
-            return self.score_requests(requests, stop)
-        return self.scorer.activate(best_logits(self.scorer, self.screen, requests, keep, stop))
+            logits = self.scorer.logits(requests, stop)
+        else:
+            logits = best_logits(self.scorer, self.screen, requests, keep, stop)
+        judged = [Judgement(scores) for scores in self.scorer.activate([one.values for one in logits])]
+        if self.scorer.chunks is None:
+            return judged
+        # Where a window lies in its text takes another tokenisation: only for what the caller gets to see.
+        return [
+            replace(one, spans=self.scorer.spans(request, own, one.rank(keep)))
+            for one, request, own in zip(judged, requests, logits, strict=True)
+        ]
 
     @property
     def device(self) -> str:

@@ -115,6 +115,7 @@ def load_scorer(options: LoadOptions) -> PairScorer:
         query_max_length=options.query_max_length,
         truncation=options.truncation,
         pad_to_multiple_of=loaded.engine.pad_to_multiple_of,
+        token_cache=options.token_cache,
     )
     full = options.batch_size * max_length
     return PairScorer(
@@ -123,7 +124,6 @@ def load_scorer(options: LoadOptions) -> PairScorer:
         activation=pick_activation(options.activation, loaded.config),
         max_batch_tokens=options.max_batch_tokens or (min(full, CPU_BATCH_TOKENS) if device == "cpu" else full),
         show_progress=options.show_progress,
-        token_cache=options.token_cache,
         score_cache=cache,
         settings=_settings(options, loaded, max_length) if cache is not None else None,
     )

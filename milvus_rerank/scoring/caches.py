@@ -4,10 +4,13 @@ import hashlib
 import threading
 from collections.abc import Hashable, Sequence
 
+import numpy as np
 from cachetools import LRUCache
+from numpy.typing import NDArray
 
 from milvus_rerank.inputs import check_count
-from milvus_rerank.scoring.pairs import Ids
+
+Ids = NDArray[np.int64]
 
 TOKEN_CACHE = 1_000_000
 """Tokens of documents remembered by default: 8 MB."""

@@ -1,38 +1,48 @@
 """Token ids of (query, document) pairs, put together from texts that are tokenised once each."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from milvus_rerank.engines.base import Batch
-from milvus_rerank.errors import InputError, ModelError
+from milvus_rerank.errors import InputError
+from milvus_rerank.scoring import check_stop
+from milvus_rerank.scoring.caches import TOKEN_CACHE, Ids, TokenCache
+from milvus_rerank.scoring.encoding import Chunks, Pair, Span, starts
+from milvus_rerank.scoring.template import PairTemplate, find_template
 
-Ids = NDArray[np.int64]
 Truncation = Literal["longest_first", "only_second"]
+Row: TypeAlias = tuple[Ids, Ids]
+
+TOKENIZE_AT_ONCE = 1024
+"""Texts tokenised between two looks at ``stop``."""
 
 
 @dataclass(frozen=True, slots=True)
-class PairTemplate:
-    """The special tokens that a tokenizer puts around a query and a document.
+class Wording:
+    """What stands around the texts of a pair, such as an instruction.
 
-    :param prefix: token ids before the query.
-    :param middle: token ids between the query and the document.
-    :param suffix: token ids after the document.
-    :param types: token type of prefix, query, middle, document and suffix: one number each.
+    :param query_before: before a query.
+    :param query_after: after it.
+    :param document_before: before a document.
+    :param document_after: after it.
     """
 
-    prefix: tuple[int, ...]
-    middle: tuple[int, ...]
-    suffix: tuple[int, ...]
-    types: tuple[int, int, int, int, int]
+    query_before: str = ""
+    query_after: str = ""
+    document_before: str = ""
+    document_after: str = ""
 
-    @property
-    def size(self) -> int:
-        """How many special tokens one pair holds."""
-        return len(self.prefix) + len(self.middle) + len(self.suffix)
+    def query(self, text: str) -> str:
+        """Return a query as the model reads it."""
+        return f"{self.query_before}{text}{self.query_after}"
+
+    def document(self, text: str) -> str:
+        """Return a document as the model reads it."""
+        return f"{self.document_before}{text}{self.document_after}"
 
 
 class PairEncoder:
@@ -47,7 +57,13 @@ class PairEncoder:
         ``max_length``; so does None with ``only_second``, while with ``longest_first`` it means no limit of its own.
     :param truncation: ``longest_first`` shortens the longer of the two, as sentence-transformers does;
         ``only_second`` shortens the document, as FlagEmbedding does.
+    :param document_max_length: the most tokens of a document; None for no limit of its own.
     :param pad_to_multiple_of: batches are as wide as a multiple of this, or ``max_length``, as the engine likes it.
+    :param wording: what stands around the texts before they are tokenised.
+    :param template: the special tokens of a pair; None reads them off the tokenizer.
+    :param pad_right: pad at the end, whatever the tokenizer says.
+    :param with_bounds: also tell the engine where documents begin and end.
+    :param token_cache: how many tokens of texts to remember; 0 for none.
     :raises InputError: if ``max_length`` leaves no room beside the special tokens.
     """
 
@@ -57,21 +73,31 @@ class PairEncoder:
         *,
         max_length: int,
         query_max_length: int | None = None,
+        document_max_length: int | None = None,
         truncation: Truncation = "longest_first",
         pad_to_multiple_of: int = 1,
+        wording: Wording | None = None,
+        template: PairTemplate | None = None,
+        pad_right: bool = False,
+        with_bounds: bool = False,
+        token_cache: int = TOKEN_CACHE,
     ) -> None:
         self._tokenizer = tokenizer
-        self._fast = _private_copy(tokenizer)
-        self._template = find_template(tokenizer)
+        self._fast = private_copy(tokenizer)
+        self._template = template or find_template(tokenizer)
         self._suffix = np.array(self._template.suffix, dtype=np.int64)
         self._room = max_length - self._template.size
+        self._document_max_length = document_max_length
         self._truncation = truncation
         self._left = tokenizer.truncation_side == "left"
-        self._pad_left = tokenizer.padding_side == "left"
+        self._pad_left = tokenizer.padding_side == "left" and not pad_right
         self._pad_id = tokenizer.pad_token_id or 0
         self._pad_type = tokenizer.pad_token_type_id
         self._with_types = "token_type_ids" in tokenizer.model_input_names
+        self._with_bounds = with_bounds
         self._multiple = pad_to_multiple_of
+        self._wording = wording or Wording()
+        self._tokens = TokenCache(token_cache)
         self.max_length = max_length
         if self._room < 2:
             raise InputError(
@@ -79,6 +105,30 @@ class PairEncoder:
                 f"use at least {self._template.size + 2}"
             )
         self._query_max_length = self._query_limit(query_max_length)
+
+    def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None) -> list[Row]:
+        """Return pairs of texts as pairs of token ids.
+
+        :param pairs: queries and documents; each text is tokenised once, and not at all if it is remembered.
+        :param stop: when set, the work ends early.
+        :returns: one row per pair; those of one query share its ids.
+        :raises StoppedError: if ``stop`` was set.
+        """
+        wording = self._wording
+        texts = pairs
+        if wording != Wording():
+            texts = [(wording.query(query), wording.document(document)) for query, document in pairs]
+        distinct = list(dict.fromkeys(text for pair in texts for text in pair))
+        ids = self._tokens.get(distinct)
+        absent = [text for text in distinct if text not in ids]
+        for start in range(0, len(absent), TOKENIZE_AT_ONCE):
+            if stop is not None:
+                check_stop(stop)
+            some = absent[start : start + TOKENIZE_AT_ONCE]
+            made = self.tokenize(some)
+            self._tokens.put(some, made)
+            ids.update(zip(some, made, strict=True))
+        return [(ids[query], ids[document]) for query, document in texts]
 
     def tokenize(self, texts: Sequence[str]) -> list[Ids]:
         """Return the token ids of each text, without special tokens and not shortened.
@@ -101,6 +151,8 @@ class PairEncoder:
         """
         if self._query_max_length is not None:
             query = min(query, self._query_max_length)
+        if self._document_max_length is not None:
+            document = min(document, self._document_max_length)
         if query + document <= self._room:
             return query, document
         if self._truncation == "only_second":
@@ -114,23 +166,22 @@ class PairEncoder:
             longer = shorter + self._room % 2
         return (shorter, longer) if query <= document else (longer, shorter)
 
-    def pair_length(self, query: Ids, document: Ids) -> int:
+    def length(self, row: Row) -> int:
         """Return the true length of a pair in tokens, special tokens included."""
+        query, document = row
         return sum(self.lengths(len(query), len(document))) + self._template.size
 
-    def shorten(
-        self, query: Ids, document: Ids, *, document_tokens: int | None, pair_tokens: int | None, left: bool
-    ) -> tuple[Ids, Ids]:
+    def shorten(self, row: Row, *, document_tokens: int | None, pair_tokens: int | None, left: bool) -> Row:
         """Return the tokens of a pair that are left under limits of one request.
 
-        :param query: the query's token ids.
-        :param document: the document's token ids.
+        :param row: token ids of query and document.
         :param document_tokens: the most tokens of the document; None for no limit of its own.
         :param pair_tokens: the most tokens of the pair, special ones included; the document gives way. None for no more
             limit than ``max_length``.
         :param left: cut at the beginning of texts instead of their end.
         :returns: token ids that :meth:`batch` need not cut.
         """
+        query, document = row
         room = len(document) if document_tokens is None else min(len(document), document_tokens)
         if pair_tokens is not None:
             room = min(room, max(0, pair_tokens - self._template.size - len(query)))
@@ -138,6 +189,42 @@ class PairEncoder:
         if left:
             return query[len(query) - kept_query :], document[len(document) - kept :]
         return query[:kept_query], document[:kept]
+
+    def windows(self, row: Row, chunks: Chunks) -> list[Row]:
+        """Return the query with each window over the document; the row itself where all of it fits.
+
+        :param row: token ids of query and document.
+        :param chunks: how to cut.
+        :returns: rows in the document's order; their ids are views, not copies.
+        """
+        query, document = row
+        room = self._window(row, chunks)
+        places = starts(len(document), room, chunks)
+        return [row] if room >= len(document) else [(query, document[start : start + room]) for start in places]
+
+    def span(self, pair: Pair, window: int, chunks: Chunks) -> Span | None:
+        """Return where a window lies in the document's text; None if the tokenizer does not tell.
+
+        :param pair: the texts.
+        :param window: the window's number.
+        :param chunks: how the document was cut.
+        :returns: its first character and the one after its last.
+        """
+        if self._fast is None:
+            return None
+        [row] = self.rows([pair])
+        room = self._window(row, chunks)
+        start = starts(len(row[1]), room, chunks)[window]
+        text = self._wording.document(pair[1])
+        places = self._fast.encode(text, add_special_tokens=False).offsets[start : start + room]
+        shift = len(self._wording.document_before)
+        first, last = places[0][0] - shift, places[-1][1] - shift
+        return max(0, first), min(len(pair[1]), last)
+
+    def _window(self, row: Row, chunks: Chunks) -> int:
+        """Return how many document tokens a window holds."""
+        room = self.lengths(len(row[0]), len(row[1]))[1]
+        return room if chunks.tokens is None else min(room, chunks.tokens)
 
     def padded_length(self, length: int) -> int:
         """Return the width of a batch whose longest pair has so many tokens."""
@@ -176,9 +263,13 @@ class PairEncoder:
                 kinds[start:middle] = head_types
                 kinds[middle:end] = self._template.types[3]
                 kinds[end : end + len(suffix)] = self._template.types[4]
+        bounds = None
+        if self._with_bounds:
+            heads_of = np.array([len(head[0]) for head, _ in rows])
+            bounds = np.stack([heads_of, lengths - len(suffix)], axis=1) + np.array(first)[:, None]
         places = np.arange(width)
         kept = places >= (width - lengths)[:, None] if self._pad_left else places < lengths[:, None]
-        return Batch(input_ids, kept.astype(np.int64), types)
+        return Batch(input_ids, kept.astype(np.int64), types, bounds)
 
     def _query_limit(self, limit: int | None) -> int | None:
         if limit is None and self._truncation == "longest_first":
@@ -198,59 +289,7 @@ class PairEncoder:
         return ids[len(ids) - length :] if self._left else ids[:length]
 
 
-def find_template(tokenizer: Any) -> PairTemplate:
-    """Read off a tokenizer how it puts a pair together.
-
-    :param tokenizer: a transformers tokenizer.
-    :returns: its special tokens and token types.
-    :raises ModelError: if its pairs are no plain row of query and document with special tokens around them.
-    """
-    # Two texts of each alphabet a vocabulary may have; the first two that the tokenizer tells apart are used.
-    for query, document in (("a", "b"), ("1", "2"), ("的", "是"), ("あ", "い")):
-        left, right = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (query, document))
-        whole = tokenizer([query], [document], return_token_type_ids=True)
-        template = _split(whole["input_ids"][0], whole["token_type_ids"][0], left, right) if left != right else None
-        if template is not None and _holds(tokenizer, template):
-            return template
-    raise ModelError(
-        f"{type(tokenizer).__name__} does not put a pair together as special tokens around query and document, "
-        "which is the only form supported"
-    )
-
-
-def _split(ids: list[int], types: list[int], left: list[int], right: list[int]) -> PairTemplate | None:
-    for start in range(len(ids) - len(left) - len(right) + 1):
-        if ids[start : start + len(left)] != left:
-            continue
-        end = start + len(left)
-        for second in range(end, len(ids) - len(right) + 1):
-            if ids[second : second + len(right)] == right:
-                last = second + len(right)
-                bounds = ((0, start), (start, end), (end, second), (second, last), (last, len(ids)))
-                kinds = [set(types[low:high]) for low, high in bounds]
-                if any(len(kind) > 1 for kind in kinds):
-                    return None
-                numbers = [kind.pop() if kind else 0 for kind in kinds]
-                return PairTemplate(
-                    tuple(ids[:start]),
-                    tuple(ids[end:second]),
-                    tuple(ids[last:]),
-                    (numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]),
-                )
-    return None
-
-
-def _holds(tokenizer: Any, template: PairTemplate) -> bool:
-    """Tell whether the template makes what the tokenizer makes, an empty document included."""
-    for query, document in (("who is it", "it is a test 12"), ("a query", "")):
-        left, right = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (query, document))
-        made = [*template.prefix, *left, *template.middle, *right, *template.suffix]
-        if list(tokenizer([query], [document])["input_ids"][0]) != made:  # lists: a lone "" would count as no document
-            return False
-    return True
-
-
-def _private_copy(tokenizer: Any) -> Any:
+def private_copy(tokenizer: Any) -> Any:
     """Return the Rust core of a fast tokenizer with padding and truncation off, None for a tokenizer in Python."""
     core = getattr(tokenizer, "backend_tokenizer", None) if getattr(tokenizer, "is_fast", False) else None
     if core is None:

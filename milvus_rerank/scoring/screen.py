@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milvus_rerank.scoring import Request
-from milvus_rerank.scoring.scorer import PairScorer
+from milvus_rerank.scoring.scorer import Logits, PairScorer
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ MARGIN = 0.25
 
 def best_logits(
     exact: PairScorer, fast: PairScorer, requests: Sequence[Request], keep: int, stop: threading.Event
-) -> list[NDArray[np.float32]]:
+) -> list[Logits]:
     """Return logits of which the ``keep`` largest of each request are exact.
 
     A document whose fast logit is more than a margin below the k-th largest one cannot be among the first k, as long as
@@ -30,11 +30,12 @@ def best_logits(
     :param requests: queries with their documents, none empty.
     :param keep: how many of each request must be exact, at least 1.
     :param stop: when set, the work ends before its next batch.
-    :returns: one array per request, in the order of its documents: exact logits, fast ones for what is out of reach.
+    :returns: one value per request, in the order of its documents: exact logits, fast ones for what is out of reach.
     """
-    looks = fast.logits(requests, stop)
+    found = fast.logits(requests, stop)
+    looks = [one.values for one in found]
     margin = MARGIN
-    answers = [look.copy() for look in looks]
+    answers = [Logits(one.values.copy(), one.windows) for one in found]
     done: list[set[int]] = [set() for _ in requests]
     while True:
         wanted = [_within(look, keep, margin) - own for look, own in zip(looks, done, strict=True)]
@@ -46,10 +47,10 @@ def best_logits(
             for (query, documents), own in zip(requests, places, strict=True)
         ]
         for number, logits in enumerate(exact.logits(some, stop)):
-            answers[number][places[number]] = logits
+            answers[number].values[places[number]], answers[number].windows[places[number]] = logits
             done[number] |= wanted[number]
         differences = (
-            float(np.abs(answer - look).max()) for answer, look in zip(answers, looks, strict=True) if len(look)
+            float(np.abs(answer.values - look).max()) for answer, look in zip(answers, looks, strict=True) if len(look)
         )
         worst = max(differences, default=0.0)
         if 2 * worst > margin:

@@ -34,6 +34,7 @@ class Prepared:
     :param widths: how many tokens wide a batch must be to hold each.
     :param known: logits of all distinct pairs; those to score are NaN.
     :param places: of each document in the request, its distinct pair.
+    :param counts: how many rows each pair to score has: one for each window over a long document.
     """
 
     pairs: list[Pair]
@@ -41,6 +42,7 @@ class Prepared:
     widths: Sequence[int]
     known: NDArray[np.float32]
     places: NDArray[np.intp]
+    counts: Sequence[int] = ()
 
 
 class EngineModel:
@@ -87,16 +89,13 @@ class EngineModel:
         if cut is not None:
             rows = [
                 self._scorer.encoder.shorten(
-                    query,
-                    document,
-                    document_tokens=cut.document_tokens,
-                    pair_tokens=cut.pair_tokens,
-                    left=cut.left,
+                    row, document_tokens=cut.document_tokens, pair_tokens=cut.pair_tokens, left=cut.left
                 )
-                for query, document in rows
+                for row in rows
             ]
             absent = []  # not to be remembered: under other limits they have other logits
-        return Prepared(absent, rows, self._scorer.widths(rows), known, places)
+        pieces, counts = self._scorer.split(rows)
+        return Prepared(absent, pieces, self._scorer.widths(pieces), known, places, counts)
 
     def run(self, rows: Sequence[Any]) -> NDArray[np.float32]:
         """Return the rows' logits."""
@@ -105,9 +104,10 @@ class EngineModel:
     def finish(self, prepared: Prepared, logits: NDArray[np.float32], scale: Scale) -> list[float]:
         """Return the scores of all documents, requests one after the other."""
         whole = prepared.known.copy()
-        whole[np.isnan(whole)] = logits
-        if self._scorer.score_cache is not None and prepared.pairs:
-            self._scorer.score_cache.put(self._scorer.settings, prepared.pairs, logits.tolist())
+        joined = self._scorer.join(logits, prepared.counts)
+        whole[np.isnan(whole)] = joined.values
+        if prepared.pairs:
+            self._scorer.remember(prepared.pairs, joined)
         activations: dict[Scale, Activation] = {"raw": raw, "sigmoid": sigmoid, "model": self._scorer.activation}
         activate = activations[scale]
         return [float(score) for score in activate(whole[prepared.places])]

@@ -1,0 +1,79 @@
+"""How a tokenizer puts a pair together: read off it, and checked."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from milvus_rerank.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class PairTemplate:
+    """The special tokens that a tokenizer puts around a query and a document.
+
+    :param prefix: token ids before the query.
+    :param middle: token ids between the query and the document.
+    :param suffix: token ids after the document.
+    :param types: token type of prefix, query, middle, document and suffix: one number each.
+    """
+
+    prefix: tuple[int, ...]
+    middle: tuple[int, ...]
+    suffix: tuple[int, ...]
+    types: tuple[int, int, int, int, int]
+
+    @property
+    def size(self) -> int:
+        """How many special tokens one pair holds."""
+        return len(self.prefix) + len(self.middle) + len(self.suffix)
+
+
+def find_template(tokenizer: Any) -> PairTemplate:
+    """Read off a tokenizer how it puts a pair together.
+
+    :param tokenizer: a transformers tokenizer.
+    :returns: its special tokens and token types.
+    :raises ModelError: if its pairs are no plain row of query and document with special tokens around them.
+    """
+    # Two texts of each alphabet a vocabulary may have; the first two that the tokenizer tells apart are used.
+    for query, document in (("a", "b"), ("1", "2"), ("的", "是"), ("あ", "い")):
+        left, right = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (query, document))
+        whole = tokenizer([query], [document], return_token_type_ids=True)
+        template = _split(whole["input_ids"][0], whole["token_type_ids"][0], left, right) if left != right else None
+        if template is not None and _holds(tokenizer, template):
+            return template
+    raise ModelError(
+        f"{type(tokenizer).__name__} does not put a pair together as special tokens around query and document, "
+        "which is the only form supported"
+    )
+
+
+def _split(ids: list[int], types: list[int], left: list[int], right: list[int]) -> PairTemplate | None:
+    for start in range(len(ids) - len(left) - len(right) + 1):
+        if ids[start : start + len(left)] != left:
+            continue
+        end = start + len(left)
+        for second in range(end, len(ids) - len(right) + 1):
+            if ids[second : second + len(right)] == right:
+                last = second + len(right)
+                bounds = ((0, start), (start, end), (end, second), (second, last), (last, len(ids)))
+                kinds = [set(types[low:high]) for low, high in bounds]
+                if any(len(kind) > 1 for kind in kinds):
+                    return None
+                numbers = [kind.pop() if kind else 0 for kind in kinds]
+                return PairTemplate(
+                    tuple(ids[:start]),
+                    tuple(ids[end:second]),
+                    tuple(ids[last:]),
+                    (numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]),
+                )
+    return None
+
+
+def _holds(tokenizer: Any, template: PairTemplate) -> bool:
+    """Tell whether the template makes what the tokenizer makes, an empty document included."""
+    for query, document in (("who is it", "it is a test 12"), ("a query", "")):
+        left, right = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (query, document))
+        made = [*template.prefix, *left, *template.middle, *right, *template.suffix]
+        if list(tokenizer([query], [document])["input_ids"][0]) != made:  # lists: a lone "" would count as no document
+            return False
+    return True
