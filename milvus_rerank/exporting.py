@@ -20,7 +20,8 @@ from milvus_rerank.graphs.quantize import quantize
 from milvus_rerank.inputs import check_choice, check_count
 from milvus_rerank.inventory import installed_version
 from milvus_rerank.models import ModelSource
-from milvus_rerank.reranker.loading import CPU_BATCH_TOKENS, LoadOptions, load_scorer
+from milvus_rerank.reranker.loading import CPU_BATCH_TOKENS, load_scorer
+from milvus_rerank.reranker.options import LoadOptions
 from milvus_rerank.scoring.batches import by_length, cut
 
 FLOOR = 9.5

@@ -192,7 +192,7 @@ def _status(name: str, folder: Path, origin: str, size: int) -> ModelStatus:
     if any("ForSequenceClassification" in str(architecture) for architecture in architectures):
         kind = "reranker"
         labels = len(config.get("id2label") or range(config.get("num_labels", 2)))
-        problem = None if labels == 1 else f"it has {labels} labels; a reranker has one"
+        problem = None if labels == 1 else f"it has {labels} labels; say which is the score with label=..."
     elif "embedding_dtype" in config:  # model2vec writes it
         kind = "embedder"
     kinds = ("*.safetensors", "pytorch_model*.bin", "onnx/*.onnx", "openvino/*.xml")

@@ -236,7 +236,7 @@ def test_one_label_is_enough(config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("config", [{"num_labels": 2}, {"id2label": {"0": "x", "1": "y"}}, {}])
 def test_two_labels_are_too_many(config: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="model 'm' has 2 labels; a reranker has one"):
+    with pytest.raises(ModelError, match="model 'm' has 2 labels; expected one"):
         check_reranker("m", config)
 
 

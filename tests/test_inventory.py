@@ -40,7 +40,7 @@ def hub(inventory):
 def test_cached_rerankers_are_listed_with_what_keeps_them_from_working(cache):
     assert hub(take_inventory(cache_dir=cache)) == {
         "org/good": None,
-        "org/two": "it has 2 labels; a reranker has one",
+        "org/two": "it has 2 labels; say which is the score with label=...",
         "org/partial": "its weights are not there; only a part was downloaded",
     }
 

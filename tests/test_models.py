@@ -127,7 +127,10 @@ def test_an_activation_from_elsewhere_is_not_run(tmp_path: Path, caplog: pytest.
 
 
 def test_an_unknown_activation_lists_the_known(folder: str) -> None:
-    with pytest.raises(InputError, match="activation_fct must be one of 'model', 'raw', 'sigmoid' or a function"):
+    known = "'model', 'raw', 'sigmoid', 'softmax' or a function"
+    with pytest.raises(InputError, match=f"activation_fct must be one of {known}"):
+        CrossEncoderRerankFunction(folder, device="cpu", activation_fct="softplus")
+    with pytest.raises(InputError, match="has one label: leave label out, and use another activation_fct than softmax"):
         CrossEncoderRerankFunction(folder, device="cpu", activation_fct="softmax")
 
 
@@ -210,8 +213,9 @@ def test_a_broken_weights_file_is_named(folder: str, tmp_path: Path, engine: str
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_model_with_more_labels_is_refused(tmp_path: Path, engine: str) -> None:
-    with pytest.raises(ModelError, match="has 3 labels; a reranker has one"):
+def test_a_model_with_more_labels_asks_which(tmp_path: Path, engine: str) -> None:
+    message = "has 3 labels: 'LABEL_0', 'LABEL_1', 'LABEL_2'. Say which one is the score with label="
+    with pytest.raises(InputError, match=message):
         CrossEncoderRerankFunction(str(save_tiny_model("bert", tmp_path, labels=3)), device="cpu", engine=engine)
 
 

@@ -79,17 +79,47 @@ def check_inputs(names: Iterable[str], path: Path) -> frozenset[str]:
     return found
 
 
-def as_logits(output: NDArray[Any], pairs: int, path: Path) -> NDArray[np.float32]:
-    """Return a graph's output as one logit per pair.
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Which of a classifier's labels is the score.
 
-    :param output: what the graph gave.
+    :param index: its place among the labels.
+    :param odds: take the logarithm of its odds against all others, whose sigmoid is the label's softmax, instead of its
+        own logit.
+    """
+
+    index: int
+    odds: bool = False
+
+    def pick(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return one logit per pair.
+
+        :param logits: of all labels, float32, shape ``(pairs, labels)``.
+        :returns: shape ``(pairs,)``.
+        """
+        own = logits[:, self.index]
+        if not self.odds:
+            return np.ascontiguousarray(own)
+        others = np.delete(logits, self.index, axis=1)
+        most = others.max(axis=1)
+        odds: NDArray[np.float32] = own - most - np.log(np.exp(others - most[:, None]).sum(axis=1))
+        return odds
+
+
+def as_logits(output: NDArray[Any], pairs: int, model: object, label: Label | None = None) -> NDArray[np.float32]:
+    """Return a model's output as one logit per pair.
+
+    :param output: what the model gave.
     :param pairs: how many pairs it was given.
-    :param path: the graph's file, for the message.
-    :returns: float32, shape ``(pairs,)``; a copy, as the graph's next output may take the memory of this one.
+    :param model: its file or name, for the message.
+    :param label: the label that is the score; None for a model with one.
+    :returns: float32, shape ``(pairs,)``; a copy, as the model's next output may take the memory of this one.
     :raises ModelError: if it is of another shape.
     """
+    if label is not None and output.shape[0] == pairs and output.size > pairs * label.index:
+        return label.pick(np.array(output, dtype=np.float32).reshape(pairs, -1))
     if output.size != pairs:
-        raise ModelError(f"{path} gives shape {output.shape} for {pairs} pairs; expected one logit for each")
+        raise ModelError(f"{model} gives shape {output.shape} for {pairs} pairs; expected one logit for each")
     return np.array(output, dtype=np.float32).reshape(pairs)
 
 

@@ -10,7 +10,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 from numpy.typing import NDArray
 
-from milvus_rerank.engines.base import Batch, as_logits, check_inputs, pick_inputs
+from milvus_rerank.engines.base import Batch, Label, as_logits, check_inputs, pick_inputs
 from milvus_rerank.errors import ModelError
 
 onnxruntime.disable_telemetry_events()
@@ -22,6 +22,7 @@ class OnnxEngine:
     :param path: an ``.onnx`` file.
     :param dtype: ``float32``, or ``int8`` for a quantised graph.
     :param threads: how many threads a call may use; None for one per core that the process may use.
+    :param label: the label that is the score; None for a model with one.
     :raises ModelError: if the file cannot be read.
     """
 
@@ -29,8 +30,11 @@ class OnnxEngine:
     device = "cpu"
     pad_to_multiple_of = 1
 
-    def __init__(self, path: Path, *, dtype: str = "float32", threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, dtype: str = "float32", threads: int | None = None, label: Label | None = None
+    ) -> None:
         self.dtype = dtype
+        self._label = label
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
@@ -52,4 +56,4 @@ class OnnxEngine:
         :raises ModelError: if the graph gives anything else.
         """
         logits = self._session.run([self._output], pick_inputs(batch, self._inputs))[0]
-        return as_logits(logits, len(batch.input_ids), self._path)
+        return as_logits(logits, len(batch.input_ids), self._path, self._label)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from milvus_rerank.engines.base import Batch, as_logits, check_inputs, pick_inputs
+from milvus_rerank.engines.base import Batch, Label, as_logits, check_inputs, pick_inputs
 from milvus_rerank.engines.silent import openvino
 from milvus_rerank.errors import ModelError
 
@@ -25,6 +25,7 @@ class OpenVINOEngine:
     :param path: an ``.xml`` or ``.onnx`` file.
     :param dtype: ``float32``, ``bfloat16``, or ``int8`` for a quantised graph.
     :param threads: how many threads a call may use; None for one per core of this machine that the process may use.
+    :param label: the label that is the score; None for a model with one.
     :raises ModelError: if the file cannot be read.
     """
 
@@ -32,8 +33,11 @@ class OpenVINOEngine:
     device = "cpu"
     pad_to_multiple_of = 8  # OpenVINO prepares its kernels for each new shape, for milliseconds: so there are fewer
 
-    def __init__(self, path: Path, *, dtype: str = "float32", threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, dtype: str = "float32", threads: int | None = None, label: Label | None = None
+    ) -> None:
         self.dtype = dtype
+        self._label = label
         core = openvino.Core()
         precision = _PRECISIONS[dtype]
         if dtype == "int8" and has_bfloat16():  # what is not int8 in a quantised graph
@@ -63,7 +67,7 @@ class OpenVINOEngine:
         if request is None:  # a request is one call's memory: threads must not share it
             request = self._local.request = self._compiled.create_infer_request()
         request.infer(pick_inputs(batch, self._inputs), share_inputs=True)
-        return as_logits(request.get_output_tensor(0).data, len(batch.input_ids), self._path)
+        return as_logits(request.get_output_tensor(0).data, len(batch.input_ids), self._path, self._label)
 
 
 def has_bfloat16() -> bool:

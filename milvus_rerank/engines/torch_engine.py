@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from milvus_rerank.engines.base import Batch
+from milvus_rerank.engines.base import Batch, Label, as_logits
 from milvus_rerank.errors import DeviceError, InputError, OutOfMemoryError, ScoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    ToDevice = Callable[[NDArray[np.int64]], torch.Tensor]
+    Forward = Callable[[Any, Batch, ToDevice], torch.Tensor]
 
 logger = logging.getLogger(__name__)
 
@@ -22,26 +25,46 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
-class TorchEngine:
-    """Run a sequence classification model.
+def classify(model: Any, batch: Batch, to_device: "ToDevice") -> torch.Tensor:
+    """Run a sequence classification model; returns its logits, shape ``(pairs, labels)``."""
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if batch.token_type_ids is not None:
+        inputs["token_type_ids"] = batch.token_type_ids
+    logits: torch.Tensor = model(**{name: to_device(array) for name, array in inputs.items()}).logits
+    return logits
 
-    :param model: a transformers model with one label, in any dtype and on any device.
+
+class TorchEngine:
+    """Run a model with torch.
+
+    :param model: a transformers model, in any dtype and on any device.
     :param device: where to run it, as :func:`pick_device` returns it.
     :param dtype: one of :data:`DTYPES`.
     :param threads: the most CPU threads of a forward pass; None leaves torch's own number.
+    :param forward: runs the model on a batch and returns logits; the default is for sequence classification.
+    :param label: the label that is the score; None for a model with one.
     """
 
     name = "torch"
     pad_to_multiple_of = 1
 
     def __init__(
-        self, model: torch.nn.Module, *, device: str = "cpu", dtype: str = "float32", threads: int | None = None
+        self,
+        model: torch.nn.Module,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        threads: int | None = None,
+        forward: "Forward" = classify,
+        label: Label | None = None,
     ) -> None:
         if device == "cpu" and threads is not None and threads < torch.get_num_threads():
             torch.set_num_threads(threads)  # for the whole process: torch has no other way
         # Each thread of the caller would bring a team of its own: two forward passes at once only fight for the cores.
         self._turn = threading.Lock() if device == "cpu" else contextlib.nullcontext()
         self._model: Any = model.to(device=torch.device(device), dtype=DTYPES[dtype]).eval()
+        self._forward = forward
+        self._label = label
         self.device = device
         self.dtype = dtype
 
@@ -52,14 +75,10 @@ class TorchEngine:
         :returns: raw logits, shape ``(pairs,)``.
         :raises OutOfMemoryError: if torch cannot allocate what the batch needs.
         """
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if batch.token_type_ids is not None:
-            inputs["token_type_ids"] = batch.token_type_ids
         try:
             with self._turn, torch.inference_mode():
-                tensors = {name: self._to_device(torch.from_numpy(array)) for name, array in inputs.items()}
-                logits = self._model(**tensors).logits
-                return logits.float().cpu().numpy().reshape(len(batch.input_ids))  # type: ignore[no-any-return]
+                output = self._forward(self._model, batch, self._to_device).float().cpu().numpy()
+            return as_logits(output, len(batch.input_ids), type(self._model).__name__, self._label)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -69,7 +88,8 @@ class TorchEngine:
             torch.cuda.empty_cache()
         raise OutOfMemoryError(message)
 
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _to_device(self, array: NDArray[np.int64]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
         if not self.device.startswith("cuda"):
             return tensor.to(self.device)
         return tensor.pin_memory().to(self.device, non_blocking=True)  # the copy runs beside what the GPU is doing
@@ -110,6 +130,11 @@ def pick_device(device: str | None) -> str:
     if not torch.cuda.is_available() or index >= torch.cuda.device_count():
         raise DeviceError(f"device {device!r} is not available. {_devices()}")
     return f"cuda:{index}"
+
+
+def identity() -> torch.nn.Module:
+    """Return an activation that leaves logits as they are."""
+    return torch.nn.Identity()
 
 
 def has_bfloat16() -> bool:

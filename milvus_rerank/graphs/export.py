@@ -31,7 +31,7 @@ _TOKENIZERS = (
     "merges.txt",
     "*.model",
 )
-_PAPERS = ("README.md", "LICENSE*", "NOTICE*")
+_PAPERS = ("README.md", "LICENSE*", "NOTICE*", "config_sentence_transformers.json")
 
 
 def fetch_original(source: ModelSource) -> Path:

@@ -9,7 +9,14 @@ from typing import Any
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models.names import ModelSource, model_folder, not_loaded
 
-CONFIGS = ("config.json", "tokenizer.json", "tokenizer_config.json")
+CONFIGS = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "config_sentence_transformers.json",
+    "modules.json",
+    "*/config.json",
+)
 _WITH_TYPES = ("Bert", "Electra", "Deberta")
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
@@ -78,9 +85,17 @@ def check_reranker(name: str, config: Mapping[str, Any]) -> None:
             f"model {name!r} is a {', '.join(architectures)}; "
             "expected a cross-encoder: a ...ForSequenceClassification with one label"
         )
-    labels = config.get("num_labels") or len(config.get("id2label") or {0: "", 1: ""})
-    if labels != 1:
-        raise ModelError(f"model {name!r} has {labels} labels; a reranker has one")
+    if label_count(config) != 1:
+        raise ModelError(f"model {name!r} has {label_count(config)} labels; expected one")
+
+
+def label_count(config: Mapping[str, Any]) -> int:
+    """Return how many labels a classifier has.
+
+    :param config: its ``config.json``, where transformers leaves out that there are two.
+    :returns: the number.
+    """
+    return int(config.get("num_labels") or len(config.get("id2label") or {0: "", 1: ""}))
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from milvus_rerank.errors import ModelError
-from milvus_rerank.models.files import check_reranker
 from milvus_rerank.models.names import ModelSource, model_folder, not_loaded
 
 # What transformers raises for files that are absent, cut short or of another format.
@@ -29,10 +28,10 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A classification model with its tokenizer, in memory.
+    """A model with its tokenizer, in memory.
 
     :param tokenizer: a transformers tokenizer.
-    :param model: a torch module with one label, float32 on the CPU.
+    :param model: a torch module on the CPU.
     :param config: the model's ``config.json`` as a dict.
     :param max_length: the tokens a pair may have by default.
     :param position_limit: the tokens a pair can have at all; None if positions are not counted in a table.
@@ -46,31 +45,122 @@ class LoadedModel:
 
 
 def load_model(source: ModelSource, *, show_progress: bool = False) -> LoadedModel:
-    """Load a sequence classification model with one label.
+    """Load a sequence classification model.
 
     :param source: which model, and whether the network may be asked.
     :param show_progress: show transformers' and the hub's progress bars.
     :returns: the model in float32 on the CPU, with its tokenizer.
-    :raises ModelError: if it cannot be found or read, is of another kind, or has other than one label.
+    :raises ModelError: if it cannot be found or read, or is no trained classifier.
     """
     where, options = _where(source)
-    with _bars(show_progress), _explained(source):
+    with _bars(show_progress), explained(source):
         config = transformers.AutoConfig.from_pretrained(where, **options)
-        check_reranker(source.name, config.to_dict())
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
         model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
             where, config=config, dtype="float32", output_loading_info=True, **options
         )
+    _check_trained(source, info)
+    if model.config.pad_token_id is None:  # a language model's body looks for a row's last token that is no padding
+        model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    limit = _position_limit(model)
+    lengths = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None), limit)
+    max_length = min(length for length in lengths if length is not None and length > 0)
+    return LoadedModel(tokenizer, model, config.to_dict(), int(max_length), limit)
+
+
+def load_causal(source: ModelSource, dtype: str, *, show_progress: bool = False) -> LoadedModel:
+    """Load a causal language model.
+
+    :param source: which model, and whether the network may be asked.
+    :param dtype: the precision of its weights in memory.
+    :param show_progress: show transformers' and the hub's progress bars.
+    :returns: the model on the CPU, with its tokenizer.
+    :raises ModelError: if it cannot be found or read.
+    """
+    where, options = _where(source)
+    with _bars(show_progress), explained(source):
+        config = transformers.AutoConfig.from_pretrained(where, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            where, config=config, dtype=dtype, output_loading_info=True, **options
+        )
+    _check_trained(source, info)
+    return _language_model(tokenizer, model, config.to_dict())
+
+
+def load_layerwise(
+    source: ModelSource, dtype: str, config: dict[str, Any], layer: int | None, *, show_progress: bool = False
+) -> LoadedModel:
+    """Load a layerwise MiniCPM up to the layer whose score head is read.
+
+    :param source: which model, and whether the network may be asked.
+    :param dtype: the precision of its weights in memory.
+    :param config: its ``config.json``.
+    :param layer: the layer; None for the last.
+    :param show_progress: show transformers' and the hub's progress bars.
+    :returns: the model on the CPU, with its tokenizer.
+    :raises ModelError: if it cannot be found or read, or has no head on that layer.
+    """
+    from milvus_rerank.models.bge_llm import LayerwiseModel, layerwise_config
+
+    loaded = _load_stock(source, dtype, config, LayerwiseModel, layerwise_config(config, layer), show_progress)
+    loaded.model.fold()
+    return loaded
+
+
+def load_lightweight(
+    source: ModelSource,
+    dtype: str,
+    config: dict[str, Any],
+    layer: int | None,
+    compress_layers: tuple[int, ...],
+    compress_ratio: int,
+    *,
+    show_progress: bool = False,
+) -> LoadedModel:
+    """Load a lightweight Gemma 2 up to the layer whose states are scored.
+
+    :param source: which model, and whether the network may be asked.
+    :param dtype: the precision of its weights in memory.
+    :param config: its ``config.json``.
+    :param layer: the layer; None for the last.
+    :param compress_layers: before which layers document tokens are merged.
+    :param compress_ratio: how many become one.
+    :param show_progress: show transformers' and the hub's progress bars.
+    :returns: the model on the CPU, with its tokenizer.
+    :raises ModelError: if it cannot be found or read, or has no head on that layer.
+    """
+    from milvus_rerank.models.bge_llm import LightweightModel, lightweight_config
+
+    stock = lightweight_config(config, layer, compress_layers, compress_ratio)
+    return _load_stock(source, dtype, config, LightweightModel, stock, show_progress)
+
+
+def _load_stock(
+    source: ModelSource, dtype: str, config: dict[str, Any], model_class: Any, stock: Any, show_progress: bool
+) -> LoadedModel:
+    """Load weights into a class of this package: what the repository's own code would do is not run."""
+    where, options = _where(source)
+    with _bars(show_progress), explained(source), _quiet():
+        # The tokenizer by the model it is, not by the repository's configuration, which transformers does not know.
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, config=stock, **options)
+        model, info = model_class.from_pretrained(where, config=stock, dtype=dtype, output_loading_info=True, **options)
+    _check_trained(source, info)
+    return _language_model(tokenizer, model, config)
+
+
+def _language_model(tokenizer: Any, model: Any, config: dict[str, Any]) -> LoadedModel:
+    lengths = (tokenizer.model_max_length, config.get("max_position_embeddings"))
+    return LoadedModel(tokenizer, model, config, int(min(length for length in lengths if length)), None)
+
+
+def _check_trained(source: ModelSource, info: dict[str, Any]) -> None:
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
             f"model {source.name!r} is not a trained reranker: its weights lack {', '.join(missing[:4])}. "
             "Is it an embedding model? Use a cross-encoder such as 'builtin/rerank'"
         )
-    limit = _position_limit(model)
-    lengths = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None), limit)
-    max_length = min(length for length in lengths if length is not None and length > 0)
-    return LoadedModel(tokenizer, model, config.to_dict(), int(max_length), limit)
 
 
 def load_tokenizer(source: ModelSource) -> Any:
@@ -81,7 +171,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     :raises ModelError: if it cannot be found or read.
     """
     where, options = _where(source)
-    with _explained(source):
+    with explained(source):
         return transformers.AutoTokenizer.from_pretrained(where, **options)
 
 
@@ -117,11 +207,31 @@ def _bars(show: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(source: ModelSource) -> Iterator[None]:
-    """Turn what transformers and the hub raise into one error that says what to do."""
+def explained(source: ModelSource) -> Iterator[None]:
+    """Turn what transformers and the hub raise into one error that says what to do.
+
+    :param source: which model was to be loaded.
+    :yields: nothing.
+    :raises ModelError: for what they raise.
+    """
     try:
         yield
     except ModelError:
         raise
     except _UNREADABLE as error:
         raise not_loaded(source, error) from error
+    except Exception as error:
+        if type(error) is not Exception:  # the tokenizers library, in Rust, raises bare ones
+            raise
+        raise not_loaded(source, error) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from telling of weights that are left out on purpose: the layers after the last one used."""
+    was = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(was)

@@ -1,18 +1,25 @@
-"""BGERerankFunction: encoder-only BGE rerankers and any classifier with one label."""
+"""BGERerankFunction: the whole family of BGE rerankers, and any classifier."""
 
 import os
+from collections.abc import Sequence
 
+from milvus_rerank.errors import InputError
+from milvus_rerank.inputs import check_count, check_limit
 from milvus_rerank.models import ModelSource
 from milvus_rerank.reranker.engine import EngineRerankFunction
-from milvus_rerank.reranker.loading import LoadOptions, load_scorer, load_screen
+from milvus_rerank.reranker.loading import load_scorer, load_screen
+from milvus_rerank.reranker.options import Flag, LoadOptions, read_long
 from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
+from milvus_rerank.scoring.encoding import Chunks
 
 
 class BGERerankFunction(EngineRerankFunction):
-    """Rerank with a BGE reranker: base, large, v2-m3. The first seven arguments are pymilvus.model's.
+    """Rerank with a BGE reranker. The first seven arguments are pymilvus.model's.
 
-    Scores equal ``FlagEmbedding.FlagReranker.compute_score`` on the same model: the query keeps at most
-    ``query_max_length`` tokens, the document gets the rest. One object may be shared by threads.
+    What kind it is, its files say: an encoder (base, large, v2-m3), a language model (v2-gemma), one with score heads
+    on its layers (v2-minicpm-layerwise) or one that also merges tokens (v2.5-gemma2-lightweight). Scores equal those of
+    FlagEmbedding's class for it: the query keeps at most ``query_max_length`` tokens, the document gets the rest. One
+    object may be shared by threads.
 
     :param model_name: a name on the model hub, a local folder, or ``builtin/rerank``.
     :param use_fp16: run in float16 on a GPU; a CPU runs in float32 all the same.
@@ -22,6 +29,17 @@ class BGERerankFunction(EngineRerankFunction):
     :param query_max_length: the most tokens of a query; None, or a number that leaves the document no room, for three
         quarters of ``max_length``.
     :param max_length: the most tokens of a pair; None for the model's limit.
+    :param query_instruction_for_rerank: what to put before each query; None for the model's own.
+    :param query_instruction_format: where instruction and query go, such as ``"{}{}"``.
+    :param passage_instruction_for_rerank: what to put before each document; None for the model's own.
+    :param passage_instruction_format: where instruction and document go.
+    :param prompt: what to ask a language model after the document; None for its own.
+    :param cutoff_layers: the layer whose score head is read, of the models that have them; None for the last. Layers
+        after it are not loaded.
+    :param compress_layers: before which layers the lightweight model merges document tokens.
+    :param compress_ratio: how many of them become one.
+    :param long: what to do with documents too long for the model: ``truncate``, or ``chunk`` to read them in windows,
+        as for :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction`.
     :param engine: ``torch``, ``onnx`` or ``openvino``; ``auto`` takes the fastest that is installed and can run the
         model where it is to run. ``repr`` says which.
     :param dtype: ``float32``, ``bfloat16``, ``float16``, ``int8`` or ``auto``, as for
@@ -54,6 +72,15 @@ class BGERerankFunction(EngineRerankFunction):
         query_max_length: int | None = 256,
         max_length: int | None = 512,
         *,
+        query_instruction_for_rerank: str | None = None,
+        query_instruction_format: str = "{}{}",
+        passage_instruction_for_rerank: str | None = None,
+        passage_instruction_format: str = "{}{}",
+        prompt: str | None = None,
+        cutoff_layers: int | Sequence[int] | None = None,
+        compress_layers: Sequence[int] = (8,),
+        compress_ratio: int = 1,
+        long: str | Chunks = "truncate",
         engine: str = "auto",
         dtype: str | None = None,
         threads: int | None = None,
@@ -77,6 +104,17 @@ class BGERerankFunction(EngineRerankFunction):
             query_max_length=query_max_length,
             truncation="only_second",
             activation="sigmoid" if normalize else "raw",
+            prompt=prompt,
+            flag=Flag(
+                query_instruction_for_rerank,
+                query_instruction_format,
+                passage_instruction_for_rerank,
+                passage_instruction_format,
+                _one_layer(cutoff_layers),
+                tuple(check_limit(layer, "compress_layers") for layer in compress_layers),
+                check_count(compress_ratio, "compress_ratio"),
+            ),
+            chunks=read_long(long),
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
             show_progress=show_progress,
@@ -85,3 +123,14 @@ class BGERerankFunction(EngineRerankFunction):
             screen=screen,
         )
         super().__init__(load_scorer(options), model_name=str(model_name), screen=load_screen(options))
+
+
+def _one_layer(layers: int | Sequence[int] | None) -> int | None:
+    """Return the layer that is asked for: FlagEmbedding takes a list, and returns a list of scores for each."""
+    if layers is None or isinstance(layers, int):
+        return layers
+    if len(layers) != 1:
+        raise InputError(
+            f"cutoff_layers must be one layer, such as 28 or [28], got {list(layers)}: one score orders documents"
+        )
+    return layers[0]

@@ -1,4 +1,4 @@
-"""CrossEncoderRerankFunction: any cross-encoder with one label."""
+"""CrossEncoderRerankFunction: any model that sentence-transformers' CrossEncoder knows."""
 
 import os
 from collections.abc import Callable
@@ -6,20 +6,29 @@ from typing import Any
 
 from milvus_rerank.models import ModelSource
 from milvus_rerank.reranker.engine import EngineRerankFunction
-from milvus_rerank.reranker.loading import LoadOptions, load_scorer, load_screen
+from milvus_rerank.reranker.loading import load_scorer, load_screen
+from milvus_rerank.reranker.options import LoadOptions, read_long
 from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
+from milvus_rerank.scoring.encoding import Chunks
 
 
 class CrossEncoderRerankFunction(EngineRerankFunction):
-    """Rerank with a cross-encoder. The first four arguments are pymilvus.model's.
+    """Rerank with a cross-encoder, or a language model that says yes or no.
 
-    Scores equal ``sentence_transformers.CrossEncoder.predict`` on the same model. One object may be shared by threads.
+    The first four arguments are pymilvus.model's. Scores equal ``sentence_transformers.CrossEncoder.predict`` on the
+    same model. One object may be shared by threads.
 
     :param model_name: ``builtin/rerank`` (shipped, works offline), a local folder, or a name on the model hub.
     :param device: ``cpu``, ``cuda``, ``cuda:n`` or ``mps``; "", None or ``auto`` take a GPU if there is one.
     :param batch_size: a hint: how many pairs of full length a batch may hold. Batches are cut by tokens.
-    :param activation_fct: from logits to scores: None for the model's own, ``raw``, ``sigmoid``, or a function on
-        torch tensors.
+    :param activation_fct: from logits to scores: None for the model's own, ``raw``, ``sigmoid``, ``softmax`` for the
+        probability of a ``label``, or a function on torch tensors.
+    :param label: which label is the score where a model has several, by name or number; such as ``"entailment"``.
+    :param prompt: an instruction: the system message of a language model, or what stands before each query. None for
+        the model's own.
+    :param long: what to do with documents too long for the model: ``truncate``, or ``chunk`` to read them in windows,
+        the best of which counts; :class:`~milvus_rerank.scoring.encoding.Chunks` says how else. Results then have a
+        ``span``.
     :param engine: ``torch``, ``onnx`` or ``openvino``; ``auto`` takes the fastest that is installed and can run the
         model where it is to run. ``repr`` says which.
     :param dtype: ``float32``, ``bfloat16``, ``float16`` (float32 on a CPU), ``int8`` (for models exported so), or
@@ -52,6 +61,9 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
         batch_size: int = 32,
         activation_fct: str | Callable[[Any], Any] | None = None,
         *,
+        label: int | str | None = None,
+        prompt: str | None = None,
+        long: str | Chunks = "truncate",
         engine: str = "auto",
         dtype: str = "float32",
         threads: int | None = None,
@@ -76,6 +88,9 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
             max_length=max_length,
             query_max_length=query_max_length,
             activation=activation_fct,
+            label=label,
+            prompt=prompt,
+            chunks=read_long(long),
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
             show_progress=show_progress,

@@ -13,7 +13,7 @@ from milvus_rerank.errors import InputError, MissingDependencyError
 logger = logging.getLogger(__name__)
 
 Activation = Callable[[NDArray[np.float32]], NDArray[Any]]
-NAMES = ("model", "raw", "sigmoid")
+NAMES = ("model", "raw", "sigmoid", "softmax")
 
 
 def raw(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -28,19 +28,22 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.where(wide >= 0, 1 / (1 + small), small / (1 + small))
 
 
-def model_activation(config: Mapping[str, Any]) -> Activation:
-    """Return the activation that a cross-encoder's config names, the sigmoid if it names none.
+def model_activation(config: Mapping[str, Any], beside: str | None = None) -> Activation:
+    """Return the activation that a cross-encoder's files name; the sigmoid if they name none and there is one label.
 
     As in sentence-transformers, only classes of ``torch`` are taken from a config: all else would be foreign code.
 
     :param config: the model's ``config.json``.
+    :param beside: what ``config_sentence_transformers.json`` names, which goes first; None if it names nothing.
     :returns: a function from logits to scores.
     """
-    path = (config.get("sentence_transformers") or {}).get("activation_fn") or config.get(
-        "sbert_ce_default_activation_function"
+    path = (
+        beside
+        or (config.get("sentence_transformers") or {}).get("activation_fn")
+        or config.get("sbert_ce_default_activation_function")
     )
     if path is None:
-        return sigmoid
+        return sigmoid if len(config.get("id2label") or {0: ""}) == 1 else raw
     name = str(path).rsplit(".", 1)[-1]
     if not str(path).startswith("torch.nn."):
         logger.warning("the model's activation %s is not part of torch.nn and is not run; the sigmoid is used", path)
@@ -53,18 +56,21 @@ def model_activation(config: Mapping[str, Any]) -> Activation:
     return torch_activation(name)
 
 
-def pick_activation(choice: str | Callable[[Any], Any] | None, config: Mapping[str, Any]) -> Activation:
+def pick_activation(
+    choice: str | Callable[[Any], Any] | None, config: Mapping[str, Any], beside: str | None = None
+) -> Activation:
     """Return the activation to use.
 
-    :param choice: None or ``model`` for the model's own, ``raw`` for logits, ``sigmoid``,
-        or a function on torch tensors such as ``torch.nn.Sigmoid()``.
+    :param choice: None or ``model`` for the model's own, ``raw`` for logits, ``sigmoid``, ``softmax`` for one label of
+        several, or a function on torch tensors such as ``torch.nn.Sigmoid()``.
     :param config: the model's ``config.json``.
+    :param beside: what ``config_sentence_transformers.json`` names.
     :returns: a function from logits to scores.
     :raises InputError: for any other word.
     :raises MissingDependencyError: for a function, or the model's own one beyond the sigmoid, without torch.
     """
     if choice is None or choice == "model":
-        return model_activation(config)
+        return model_activation(config, beside)
     if callable(choice):
         _require_torch("an activation_fct that is a function on tensors")
         from milvus_rerank.engines.torch_engine import on_numpy
@@ -72,7 +78,7 @@ def pick_activation(choice: str | Callable[[Any], Any] | None, config: Mapping[s
         return on_numpy(choice)
     if choice not in NAMES:
         raise InputError(f"activation_fct must be one of {', '.join(map(repr, NAMES))} or a function, got {choice!r}")
-    return raw if choice == "raw" else sigmoid
+    return raw if choice == "raw" else sigmoid  # softmax: of log odds, see engines.base.Label
 
 
 def _require_torch(purpose: str) -> None:

@@ -1,0 +1,242 @@
+"""BGE's layerwise and lightweight rerankers, on the stock models of transformers that they are made of.
+
+FlagEmbedding and the models' own repositories bring code for them that transformers 5 does not run. Both are stock
+models with a score head on each layer: ``bge-reranker-v2-minicpm-layerwise`` a Llama whose scalings can be multiplied
+into its weights, ``bge-reranker-v2.5-gemma2-lightweight`` a Gemma 2 that merges document tokens between layers. Layers
+after the one whose head is read are not even loaded. Scores are those of FlagEmbedding 1.4.2 on the same weights.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import Gemma2Config, LlamaConfig
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.gemma2.modeling_gemma2 import Gemma2Model, Gemma2PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
+
+from milvus_rerank.errors import ModelError
+
+
+class _Head(torch.nn.Module):
+    """One layer's score head, by the name it has in the files."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear_head = torch.nn.Linear(width, 1, bias=False)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return one logit for each state."""
+        logits: torch.Tensor = self.linear_head(states)
+        return logits
+
+
+class LayerwiseModel(LlamaPreTrainedModel):  # type: ignore[misc]
+    """The first layers of a layerwise MiniCPM, and the score heads.
+
+    :param config: as :func:`layerwise_config` makes it.
+    """
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.model = LlamaModel(config)
+        self.lm_head = torch.nn.ModuleList(_Head(config.hidden_size) for _ in range(config.heads))
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool = False,
+    ) -> CausalLMOutputWithPast:
+        """Return the last position's logit as logits of shape ``(pairs, 1, 1)``."""
+        out = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+        )
+        logits = self.lm_head[self.config.head](out.last_hidden_state[:, -1:])
+        return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
+
+    def fold(self) -> None:
+        """Multiply MiniCPM's scalings into the weights; once, after loading."""
+        with torch.no_grad():
+            self.model.embed_tokens.weight.mul_(self.config.scale_emb)
+            for layer in self.model.layers:
+                for part in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                    for weight in part.parameters():
+                        weight.mul_(self.config.scale_states)
+
+
+def layerwise_config(config: Mapping[str, Any], layer: int | None) -> LlamaConfig:
+    """Return what a layerwise model's first layers are as a Llama.
+
+    :param config: the model's ``config.json``.
+    :param layer: the layer whose head is read; None for the last.
+    :returns: the configuration of :class:`LayerwiseModel`.
+    :raises ModelError: if the model is of a form that is not known, or has no head on that layer.
+    """
+    if config.get("head_type", "simple") != "simple" or not config.get("head_multi", True):
+        raise ModelError(
+            f"expected head_type 'simple' and head_multi true, as bge-reranker-v2-minicpm-layerwise has them; "
+            f"got {config.get('head_type')!r} and {config.get('head_multi')!r}"
+        )
+    first, count = config.get("start_layer", 8), config["num_hidden_layers"]
+    chosen = _layer(layer, first, count, 1)
+    made = LlamaConfig(
+        num_hidden_layers=chosen,
+        rope_theta=_theta(config),
+        **{name: config[name] for name in _SHARED if name in config},
+    )
+    made.heads = count + 1 - first
+    made.head = chosen - first
+    made.scale_emb = config.get("scale_emb", 1)
+    made.scale_states = config.get("scale_depth", 1) / math.sqrt(count)
+    return made
+
+
+class LightweightModel(Gemma2PreTrainedModel):  # type: ignore[misc]
+    """The first layers of a lightweight Gemma 2, and the score heads.
+
+    :param config: as :func:`lightweight_config` makes it.
+    """
+
+    def __init__(self, config: Gemma2Config) -> None:
+        super().__init__(config)
+        self.model = Gemma2Model(config)
+        self.lm_head = torch.nn.ModuleList(_Head(config.hidden_size) for _ in range(config.heads))
+        self.post_init()
+
+    def forward(self, ids: torch.Tensor, lengths: NDArray[np.int64], bounds: NDArray[np.int64]) -> torch.Tensor:
+        """Score pairs.
+
+        :param ids: token ids, padded on the right, shape ``(pairs, tokens)``.
+        :param lengths: how many of each row are no padding.
+        :param bounds: where each row's document begins and ends, shape ``(pairs, 2)``.
+        :returns: one logit per pair, float32.
+        """
+        config, model = self.config, self.model
+        # Not by the model's own forward pass: what it scales, and where, differs between versions of transformers.
+        states = torch.nn.functional.embedding(ids, model.embed_tokens.weight)
+        states = states * torch.tensor(config.hidden_size**0.5, dtype=states.dtype)
+        mask, turns = self._mask(states, lengths), self._turns(states)
+        for number, layer in enumerate(model.layers):
+            if config.compress_ratio > 1 and number > 0 and number in config.compress_layers:
+                states, lengths, bounds = merge(states, lengths, bounds, config.compress_ratio)
+                mask, turns = self._mask(states, lengths), self._turns(states)
+            out = layer(states, position_embeddings=turns, attention_mask=mask)
+            states = out[0] if isinstance(out, tuple) else out
+        last = torch.as_tensor(lengths - 1, device=states.device)
+        # The first head, whatever the layer: so FlagEmbedding reads it where one layer is asked for.
+        logits: torch.Tensor = self.lm_head[0](model.norm(states[torch.arange(len(last), device=states.device), last]))[
+            :, 0
+        ]
+        cap = config.final_logit_softcapping
+        return (logits if cap is None else torch.tanh(logits / cap) * cap).float()
+
+    def _mask(self, states: torch.Tensor, lengths: NDArray[np.int64]) -> torch.Tensor:
+        """Return what is added to attention: nothing for a row's earlier tokens, much below zero for all else."""
+        width = states.shape[1]
+        ahead = torch.ones((width, width), dtype=torch.bool, device=states.device).triu(1)
+        absent = torch.arange(width, device=states.device) >= torch.as_tensor(lengths, device=states.device)[:, None]
+        hidden = ahead[None] | absent[:, None]
+        least = torch.finfo(states.dtype).min
+        return torch.zeros(hidden.shape, dtype=states.dtype, device=states.device).masked_fill(hidden, least)[:, None]
+
+    def _turns(self, states: torch.Tensor) -> Any:
+        positions = torch.arange(states.shape[1], device=states.device)[None]
+        return self.model.rotary_emb(states, positions)
+
+
+def lightweight_config(
+    config: Mapping[str, Any], layer: int | None, compress_layers: tuple[int, ...], compress_ratio: int
+) -> Gemma2Config:
+    """Return what a lightweight model's first layers are as a Gemma 2.
+
+    :param config: the model's ``config.json``.
+    :param layer: the layer whose states are scored; None for the last.
+    :param compress_layers: the layers before which document tokens are merged.
+    :param compress_ratio: how many become one.
+    :returns: the configuration of :class:`LightweightModel`.
+    :raises ModelError: if the model is of a form that is not known, or has no head on that layer.
+    """
+    if not config.get("layer_wise"):
+        raise ModelError("expected layer_wise true, as bge-reranker-v2.5-gemma2-lightweight has it; got false")
+    first, count, step = config.get("start_layer", 28), config["num_hidden_layers"], config.get("layer_sep", 28)
+    chosen = _layer(layer, first, count, step)
+    made = Gemma2Config(
+        num_hidden_layers=chosen,
+        rope_theta=_theta(config),
+        **{name: config[name] for name in (*_SHARED, *_GEMMA) if name in config},
+        attn_logit_softcapping=None,  # FlagEmbedding's class runs torch's attention, which leaves Gemma's cap out
+        attn_implementation="eager",  # the only one that all versions of transformers allow here
+    )
+    made.heads = len(range(first, count + 1, step))
+    made.compress_layers = list(compress_layers)
+    made.compress_ratio = compress_ratio
+    return made
+
+
+def merge(
+    states: torch.Tensor, lengths: NDArray[np.int64], bounds: NDArray[np.int64], ratio: int
+) -> tuple[torch.Tensor, NDArray[np.int64], NDArray[np.int64]]:
+    """Replace neighbouring tokens of each document by their mean.
+
+    :param states: shape ``(pairs, tokens, width)``, padded on the right.
+    :param lengths: how many of each row are no padding.
+    :param bounds: where each row's document begins and ends.
+    :param ratio: how many become one; the last ones of a document may be fewer.
+    :returns: the new states, lengths and bounds.
+    """
+    rows = []
+    for row, length, (start, end) in zip(states, lengths.tolist(), bounds.tolist(), strict=True):
+        means = [part.mean(dim=0, keepdim=True) for part in row[start:end].split(ratio)] if end > start else []
+        rows.append(torch.cat([row[:start], *means, row[end:length]]))
+    made = np.array([len(row) for row in rows])
+    ends = bounds[:, 1] - (lengths - made)
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), made, np.stack([bounds[:, 0], ends], axis=1)
+
+
+_SHARED = (
+    "attention_bias",
+    "bos_token_id",
+    "eos_token_id",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "pad_token_id",
+    "rms_norm_eps",
+    "vocab_size",
+)
+_GEMMA = (
+    "final_logit_softcapping",
+    "head_dim",
+    "hidden_activation",
+    "query_pre_attn_scalar",
+    "sliding_window",
+)
+
+
+def _layer(layer: int | None, first: int, count: int, step: int) -> int:
+    known = range(first, count + 1, step)
+    chosen = count if layer is None else layer
+    if chosen not in known:
+        raise ModelError(f"the model has score heads on the layers {first} to {known[-1]}, got cutoff_layers={layer}")
+    return chosen
+
+
+def _theta(config: Mapping[str, Any]) -> float:
+    if config.get("rope_scaling"):
+        raise ModelError(f"rope_scaling is not supported, got {config['rope_scaling']!r}")
+    found = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta")
+    return float(found or 10000.0)

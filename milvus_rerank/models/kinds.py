@@ -1,0 +1,96 @@
+"""What kind of reranker a model is, by its small files: nothing is imported, no weights are read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from milvus_rerank.models.files import read_config
+
+Kind = Literal["classifier", "causal", "layerwise", "lightweight", "library", "none"]
+"""A sequence classifier; a language model whose next token says yes or no; BGE's two with score heads on layers; what
+sentence-transformers alone puts together; and what is no reranker."""
+
+_PLAIN = {"Transformer", "LogitScore"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What sentence-transformers wrote beside a model.
+
+    :param activation: the class that makes scores of logits, such as ``torch.nn.modules.activation.Sigmoid``.
+    :param prompt: what to put before a query, or to tell a language model; None for nothing.
+    :param tokens: the tokens that say yes and no, for a language model; the second may be None.
+    :param plain: whether the model is made of nothing but a transformer, and perhaps the choice of those tokens.
+    :param cross_encoder: whether it says that it is a cross-encoder.
+    """
+
+    activation: str | None = None
+    prompt: str | None = None
+    tokens: tuple[int, int | None] | None = None
+    plain: bool = True
+    cross_encoder: bool = False
+
+
+def read_settings(folder: Path) -> Settings:
+    """Read what sentence-transformers wrote beside a model.
+
+    :param folder: the model's folder.
+    :returns: the settings; defaults without such files.
+    :raises ModelError: if a file cannot be read.
+    """
+    own = _read(folder, "config_sentence_transformers.json")
+    prompts = own.get("prompts") or {}
+    modules = _read_list(folder)
+    tokens = None
+    for module in modules:
+        if str(module.get("type", "")).endswith("LogitScore"):
+            found = _read(folder, f"{module.get('path', '')}/config.json")
+            if found.get("true_token_id") is not None:
+                tokens = int(found["true_token_id"]), found.get("false_token_id")
+    return Settings(
+        activation=own.get("activation_fn"),
+        prompt=prompts.get(own.get("default_prompt_name")) or None,
+        tokens=tokens,
+        cross_encoder=own.get("model_type") == "CrossEncoder",
+        plain=all(str(module.get("type", "")).rpartition(".")[2] in _PLAIN for module in modules),
+    )
+
+
+def kind_of(config: Mapping[str, Any], settings: Settings) -> Kind:
+    """Tell what kind of reranker a model is.
+
+    :param config: its ``config.json``.
+    :param settings: what stands beside it.
+    :returns: its kind; ``classifier`` where its config does not say.
+    """
+    if not settings.plain:
+        return "library" if settings.cross_encoder else "none"
+    names = [str(name) for name in config.get("architectures") or []]
+    if config.get("model_type") == "cost_wise_gemma" or any(name.startswith("CostWise") for name in names):
+        return "lightweight"
+    if any(name.startswith("LayerWise") for name in names):
+        return "layerwise"
+    if not names or any("ForSequenceClassification" in name for name in names):
+        return "classifier"
+    return "causal" if any(name.endswith("ForCausalLM") for name in names) else "none"
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    return read_config(folder, name) if (folder / name).is_file() else {}
+
+
+def _read_list(folder: Path) -> list[dict[str, Any]]:
+    """Return the modules of ``modules.json``, the one file that holds a list."""
+    import json
+
+    from milvus_rerank.errors import ModelError
+
+    path = folder / "modules.json"
+    if not path.is_file():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return [dict(module) for module in found]
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error

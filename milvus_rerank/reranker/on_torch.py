@@ -1,0 +1,173 @@
+"""Loading for torch: every kind of reranker that this package batches itself, and the rest through its own library."""
+
+from collections.abc import Callable
+from typing import Any
+
+from milvus_rerank.engines.choice import choose_dtype, cpu_limit, require
+from milvus_rerank.errors import InputError, ModelError
+from milvus_rerank.models.kinds import Kind, Settings, kind_of, read_settings
+from milvus_rerank.reranker.library import load_library
+from milvus_rerank.reranker.options import Flag, Loaded, LoadOptions, pick_label
+from milvus_rerank.scoring.encoding import Encoder
+
+_QUESTION = (
+    "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
+    "prediction of either 'Yes' or 'No'."
+)
+_SHORT_QUESTION = "Predict whether passage B contains an answer to query A."
+"""What BGE's language models were trained to be asked, as FlagEmbedding's documentation gives it."""
+
+
+def load_torch(options: LoadOptions, device: str) -> Loaded:
+    """Load a model for torch.
+
+    :param options: which model and how to run it.
+    :param device: where, as :func:`~milvus_rerank.engines.choice.choose_device` returns it.
+    :returns: the model.
+    :raises InputError: if the other rerank function is for this kind of model.
+    :raises ModelError: if it cannot be found, read or used for reranking.
+    """
+    require("torch")
+    from milvus_rerank.engines.torch_engine import has_bfloat16
+    from milvus_rerank.models.files import CONFIGS, fetch_folder, read_config
+
+    folder = fetch_folder(options.source, CONFIGS, show_progress=options.show_progress)
+    config, settings = read_config(folder), read_settings(folder)
+    kind = kind_of(config, settings)
+    _check_kind(kind, options, config)
+    dtype = choose_dtype(options.dtype, "torch", device, has_bfloat16)
+    if kind == "classifier":
+        return _classifier(options, device, dtype, settings)
+    if kind == "library":
+        return load_library(options, device, dtype, config, settings)
+    if kind == "causal" and options.flag is None:
+        return _causal(options, device, dtype, settings)
+    return _flag(options, options.flag or Flag(), device, dtype, kind, config)
+
+
+def _check_kind(kind: Kind, options: LoadOptions, config: dict[str, Any]) -> None:
+    name = options.source.name
+    if kind in ("layerwise", "lightweight") and options.flag is None:
+        raise InputError(f"model {name!r} is one of BGE's: use BGERerankFunction({name!r})")
+    if kind == "causal" and options.flag is None and "bge-reranker" in name.casefold():
+        raise InputError(f"model {name!r} is one of BGE's and asked in its own way: use BGERerankFunction({name!r})")
+    if kind == "library" and options.flag is not None:
+        raise InputError(f"model {name!r} is none of BGE's: use CrossEncoderRerankFunction({name!r})")
+    if kind == "none":
+        found = ", ".join(config.get("architectures") or ["model without an architecture"])
+        raise ModelError(
+            f"model {name!r} is a {found}; expected a cross-encoder: a ...ForSequenceClassification, or a language "
+            "model that says yes or no"
+        )
+    if kind != "classifier" and options.label is not None:
+        raise InputError(f"label is for classifiers; model {name!r} is none")
+
+
+def _classifier(options: LoadOptions, device: str, dtype: str, settings: Settings) -> Loaded:
+    from milvus_rerank.engines.torch_engine import TorchEngine
+    from milvus_rerank.models.hub import load_model
+
+    loaded = load_model(options.source, show_progress=options.show_progress)
+    label = pick_label(options.source, loaded.config, options)
+    threads = options.threads or cpu_limit()
+    engine = TorchEngine(loaded.model, device=device, dtype=dtype, threads=threads, label=label)
+    return Loaded(engine, loaded.tokenizer, loaded.config, loaded.max_length, loaded.position_limit, settings)
+
+
+def _causal(options: LoadOptions, device: str, dtype: str, settings: Settings) -> Loaded:
+    """Load a language model that answers yes or no, as sentence-transformers asks it."""
+    from milvus_rerank.engines.decoders import NextToken
+    from milvus_rerank.engines.torch_engine import TorchEngine
+    from milvus_rerank.models.chat import answer_tokens, chat_prompt
+    from milvus_rerank.models.hub import load_causal
+
+    loaded = load_causal(options.source, dtype, show_progress=options.show_progress)
+    yes, no = settings.tokens or answer_tokens(loaded.tokenizer, options.source.name)
+    prompt = options.prompt if options.prompt is not None else settings.prompt
+    render = chat_prompt(loaded.tokenizer, prompt)
+    engine = TorchEngine(
+        loaded.model,
+        device=device,
+        dtype=dtype,
+        threads=options.threads or cpu_limit(),
+        forward=NextToken(loaded.model, yes, no),
+    )
+
+    def encode(max_length: int) -> Encoder:
+        from milvus_rerank.scoring.pairs import PairEncoder, Wording
+        from milvus_rerank.scoring.prompts import PromptEncoder
+
+        if render is not None:
+            return PromptEncoder(loaded.tokenizer, render, max_length=max_length)
+        return PairEncoder(
+            loaded.tokenizer,
+            max_length=max_length,
+            query_max_length=options.query_max_length,
+            truncation=options.truncation,
+            wording=Wording(query_before=prompt or ""),
+            pad_right=True,
+            with_bounds=True,
+            token_cache=options.token_cache,
+        )
+
+    one_label = {**loaded.config, "id2label": {0: ""}}  # a language model's config counts labels that it has not
+    return Loaded(engine, loaded.tokenizer, one_label, loaded.max_length, None, settings, encode)
+
+
+def _flag(options: LoadOptions, flag: Flag, device: str, dtype: str, kind: Kind, config: dict[str, Any]) -> Loaded:
+    """Load one of BGE's language models, as FlagEmbedding asks them."""
+    from milvus_rerank.engines.decoders import Merging, NextToken
+    from milvus_rerank.engines.torch_engine import TorchEngine
+    from milvus_rerank.models import hub
+
+    source, bars = options.source, options.show_progress
+    forward: Any
+    if kind == "causal":
+        loaded = hub.load_causal(source, dtype, show_progress=bars)
+        forward = NextToken(loaded.model, loaded.tokenizer("Yes", add_special_tokens=False)["input_ids"][0])
+    elif kind == "layerwise":
+        loaded = hub.load_layerwise(source, dtype, config, flag.layer, show_progress=bars)
+        forward = NextToken(loaded.model, 0)
+    else:
+        loaded = hub.load_lightweight(
+            source, dtype, config, flag.layer, flag.compress_layers, flag.compress_ratio, show_progress=bars
+        )
+        forward = Merging()
+    threads = options.threads or cpu_limit()
+    engine = TorchEngine(loaded.model, device=device, dtype=dtype, threads=threads, forward=forward)
+    own = _SHORT_QUESTION if kind == "lightweight" else _QUESTION
+    encode = _flag_encoder(options, flag, loaded.tokenizer, own if options.prompt is None else options.prompt, kind)
+    return Loaded(engine, loaded.tokenizer, loaded.config, loaded.max_length, encode=encode)
+
+
+def _flag_encoder(
+    options: LoadOptions, flag: Flag, tokenizer: Any, prompt: str, kind: Kind
+) -> Callable[[int], Encoder]:
+    """Return what makes an encoder that puts pairs together as FlagEmbedding does for language models."""
+    from milvus_rerank.scoring.pairs import PairEncoder
+    from milvus_rerank.scoring.template import PairTemplate
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    begin = tokenizer.bos_token_id
+    with_begin = begin is not None and (kind != "causal" or begin != tokenizer.pad_token_id)
+    between, question = ids("\n"), ids(prompt)
+    template = PairTemplate((begin,) if with_begin else (), between, between + question, (0, 0, 0, 0, 0))
+
+    def encode(max_length: int) -> Encoder:
+        # FlagEmbedding's limit is one on texts: on each, and on both with a separator and the prompt's length again.
+        return PairEncoder(
+            tokenizer,
+            max_length=max_length + 2 * len(between) + 2 * len(question),
+            query_max_length=options.query_max_length or max_length * 3 // 4,
+            document_max_length=max_length,
+            truncation="only_second",
+            wording=flag.wording("A: ", "B: "),
+            template=template,
+            pad_right=True,
+            with_bounds=True,
+            token_cache=options.token_cache,
+        )
+
+    return encode
