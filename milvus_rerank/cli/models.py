@@ -1,4 +1,4 @@
-"""``milvus-rerank models``: what can rerank on this machine."""
+"""``milvus-rerank models``: what can rerank on this machine, and what is known of models elsewhere."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,26 +7,49 @@ import typer
 from milvus_rerank.cli import options, output
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rich.text import Text
 
     from milvus_rerank.inventory import Inventory
+    from milvus_rerank.models.cards import ModelCard
+
+UNKNOWN = "unknown"
 
 
 def models(
-    load: Annotated[bool, typer.Option("--load", help="Load every model, not only look at its files.")] = False,
+    name: Annotated[
+        str | None, typer.Argument(help="Print the card of this model, and nothing else.", show_default=False)
+    ] = None,
+    load: Annotated[bool, typer.Option("--load", help="Load every model here, not only look at its files.")] = False,
+    known: Annotated[
+        bool, typer.Option("--known", help="List the known models, here or not, and nothing else.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """List the rerankers, the models on this machine, and what to install for the rest."""
+    """List the rerankers, the models on this machine and what to install for the rest; or known models."""
+    if (name is not None) + load + known > 1:
+        raise typer.BadParameter("choose one of NAME, --load and --known")
+    if name is not None:
+        _show_card(name, as_json)
+    elif known:
+        _show_known(as_json)
+    else:
+        _show_inventory(load, as_json)
+
+
+def _show_inventory(load: bool, as_json: bool) -> None:
     from milvus_rerank.inventory import load_model, take_inventory
+    from milvus_rerank.models.cards import all_cards
 
     with output.spinner("Looking around"):
         inventory = take_inventory(load_model if load else None)
+    cards = all_cards()
     if as_json:
-        output.print_json(inventory.to_dict())
-    else:
-        _print(inventory)
+        output.print_json({**inventory.to_dict(), "known": [card.to_dict() for card in cards]})
+        return
+    _print(inventory)
+    _print_line(f"{len(cards)} models are known: milvus-rerank models --known")
 
 
 def _print(inventory: "Inventory") -> None:
@@ -45,18 +68,107 @@ def _print(inventory: "Inventory") -> None:
     _print_table("Optional packages", ("name", "version", "for", "to install"), packages)
 
 
-def _print_table(title: str, columns: "Sequence[str]", rows: "Sequence[Sequence[str | Text]]") -> None:
+def _show_known(as_json: bool) -> None:
+    from milvus_rerank.models.cards import SERVICE, all_cards, families
+
+    cards = all_cards()
+    if as_json:
+        output.print_json({"known": [card.to_dict() for card in cards]})
+        return
+    for family in families():
+        members = [card for card in cards if card.family == family.name]
+        if family.name == SERVICE:
+            _print_table(family.title, ("name", "tokens", "documents", "reads", "from"), map(_service_row, members))
+        else:
+            _print_table(family.title, ("name", "size", "tokens", "reads", "licence"), map(_model_row, members))
+    _print_line("?: no source was found. One in full: milvus-rerank models NAME")
+    _print_line("Models that are not listed work, too, if they are cross-encoders with one label.")
+
+
+def _model_row(card: "ModelCard") -> "Sequence[str]":
+    return (card.name, card.size or "?", _number(card.max_length), _languages(card), card.licence or "?")
+
+
+def _service_row(card: "ModelCard") -> "Sequence[str]":
+    owner = card.function.removesuffix("RerankFunction")
+    return (card.name, _number(card.max_length), _number(card.max_documents), _languages(card), owner)
+
+
+def _languages(card: "ModelCard") -> str:
+    from milvus_rerank.models.cards import MULTILINGUAL
+
+    return " ".join("many" if one == MULTILINGUAL else one for one in card.languages) or "?"
+
+
+def _number(number: int | None) -> str:
+    return "?" if number is None else str(number)
+
+
+def _show_card(name: str, as_json: bool) -> None:
+    from milvus_rerank.models.cards import find_card
+
+    if not name.strip():
+        raise typer.BadParameter("the name is empty; see: milvus-rerank models --known", param_hint="NAME")
+    card = find_card(options.check_text(name))
+    if as_json:
+        output.print_json({"name": name, "card": None if card is None else card.to_dict()})
+    elif card is None:
+        _print_line(
+            f"{name} has no card. It still works if it is a cross-encoder with one label, on the hub or in a folder: "
+            f'CrossEncoderRerankFunction("{name}"), or --model on the command line. '
+            "If it brings Python code of its own: trust_remote_code=True."
+        )
+    else:
+        _print_card(card)
+
+
+def _print_card(card: "ModelCard") -> None:
+    from milvus_rerank.models.cards import SERVICE, families
+
+    titles = {family.name: family.title for family in families()}
+    service = card.family == SERVICE
+    lines = {
+        "name": card.name,
+        "also": ", ".join(card.aliases),
+        "family": f"{card.family} ({titles[card.family]})",
+        "languages": ", ".join(card.languages) or UNKNOWN,
+        "parameters": "" if service else card.size or UNKNOWN,
+        "tokens": f"{card.max_length} of query and document" if card.max_length else UNKNOWN,
+        "documents": f"{_number(card.max_documents)} a request" if service and card.max_documents else "",
+        "licence": "" if service else card.licence or UNKNOWN,
+        "scores": card.scores or UNKNOWN,
+        "install": card.install or "",
+        "load": card.code,
+        "note": card.note or "",
+    }
+    for label, value in lines.items():
+        if value:
+            _print_line(value, label)
+    for place, url in enumerate(card.source):
+        _print_line(url, "" if place else "source")
+
+
+def _print_line(text: str, label: str | None = None) -> None:
+    """Print a line that the terminal may break, so that what is in it can be copied; perhaps with a dim label."""
+    from rich.text import Text
+
+    line = Text(text) if label is None else Text.assemble((f"{label:11} ", "dim"), text)
+    output.out().print(line, soft_wrap=True)
+
+
+def _print_table(title: str, columns: "Sequence[str]", rows: "Iterable[Sequence[str | Text]]") -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # Names are long: where they all but fill 80 columns, languages take two lines rather than names.
+        table.add_column(column, overflow="fold", max_width=5 if column == "reads" else None)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))  # no markup: [torch] is text
     console = output.out()
     console.print(Text(title, "bold"))
-    console.print(table if rows else Text("none", "dim"))
+    console.print(table if table.rows else Text("none", "dim"))
     console.print()
 
 
