@@ -58,7 +58,7 @@ def page() -> str:
         "# Known models",
         "Made by `docs/models.py` from `milvus_rerank/models/cards.json`; `milvus-rerank models --known` prints it, "
         "`milvus-rerank models NAME` one card.",
-        "A model that is not here works all the same, if it is a cross-encoder with one label: give its name on the "
+        "A model that is not here works all the same, if it is a cross-encoder or says yes or no: give its name on the "
         "model hub, or its folder, to `CrossEncoderRerankFunction`.",
         "Tokens are the most of a query and a document together. The extra is what surely runs a model: "
         '`pip install "milvus-rerank[torch]"`. Scores are what the class returns by default: raw logits, or '

@@ -132,6 +132,19 @@ def test_a_template_without_roles_gets_a_users_message(tmp_path: Path) -> None:
     assert told.score("who barks", ["a dog"]) != reranker.score("who barks", ["a dog"])
 
 
+def test_mxbais_second_version_is_asked_for_one_or_zero(tmp_path: Path) -> None:
+    folder = save_causal_model("qwen2", tmp_path / "mxbai-rerank-base-v2", template=STRICT, answers=("1", "0"))
+    reranker = CrossEncoderRerankFunction(str(folder), device="cpu", prompt="Find dogs")
+    encoder: Any = reranker.scorer.encoder
+    [row] = encoder.rows([("who {barks}", "a dog")])
+    text = encoder._tokenizer.decode(row.ids)
+    assert "<|im_start|>user\ninstruction: Find dogs\nquery: who {barks}\ndocument: a dog\nYou are a search" in text
+    assert text.endswith("\nRelevance:<|im_end|>\n<|im_start|>assistant\n")
+    vocabulary = encoder._tokenizer.get_vocab()
+    forward = reranker.scorer.engine._forward  # type: ignore[attr-defined]
+    assert (forward._yes, forward._no) == (vocabulary["1"], vocabulary["0"])
+
+
 def test_a_template_that_drops_texts_is_refused(tmp_path: Path) -> None:
     folder = save_causal_model("qwen3", tmp_path, template="{{ messages | length }} messages")
     with pytest.raises(ModelError, match="renders neither the roles 'query' and 'document' nor a user's message"):

@@ -82,7 +82,7 @@ def _show_known(as_json: bool) -> None:
         else:
             _print_table(family.title, ("name", "size", "tokens", "reads", "licence"), map(_model_row, members))
     _print_line("?: no source was found. One in full: milvus-rerank models NAME")
-    _print_line("Models that are not listed work, too, if they are cross-encoders with one label.")
+    _print_line("Other models work, too, if they are cross-encoders or say yes or no.")
 
 
 def _model_row(card: "ModelCard") -> "Sequence[str]":
@@ -114,7 +114,7 @@ def _show_card(name: str, as_json: bool) -> None:
         output.print_json({"name": name, "card": None if card is None else card.to_dict()})
     elif card is None:
         _print_line(
-            f"{name} has no card. It still works if it is a cross-encoder with one label, on the hub or in a folder: "
+            f"{name} has no card. It works if it is a cross-encoder or says yes or no, on the hub or in a folder: "
             f'CrossEncoderRerankFunction("{name}"), or --model on the command line. '
             "If it brings Python code of its own: trust_remote_code=True."
         )

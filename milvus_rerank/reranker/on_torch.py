@@ -84,7 +84,7 @@ def _causal(options: LoadOptions, device: str, dtype: str, settings: Settings) -
     loaded = load_causal(options.source, dtype, show_progress=options.show_progress)
     yes, no = settings.tokens or answer_tokens(loaded.tokenizer, options.source.name)
     prompt = options.prompt if options.prompt is not None else settings.prompt
-    render = chat_prompt(loaded.tokenizer, prompt)
+    render = chat_prompt(loaded.tokenizer, options.source.name, prompt)
     engine = TorchEngine(
         loaded.model,
         device=device,

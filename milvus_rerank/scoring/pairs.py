@@ -55,9 +55,9 @@ class PairEncoder:
     :param max_length: the most tokens of one pair, special tokens included.
     :param query_max_length: the most tokens of a query. One that leaves the document no room becomes three quarters of
         ``max_length``; so does None with ``only_second``, while with ``longest_first`` it means no limit of its own.
+    :param document_max_length: the most tokens of a document; None for no limit of its own.
     :param truncation: ``longest_first`` shortens the longer of the two, as sentence-transformers does;
         ``only_second`` shortens the document, as FlagEmbedding does.
-    :param document_max_length: the most tokens of a document; None for no limit of its own.
     :param pad_to_multiple_of: batches are as wide as a multiple of this, or ``max_length``, as the engine likes it.
     :param wording: what stands around the texts before they are tokenised.
     :param template: the special tokens of a pair; None reads them off the tokenizer.

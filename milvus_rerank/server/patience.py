@@ -7,13 +7,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class PatientProtocol(H11Protocol):
-    """Close a connection whose next request does not get past its headers in time.
+    r"""Close a connection whose next request does not get past its headers in time.
 
     The time runs from the connection's first moment, or from the first byte after an answer: a connection that is idle
     between requests is the keep-alive timeout's. Bodies have a limit of their own, behind the headers.
 
     :param seconds: how long the headers may take.
-    :param options: what uvicorn gives its protocols.
+    :param \**options: what uvicorn gives its protocols.
     """
 
     def __init__(self, seconds: float, **options: Any) -> None:  # uvicorn's own signature, whatever its version adds
