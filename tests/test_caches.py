@@ -144,6 +144,13 @@ def test_a_size_that_is_none_is_refused(options: dict[str, Any]) -> None:
         CrossEncoderRerankFunction(**options)
 
 
+def test_pairs_are_split_by_their_number_and_by_their_length() -> None:
+    pairs = [("q", "x" * length) for length in (3, 4, 2, 9, 1, 1, 1, 1)]
+    lengths = [[len(text) for _, text in part] for part in scorer_module.split_pairs(pairs, 3, 8)]
+    assert lengths == [[3, 4], [2], [9], [1, 1, 1], [1]]
+    assert list(scorer_module.split_pairs([], 3, 8)) == []
+
+
 def test_more_pairs_than_a_window_come_back_in_order(tokenizer: Any) -> None:
     encoder, engine = CountingEncoder(tokenizer, max_length=64, token_cache=0), Counting()
     count = 2 * scorer_module.AT_ONCE + 10

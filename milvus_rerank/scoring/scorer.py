@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 4096
 """Pairs sorted together: the next ones are tokenised while these are scored. Enough for batches without padding."""
+AT_ONCE_CHARACTERS = 16_000_000
+"""The most characters of documents among them: some 4 million tokens, 8 bytes each, and 10,000 windows over them."""
 
 
 class Logits(NamedTuple):
@@ -239,7 +241,7 @@ class PairScorer:
 
     def _rows(self, pairs: list[Pair], stop: threading.Event) -> Iterator[list[Row]]:
         """Yield the rows of some thousand pairs at once, the next ones tokenised while these are scored."""
-        parts = [pairs[start : start + AT_ONCE] for start in range(0, len(pairs), AT_ONCE)]
+        parts = list(split_pairs(pairs, AT_ONCE, AT_ONCE_CHARACTERS))
         if len(parts) == 1:
             yield self.encoder.rows(pairs, stop)
             return
@@ -259,6 +261,26 @@ class PairScorer:
             self.engine.device,
             self.max_batch_tokens,
         )
+
+
+def split_pairs(pairs: Sequence[Pair], count: int, characters: int) -> Iterator[list[Pair]]:
+    """Yield pairs in parts that bound what is held of them in memory.
+
+    :param pairs: queries and documents.
+    :param count: the most pairs of a part.
+    :param characters: the most characters of its documents; one document alone may have more.
+    :yields: the pairs in their order.
+    """
+    part: list[Pair] = []
+    size = 0
+    for pair in pairs:
+        if part and (len(part) == count or size + len(pair[1]) > characters):
+            yield part
+            part, size = [], 0
+        part.append(pair)
+        size += len(pair[1])
+    if part:
+        yield part
 
 
 def _nothing(count: int) -> Logits:
