@@ -11,6 +11,7 @@ RerankError
 ├── MissingDependencyError   an optional package is not installed
 ├── RegistryError            an unknown reranker name, a clash of names, or a plugin that does not load
 ├── SearchError              Milvus failed, or did not answer in time
+├── ServiceError             a rerank service was not reached, refused, or gave an answer that cannot be used
 ├── OverloadedError          a server has too much to do already
 ├── DeadlineError            a server did not get done in time
 └── StoppedError             the work was stopped from outside before its end
@@ -76,6 +77,20 @@ class RegistryError(RerankError, LookupError):
 
 class SearchError(RerankError, RuntimeError):
     """The first stage failed: Milvus raised an error or did not answer in time."""
+
+
+class ServiceError(RerankError, RuntimeError):
+    """A rerank service was not reached, refused, or gave an answer that cannot be used.
+
+    :param message: which service, and what happened.
+    :param status: the HTTP status of its answer; None if there was none.
+    :param retry_after: after how many seconds it wants to be asked again; None if it did not say.
+    """
+
+    def __init__(self, message: str, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
 
 
 class OverloadedError(RerankError):

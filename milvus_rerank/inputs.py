@@ -1,5 +1,6 @@
 """Checks of what users pass in: each error says what was given and what was expected."""
 
+import ipaddress
 import math
 from collections.abc import Iterable, Sequence
 
@@ -118,6 +119,16 @@ def check_choice(value: object, name: str, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def as_int(value: object) -> int | None:

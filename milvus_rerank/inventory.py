@@ -13,6 +13,7 @@ from milvus_rerank.errors import RerankError
 from milvus_rerank.models import builtin_names, model_folder
 from milvus_rerank.registry import Entry, available
 from milvus_rerank.reranker.engine import EngineRerankFunction
+from milvus_rerank.reranker.remote.function import RemoteRerankFunction
 
 # Distribution, the extra that installs it, and what it is for.
 _PACKAGES = (
@@ -23,6 +24,8 @@ _PACKAGES = (
     ("model2vec", "embed", "embedding with builtin/embed"),
     ("pymilvus", "milvus", "searching in Milvus"),
     ("milvus-lite", "lite", "Milvus in a file, without a server"),
+    ("httpx", "services", "rerank services over HTTP"),
+    ("tenacity", "services", "rerank services over HTTP"),
     ("fastapi", "server", "milvus-rerank serve"),
     ("uvicorn", "server", "milvus-rerank serve"),
     ("ir-measures", "eval", "nDCG in the demo"),
@@ -137,8 +140,9 @@ def _reranker(entry: Entry) -> RerankerStatus:
         factory = entry.load()
     except RerankError as error:
         return RerankerStatus(entry.name, entry.origin, target, str(error))
-    on_engine = isinstance(factory, type) and issubclass(factory, EngineRerankFunction)
-    return RerankerStatus(entry.name, entry.origin, target, _lacking("reranker") if on_engine else None)
+    kinds = {EngineRerankFunction: "reranker", RemoteRerankFunction: "service"}
+    kind = next((kind for base, kind in kinds.items() if isinstance(factory, type) and issubclass(factory, base)), "")
+    return RerankerStatus(entry.name, entry.origin, target, _lacking(kind))
 
 
 def _lacking(kind: str) -> str | None:
@@ -147,6 +151,8 @@ def _lacking(kind: str) -> str | None:
         return 'no engine installed; type: pip install "milvus-rerank[openvino]"'
     if kind == "embedder" and find_spec("model2vec") is None:
         return 'model2vec not installed; type: pip install "milvus-rerank[embed]"'
+    if kind == "service" and not all(map(find_spec, ("httpx", "tenacity"))):
+        return 'httpx and tenacity not installed; type: pip install "milvus-rerank[services]"'
     return None
 
 

@@ -77,7 +77,11 @@ def test_what_needs_a_missing_package_says_which_and_what_to_type(monkeypatch):
     expected = {"bge": told, "cross-encoder": told, "lexical": None, "builtin/embed": None, "builtin/rerank": told}
     assert {name: problems[name] for name in expected} == expected
     monkeypatch.setitem(sys.modules, "model2vec", None)
-    problems = {one.name: one.problem for one in take_inventory().models}
+    monkeypatch.setitem(sys.modules, "tenacity", None)
+    found = take_inventory()
+    problems = {one.name: one.problem for one in (*found.rerankers, *found.models)}
+    told = 'httpx and tenacity not installed; type: pip install "milvus-rerank[services]"'
+    assert [problems[name] for name in ("cohere", "http", "jina", "tei", "voyage")] == [told] * 5
     assert problems["builtin/embed"] == 'model2vec not installed; type: pip install "milvus-rerank[embed]"'
 
 

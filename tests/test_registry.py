@@ -18,7 +18,7 @@ def registry(*entries: Entry) -> Registry:
 
 def test_the_shipped_names_are_entry_points_like_any_other() -> None:
     shipped = {entry.name for entry in available() if entry.origin.startswith("milvus-rerank ")}
-    assert shipped == {"bge", "cross-encoder", "lexical"}
+    assert shipped == {"bge", "cohere", "cross-encoder", "http", "jina", "lexical", "tei", "voyage"}
 
 
 def test_create_makes_a_reranker_by_name_or_by_path() -> None:
@@ -27,7 +27,9 @@ def test_create_makes_a_reranker_by_name_or_by_path() -> None:
 
 
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(RegistryError, match="no reranker is named 'bgee'; there are: bge, cross-encoder, lexical"):
+    with pytest.raises(
+        RegistryError, match="no reranker is named 'bgee'; there are: bge, cohere, cross-encoder, http, "
+    ):
         create("bgee")
 
 

@@ -16,9 +16,10 @@ import pytest
 from serving import TIMEOUT, serving, wait_for
 
 from milvus_rerank.errors import InputError, ModelError, OutOfMemoryError
+from milvus_rerank.inputs import is_loopback
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.lexical import LexicalRerankFunction
-from milvus_rerank.server.settings import Settings, is_loopback, read_keys
+from milvus_rerank.server.settings import Settings, read_keys
 
 COMMAND = Path(sys.executable).with_name("milvus-rerank")
 BODY = {"query": "q", "documents": ["a", "b"]}

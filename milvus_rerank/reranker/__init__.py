@@ -4,5 +4,22 @@ from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.bge import BGERerankFunction
 from milvus_rerank.reranker.cross_encoder import CrossEncoderRerankFunction
 from milvus_rerank.reranker.lexical import LexicalRerankFunction
+from milvus_rerank.reranker.services import (
+    CohereRerankFunction,
+    HTTPRerankFunction,
+    JinaRerankFunction,
+    TEIRerankFunction,
+    VoyageRerankFunction,
+)
 
-__all__ = ["BGERerankFunction", "BaseRerankFunction", "CrossEncoderRerankFunction", "LexicalRerankFunction"]
+__all__ = [
+    "BGERerankFunction",
+    "BaseRerankFunction",
+    "CohereRerankFunction",
+    "CrossEncoderRerankFunction",
+    "HTTPRerankFunction",
+    "JinaRerankFunction",
+    "LexicalRerankFunction",
+    "TEIRerankFunction",
+    "VoyageRerankFunction",
+]

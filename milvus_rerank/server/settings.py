@@ -1,11 +1,11 @@
 """What a server can be told."""
 
 import hmac
-import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from milvus_rerank.errors import InputError
+from milvus_rerank.inputs import is_loopback
 
 KEYS_VARIABLE = "MILVUS_RERANK_API_KEYS"
 """The environment variable that holds the keys, with commas between them."""
@@ -76,16 +76,6 @@ class Settings:
         # All keys are compared, each in constant time: the time tells nothing about any of them.
         matches = [hmac.compare_digest(token, key) for key in self.keys]
         return scheme.lower() == "bearer" and any(matches)
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def read_keys(variable: str | None, file: Path | None) -> tuple[bytes, ...]:
