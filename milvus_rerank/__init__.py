@@ -4,16 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from milvus_rerank.cascade import CascadeRerankFunction, Stage
     from milvus_rerank.embedding import StaticEmbedder
-    from milvus_rerank.pipeline import (
-        RRF,
-        Dense,
-        FullText,
-        Hybrid,
-        SearchAnswer,
-        TwoStageSearch,
-        Weighted,
-    )
+    from milvus_rerank.pipeline import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
     from milvus_rerank.registry import available, create, register
     from milvus_rerank.reranker import (
         BaseRerankFunction,
@@ -22,6 +15,7 @@ if TYPE_CHECKING:
         LexicalRerankFunction,
     )
     from milvus_rerank.results import RerankResult
+    from milvus_rerank.scores import RRF, Weighted, above, diversify, fuse, normalize
 
 __version__ = "0.1.0"
 
@@ -30,25 +24,32 @@ __version__ = "0.1.0"
 _HOME = {
     "BGERerankFunction": "reranker",
     "BaseRerankFunction": "reranker",
+    "CascadeRerankFunction": "cascade",
     "CrossEncoderRerankFunction": "reranker",
     "Dense": "pipeline",
     "FullText": "pipeline",
     "Hybrid": "pipeline",
     "LexicalRerankFunction": "reranker",
-    "RRF": "pipeline",
+    "RRF": "scores",
     "RerankResult": "results",
     "SearchAnswer": "pipeline",
+    "Stage": "cascade",
     "StaticEmbedder": "embedding",
     "TwoStageSearch": "pipeline",
-    "Weighted": "pipeline",
+    "Weighted": "scores",
+    "above": "scores",
     "available": "registry",
     "create": "registry",
+    "diversify": "scores",
+    "fuse": "scores",
+    "normalize": "scores",
     "register": "registry",
 }
 
 __all__ = [
     "BGERerankFunction",
     "BaseRerankFunction",
+    "CascadeRerankFunction",
     "CrossEncoderRerankFunction",
     "Dense",
     "FullText",
@@ -57,11 +58,16 @@ __all__ = [
     "RRF",
     "RerankResult",
     "SearchAnswer",
+    "Stage",
     "StaticEmbedder",
     "TwoStageSearch",
     "Weighted",
+    "above",
     "available",
     "create",
+    "diversify",
+    "fuse",
+    "normalize",
     "register",
 ]
 

@@ -11,6 +11,7 @@ RerankError
 ├── MissingDependencyError   an optional package is not installed
 ├── RegistryError            an unknown reranker name, a clash of names, or a plugin that does not load
 ├── SearchError              Milvus failed, or did not answer in time
+├── StageError               a stage of a cascade failed
 ├── OverloadedError          a server has too much to do already
 ├── DeadlineError            a server did not get done in time
 └── StoppedError             the work was stopped from outside before its end
@@ -76,6 +77,10 @@ class RegistryError(RerankError, LookupError):
 
 class SearchError(RerankError, RuntimeError):
     """The first stage failed: Milvus raised an error or did not answer in time."""
+
+
+class StageError(RerankError, RuntimeError):
+    """A stage of a cascade failed; ``__cause__`` is what it raised."""
 
 
 class OverloadedError(RerankError):
