@@ -4,16 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from milvus_rerank.cascade import CascadeRerankFunction, Stage
     from milvus_rerank.embedding import StaticEmbedder
-    from milvus_rerank.pipeline import (
-        RRF,
-        Dense,
-        FullText,
-        Hybrid,
-        SearchAnswer,
-        TwoStageSearch,
-        Weighted,
-    )
+    from milvus_rerank.pipeline import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
     from milvus_rerank.registry import available, create, register
     from milvus_rerank.reranker import (
         BaseRerankFunction,
@@ -27,6 +20,8 @@ if TYPE_CHECKING:
         VoyageRerankFunction,
     )
     from milvus_rerank.results import RerankResult
+    from milvus_rerank.scores import RRF, Weighted, above, diversify, fuse, normalize
+    from milvus_rerank.scoring.encoding import Chunks
 
 __version__ = "0.1.0"
 
@@ -35,6 +30,8 @@ __version__ = "0.1.0"
 _HOME = {
     "BGERerankFunction": "reranker",
     "BaseRerankFunction": "reranker",
+    "CascadeRerankFunction": "cascade",
+    "Chunks": "scoring.encoding",
     "CohereRerankFunction": "reranker",
     "CrossEncoderRerankFunction": "reranker",
     "Dense": "pipeline",
@@ -43,22 +40,29 @@ _HOME = {
     "Hybrid": "pipeline",
     "JinaRerankFunction": "reranker",
     "LexicalRerankFunction": "reranker",
-    "RRF": "pipeline",
+    "RRF": "scores",
     "RerankResult": "results",
     "SearchAnswer": "pipeline",
+    "Stage": "cascade",
     "StaticEmbedder": "embedding",
     "TEIRerankFunction": "reranker",
     "TwoStageSearch": "pipeline",
     "VoyageRerankFunction": "reranker",
-    "Weighted": "pipeline",
+    "Weighted": "scores",
+    "above": "scores",
     "available": "registry",
     "create": "registry",
+    "diversify": "scores",
+    "fuse": "scores",
+    "normalize": "scores",
     "register": "registry",
 }
 
 __all__ = [
     "BGERerankFunction",
     "BaseRerankFunction",
+    "CascadeRerankFunction",
+    "Chunks",
     "CohereRerankFunction",
     "CrossEncoderRerankFunction",
     "Dense",
@@ -70,13 +74,18 @@ __all__ = [
     "RRF",
     "RerankResult",
     "SearchAnswer",
+    "Stage",
     "StaticEmbedder",
     "TEIRerankFunction",
     "TwoStageSearch",
     "VoyageRerankFunction",
     "Weighted",
+    "above",
     "available",
     "create",
+    "diversify",
+    "fuse",
+    "normalize",
     "register",
 ]
 

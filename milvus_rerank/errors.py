@@ -12,6 +12,7 @@ RerankError
 ├── RegistryError            an unknown reranker name, a clash of names, or a plugin that does not load
 ├── SearchError              Milvus failed, or did not answer in time
 ├── ServiceError             a rerank service was not reached, refused, or gave an answer that cannot be used
+├── StageError               a stage of a cascade failed
 ├── OverloadedError          a server has too much to do already
 ├── DeadlineError            a server did not get done in time
 └── StoppedError             the work was stopped from outside before its end
@@ -91,6 +92,10 @@ class ServiceError(RerankError, RuntimeError):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+
+
+class StageError(RerankError, RuntimeError):
+    """A stage of a cascade failed; ``__cause__`` is what it raised."""
 
 
 class OverloadedError(RerankError):

@@ -2,8 +2,10 @@
 
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milvus_rerank.errors import OptionError, RegistryError
@@ -172,6 +174,25 @@ def create(name: str, *args: Any, **options: Any) -> "BaseRerankFunction":
     from milvus_rerank.reranker.plugin import wrap
 
     return wrap(factory(*args, **options), name)
+
+
+def load(name: str | os.PathLike[str]) -> "BaseRerankFunction":
+    """Return a reranker by nothing but a name: a registered one's or a model's.
+
+    :param name: a registered name of a reranker that needs no options, such as ``lexical``; or a model:
+        ``builtin/rerank``, a folder, or a name on the model hub. A model is loaded as ``bge`` if its own name holds
+        ``bge-reranker``, as ``cross-encoder`` else.
+    :returns: the reranker, with the defaults of its class.
+    :raises RegistryError: if it can be neither: it is not registered, has no slash, and there is no such folder.
+    """
+    text = os.fspath(name)
+    if all(entry.name != text for entry in available()) and ("/" in text or "\\" in text or Path(text).is_dir()):
+        kind = "bge" if "bge-reranker" in Path(text).name.casefold() else "cross-encoder"
+        return create(kind, model_name=text)
+    try:
+        return create(text)
+    except RegistryError as error:
+        raise RegistryError(f"{error}; a model is named as 'builtin/rerank', './folder' or 'org/name'") from error
 
 
 def _check_options(entry: Entry, factory: Factory, args: tuple[Any, ...], options: dict[str, Any]) -> None:

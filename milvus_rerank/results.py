@@ -62,26 +62,36 @@ class Judgement:
     :param spans: the part of each that its score is of, None for all of it; empty where nobody cut texts.
     :param stages: how far each came in a cascade, from 0; empty where there is but one stage. A later stage goes before
         an earlier one, whatever the scores.
+    :param limit: how many of them a call returns at most; None for all.
     """
 
     scores: Sequence[float]
     spans: Sequence[tuple[int, int] | None] = ()
     stages: Sequence[int] = ()
+    limit: int | None = None
+
+    def most(self, top_k: int | None) -> int | None:
+        """Return how many results there may be, None for all.
+
+        :param top_k: how many the caller wants, None for all.
+        :returns: the smaller one of that and the limit.
+        """
+        return min((count for count in (top_k, self.limit) if count is not None), default=None)
 
     def rank(self, top_k: int | None = None, threshold: float | None = None) -> list[int]:
         """Return positions, best first, as :func:`rank` does.
 
-        :param top_k: how many positions to return, None for all.
+        :param top_k: how many positions to return, None for all; never more than ``limit``.
         :param threshold: keep only scores of at least this, and in a cascade only of the last stage, whose scale it is.
         :returns: positions: later stages first, within one the larger score, ties by position.
         """
         if not self.stages:
-            return rank(self.scores, top_k, threshold)
+            return rank(self.scores, self.most(top_k), threshold)
         order = sorted(rank(self.scores), key=lambda index: -self.stages[index])  # stable: scores order each stage
         if threshold is not None:
             last = max(self.stages)
             order = [index for index in order if self.stages[index] == last and self.scores[index] >= threshold]
-        return order[:top_k]
+        return order[: self.most(top_k)]
 
     def flat(self) -> list[float]:
         """Return scores that order all documents as :meth:`rank` does, for callers that get nothing but numbers.

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -5,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from milvus_rerank import LexicalRerankFunction, available, create
-from milvus_rerank.errors import OptionError, RegistryError
-from milvus_rerank.registry import Entry, Registry
+from milvus_rerank.errors import ModelError, OptionError, RegistryError
+from milvus_rerank.registry import Entry, Registry, load
 from milvus_rerank.reranker import plugin
 
 PLUGIN = Path(__file__).parent.parent / "examples" / "plugin"
@@ -18,7 +19,7 @@ def registry(*entries: Entry) -> Registry:
 
 def test_the_shipped_names_are_entry_points_like_any_other() -> None:
     shipped = {entry.name for entry in available() if entry.origin.startswith("milvus-rerank ")}
-    assert shipped == {"bge", "cohere", "cross-encoder", "http", "jina", "lexical", "tei", "voyage"}
+    assert shipped == {"bge", "cascade", "cohere", "cross-encoder", "http", "jina", "lexical", "tei", "voyage"}
 
 
 def test_create_makes_a_reranker_by_name_or_by_path() -> None:
@@ -28,7 +29,7 @@ def test_create_makes_a_reranker_by_name_or_by_path() -> None:
 
 def test_an_unknown_name_lists_the_known() -> None:
     with pytest.raises(
-        RegistryError, match="no reranker is named 'bgee'; there are: bge, cohere, cross-encoder, http, "
+        RegistryError, match="no reranker is named 'bgee'; there are: bge, cascade, cohere, cross-encoder, http, "
     ):
         create("bgee")
 
@@ -40,6 +41,38 @@ def test_an_option_that_is_misspelt_or_missing_is_a_type_error_that_names_the_re
         create("cross-encoder", model_nam="x")
     with pytest.raises(TypeError, match="reranker 'json:loads' of its own name: missing a required argument: 's'"):
         create("json:loads")
+
+
+def test_a_name_alone_loads_a_registered_reranker_or_a_model(tiny: dict[str, Path], tmp_path: Path) -> None:
+    bge = tmp_path / "My-BGE-Reranker-base"
+    shutil.copytree(tiny["bert"], bge)
+    made = [load(name) for name in ("lexical", "builtin/rerank", str(tiny["bert"]), bge)]
+    assert [type(one).__name__ for one in made] == [
+        "LexicalRerankFunction",
+        "CrossEncoderRerankFunction",
+        "CrossEncoderRerankFunction",
+        "BGERerankFunction",
+    ]
+    assert [one.model_name for one in made[1:]] == ["builtin/rerank", str(tiny["bert"]), str(bge)]  # type: ignore[attr-defined]
+
+
+def test_a_registered_name_goes_before_a_folder_of_that_name(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("lexical", "mine"):
+        shutil.copytree(tiny["bert"], tmp_path / name)
+    made = [load(name) for name in ("lexical", "./lexical", "mine")]
+    assert [getattr(one, "model_name", None) for one in made] == [None, "./lexical", "mine"]
+
+
+def test_a_name_alone_that_is_unknown_says_how_to_name_a_model() -> None:
+    with pytest.raises(
+        RegistryError, match=r"named 'lexcal'; there are: .*; a model is named as 'builtin/rerank', '\./"
+    ):
+        load("lexcal")
+    with pytest.raises(ModelError, match="no built-in model 'builtin/rerunk'"):
+        load("builtin/rerunk")
 
 
 def test_nothing_is_imported_before_its_first_use() -> None:

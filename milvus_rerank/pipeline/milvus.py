@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from milvus_rerank.errors import InputError, MissingDependencyError, SearchError
-from milvus_rerank.pipeline.stages import RRF, Hybrid, Stage, searches_of
+from milvus_rerank.pipeline.stages import Hybrid, Stage, searches_of
+from milvus_rerank.scores.fusion import RRF
 
 # What a closed client, session, channel or event loop makes pymilvus and gRPC say.
 _CLOSED = ("create connection first", "session is closed", "closed channel", "channel is closed", "loop is closed")

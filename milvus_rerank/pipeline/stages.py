@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.inputs import check_count, check_list
+from milvus_rerank.inputs import check_list
+from milvus_rerank.scores.fusion import RRF, Weighted
 
 Embed: TypeAlias = Callable[[list[str]], Any]
 """From queries to one vector each: a list, a numpy array or a scipy sparse matrix of them."""
@@ -44,39 +45,6 @@ class FullText:
 
 
 @dataclass(frozen=True, slots=True)
-class RRF:
-    """Reciprocal rank fusion.
-
-    :param k: a larger one makes the first ranks stand out less.
-    :raises InputError: if it is no positive integer.
-    """
-
-    k: int = 60
-
-    def __post_init__(self) -> None:
-        check_count(self.k, "k")
-
-
-@dataclass(frozen=True, slots=True)
-class Weighted:
-    """A weighted sum of the searches' scores.
-
-    :param weights: one for each search, in their order.
-    :param normalize: bring the scores to the range 0 to 1 first.
-    :raises InputError: if a weight is no number.
-    """
-
-    weights: tuple[float, ...]
-    normalize: bool = True
-
-    def __post_init__(self) -> None:
-        for index, weight in enumerate(check_list(self.weights, "weights", "numbers")):
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-                raise InputError(f"weights[{index}] must be a number, got {weight!r}")
-        object.__setattr__(self, "weights", tuple(self.weights))  # a list would make the value unhashable
-
-
-@dataclass(frozen=True, slots=True)
 class Hybrid:
     """Several searches, fused by Milvus; each of them may return as many hits as there are to be candidates.
 
@@ -86,7 +54,7 @@ class Hybrid:
     """
 
     searches: tuple[Dense | FullText, ...]
-    fusion: RRF | Weighted = RRF()
+    fusion: RRF | Weighted = dataclasses.field(default_factory=RRF)
 
     def __post_init__(self) -> None:
         searches = check_list(self.searches, "searches", "searches")

@@ -17,6 +17,9 @@ T = TypeVar("T")
 class BaseRerankFunction(ABC):
     """Rerank texts and Milvus hits. A subclass writes :meth:`score_requests`, a plugin any ``score(query, texts)``."""
 
+    pointwise = True
+    """Whether a document gets the same score whatever stands beside it. If not, a server must not share its batches."""
+
     @abstractmethod
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
         """Score the documents of several queries in one pass.

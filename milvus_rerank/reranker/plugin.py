@@ -20,13 +20,15 @@ class Scorer(Protocol):
 class PluginRerankFunction(BaseRerankFunction):
     """Rerank with any object that has ``score(query, texts)``.
 
-    :param scorer: returns one number per text, in input order, larger is better.
+    :param scorer: returns one number per text, in input order, larger is better. It may have the attribute
+        ``pointwise = False``, as :class:`~milvus_rerank.reranker.base.BaseRerankFunction` knows it.
     :param name: what to call it in errors.
     """
 
     def __init__(self, scorer: Scorer, name: str) -> None:
         self.scorer = scorer
         self.name = name
+        self.pointwise = bool(getattr(scorer, "pointwise", True))
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
         """Score one query after the other."""

@@ -143,7 +143,7 @@ def rerank_hits(
             found
             for found in results(candidates, own, own.rank(None, least))
             if least is None or found.score is not None
-        ][:keep]
+        ][: own.most(keep)]
         for candidates, own in zip(lists, judged, strict=True)
     ]
     return answers[0] if single else answers

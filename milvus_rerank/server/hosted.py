@@ -3,7 +3,7 @@
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -132,7 +132,7 @@ class PlainModel:
     def prepare(self, requests: Sequence[Request], cut: Cut | None) -> Prepared:
         """Return the pairs, and lengths as far as they can be guessed; it cuts texts as it likes."""
         pairs, places = _distinct(requests)
-        widths = [1 + min(len(query) + len(text), 4 * 2048) // CHARACTERS_PER_TOKEN for query, text in pairs]
+        widths = [_guess_tokens(query, text) for query, text in pairs]
         return Prepared(pairs, pairs, widths, np.full(len(pairs), np.nan, dtype=np.float32), places)
 
     def run(self, rows: Sequence[Any]) -> NDArray[np.float32]:
@@ -152,7 +152,50 @@ class PlainModel:
         return [float(score) for score in logits[prepared.places]]
 
 
+@dataclass(eq=False, slots=True)
+class Whole:
+    """A request that is scored in one go.
+
+    :param request: the query and its documents.
+    """
+
+    request: Request
+    scores: list[float] = field(default_factory=list)  # the batcher knows one number of a row; here are all
+
+
+class WholeModel(PlainModel):
+    """A reranker whose scores depend on what is asked together: a request is neither split nor mixed with others."""
+
+    def prepare(self, requests: Sequence[Request], cut: Cut | None) -> Prepared:
+        """Return one row for each request that has documents, as wide as all of its pairs."""
+        rows = [Whole(request) for request in requests if request[1]]
+        widths = [sum(_guess_tokens(row.request[0], text) for text in row.request[1]) for row in rows]
+        return Prepared([], rows, widths, np.empty(0, dtype=np.float32), np.empty(0, dtype=np.intp))
+
+    def run(self, rows: Sequence[Any]) -> NDArray[np.float32]:
+        """Score each row's request, and note the scores in the row."""
+        made = self.reranker.score_requests([row.request for row in rows], threading.Event())
+        for row, scores in zip(rows, made, strict=True):
+            row.scores = [float(score) for score in scores]
+        return np.zeros(len(rows), dtype=np.float32)
+
+    def finish(self, prepared: Prepared, logits: NDArray[np.float32], scale: Scale) -> list[float]:
+        """Return what was noted."""
+        return [score for row in prepared.rows for score in row.scores]
+
+
 Model = EngineModel | PlainModel
+
+
+def host(reranker: BaseRerankFunction) -> Model:
+    """Return a reranker as the server uses it.
+
+    :param reranker: what scores.
+    :returns: one that shares batches where the reranker allows it.
+    """
+    if isinstance(reranker, EngineRerankFunction):
+        return EngineModel(reranker)
+    return PlainModel(reranker) if reranker.pointwise else WholeModel(reranker)
 
 
 class Models:
@@ -212,10 +255,7 @@ class Models:
         if name not in self._loaded:
             with self._loading:
                 if name not in self._loaded:
-                    reranker = self._loaders[name]()
-                    model: Model = (
-                        EngineModel(reranker) if isinstance(reranker, EngineRerankFunction) else PlainModel(reranker)
-                    )
+                    model = host(self._loaders[name]())
                     self._add_batcher(model.device)
                     self._loaded[name] = model
         return self._loaded[name]
@@ -228,6 +268,10 @@ class Models:
     def _add_batcher(self, device: str) -> None:
         if device not in self._batchers:
             self._batchers[device] = Batcher(device, report=lambda report: self.report(device, report))
+
+
+def _guess_tokens(query: str, text: str) -> int:
+    return 1 + min(len(query) + len(text), 4 * 2048) // CHARACTERS_PER_TOKEN
 
 
 def _distinct(requests: Sequence[Request]) -> tuple[list[Pair], NDArray[np.intp]]:

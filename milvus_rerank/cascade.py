@@ -1,0 +1,177 @@
+"""CascadeRerankFunction: a cheap reranker looks at all documents, a strong one at the best of them.
+
+It stands above the registry, for its stages may be given by name.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from milvus_rerank.errors import InputError, ScoreError, StageError, StoppedError
+from milvus_rerank.inputs import check_count, check_list
+from milvus_rerank.registry import load
+from milvus_rerank.reranker.base import BaseRerankFunction
+from milvus_rerank.reranker.plugin import Scorer, wrap
+from milvus_rerank.results import Judgement, check_scores
+from milvus_rerank.scoring import Request, check_stop
+
+Reranker = BaseRerankFunction | Scorer | str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a cascade.
+
+    :param reranker: a rerank function, any object with ``score(query, texts)``, or a name that
+        :func:`milvus_rerank.registry.load` knows: ``lexical``, ``builtin/rerank``, a folder, a name on the model hub.
+    :param keep: how many documents of each query the next stage gets; at the last stage, how many results a call
+        returns at most, None for all.
+    :raises InputError: if ``keep`` is no positive integer.
+    """
+
+    reranker: Reranker
+    keep: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep is not None:
+            object.__setattr__(self, "keep", check_count(self.keep, "keep"))
+
+
+class CascadeRerankFunction(BaseRerankFunction):
+    """Rerank in stages: each scores what the former kept, so that a strong reranker sees few documents.
+
+    Results of the last stage come first, then those that the stage before did not pass on, and so on; each result's
+    ``stage`` says which one its score is of, and scores compare within a stage only. ``threshold`` is on the last
+    stage's scale and drops what did not get there. A call returns ``top_k`` results, all of them for 0 or None, but
+    never more than the last stage's ``keep``. A cascade in a cascade counts as one stage, with the scores that its
+    ``score()`` gives.
+
+    :param stages: :class:`Stage` values or ``(reranker, keep)`` pairs, the cheapest first.
+    :raises InputError: for a stage that cannot be used; the message names it.
+    """
+
+    pointwise = False
+
+    def __init__(self, stages: Sequence[Stage | tuple[Reranker, int | None]]) -> None:
+        read = [_read(item, f"stages[{number}]") for number, item in enumerate(check_list(stages, "stages", "stages"))]
+        _check_keeps(read)
+        self.keeps = tuple(stage.keep for stage in read)
+        self.rerankers = tuple(_ready(stage.reranker, f"stages[{number}]") for number, stage in enumerate(read))
+
+    def judge(self, requests: Sequence[Request], keep: int | None, stop: threading.Event) -> list[Judgement]:
+        """Let each stage score what the former kept, all queries in one pass.
+
+        :param requests: checked queries, each with its documents, none empty.
+        :param keep: how many documents of each query are wanted; None for all.
+        :param stop: as for :meth:`score_requests`.
+        :returns: one judgement per request, with the last stage that scored each document.
+        :raises StageError: if a stage fails; the message names it.
+        """
+        tables = [_Table(len(texts)) for _, texts in requests]
+        for number, passed in enumerate(self.keeps):
+            check_stop(stop)
+            last = number + 1 == len(self.keeps)
+            # What a stage does not pass on is a result, too, where the caller wants more than it keeps.
+            wanted = keep if last or keep is None else max(keep, passed or 0)
+            self._run_stage(number, requests, tables, wanted, stop)
+        return [Judgement(table.scores, table.spans, table.stages, table.limit) for table in tables]
+
+    def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
+        """Score in stages, and move the scores of earlier stages below those of later ones: they keep the order."""
+        filled = [request for request in requests if request[1]]
+        scores = iter([one.flat() for one in self.judge(filled, None, stop)])
+        return [next(scores) if texts else [] for _, texts in requests]
+
+    def _run_stage(
+        self,
+        number: int,
+        requests: Sequence[Request],
+        tables: Sequence["_Table"],
+        keep: int | None,
+        stop: threading.Event,
+    ) -> None:
+        """Score what is left of each query, and leave what this stage keeps."""
+        reranker = self.rerankers[number]
+        asked = [
+            (query, [texts[place] for place in table.left])
+            for (query, texts), table in zip(requests, tables, strict=True)
+        ]
+        try:
+            made = reranker.judge(asked, keep, stop) if asked else []
+            if len(made) != len(asked):
+                raise ScoreError(f"the reranker returned scores for {len(made)} queries, expected {len(asked)}")
+            for query, (table, one) in enumerate(zip(tables, made, strict=True)):
+                table.note(number, one, self.keeps[number], f" of query {query}" if len(tables) > 1 else "")
+        except StoppedError:
+            raise
+        except Exception as error:  # a plugin may raise anything, and the message must name the stage
+            raise StageError(f"stages[{number}], {reranker!r}, failed: {type(error).__name__}: {error}") from error
+
+    def __repr__(self) -> str:
+        stages = ", ".join(f"({one!r}, {keep})" for one, keep in zip(self.rerankers, self.keeps, strict=True))
+        return f"CascadeRerankFunction([{stages}])"
+
+
+@dataclass(slots=True)
+class _Table:
+    """What is known of one query's documents while they go through the stages.
+
+    :param count: how many documents there are.
+    """
+
+    count: int
+    left: list[int] = field(init=False)  # places of those still in the race, in input order
+    scores: list[float] = field(init=False)
+    spans: list[tuple[int, int] | None] = field(init=False)
+    stages: list[int] = field(init=False)
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        self.left = list(range(self.count))
+        self.scores, self.spans, self.stages = [0.0] * self.count, [None] * self.count, [0] * self.count
+
+    def note(self, stage: int, one: Judgement, keep: int | None, of_query: str) -> None:
+        """Write down what a stage said of those that are left, and leave the best."""
+        left = self.left
+        scores = check_scores(one.flat(), len(left), lambda spot: f"document {left[spot]}{of_query}")
+        for spot, place in enumerate(left):
+            self.scores[place], self.stages[place] = scores[spot], stage
+            self.spans[place] = one.spans[spot] if one.spans else None
+        self.left = sorted(left[spot] for spot in one.rank(keep))
+        self.limit = one.most(keep)
+
+
+def _read(item: object, name: str) -> Stage:
+    if isinstance(item, Stage):
+        return item
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise InputError(f"{name} must be Stage(reranker, keep) or a pair (reranker, keep), got {item!r}")
+    try:
+        return Stage(*item)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _check_keeps(stages: Sequence[Stage]) -> None:
+    if not stages:
+        raise InputError('stages must hold at least one, such as [("lexical", 50), ("builtin/rerank", None)]')
+    for number, (stage, following) in enumerate(pairwise(stages)):
+        if stage.keep is None:
+            raise InputError(f"stages[{number}] must keep a number of documents for stages[{number + 1}], got None")
+        if following.keep is not None and following.keep > stage.keep:
+            raise InputError(
+                f"stages[{number + 1}] cannot keep {following.keep} of the {stage.keep} that stages[{number}] keeps"
+            )
+
+
+def _ready(reranker: object, name: str) -> BaseRerankFunction:
+    if isinstance(reranker, (str, os.PathLike)):
+        return load(reranker)
+    if not callable(getattr(reranker, "score", None)) or isinstance(reranker, type):
+        raise InputError(
+            f"{name} must hold a rerank function such as CrossEncoderRerankFunction(), an object with a method "
+            f"score(query, texts), or a name such as 'builtin/rerank', got {reranker!r}"
+        )
+    return wrap(reranker, type(reranker).__name__)
