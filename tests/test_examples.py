@@ -39,6 +39,19 @@ def test_hybrid_search_finds_the_lock_that_is_meant(tmp_path: Path) -> None:
     assert re.match(r"-?\d+\.\d{3}  Error E1042: ", printed), printed
 
 
+def test_a_long_document_is_found_by_its_best_window(tmp_path: Path) -> None:
+    printed = run(str(ROOT / "examples" / "long_document.py"), cwd=tmp_path)
+    beginning, best = (float(score) for score in re.findall(r": (-?\d+\.\d\d)\n", printed))
+    assert best > beginning + 1
+    assert "so the first message on the ARPANET was LO" in printed.rpartition(f"{best:.2f}\n")[2]
+
+
+def test_a_cascade_says_which_stage_scored_what(tmp_path: Path) -> None:
+    printed = run(str(ROOT / "examples" / "cascade.py"), cwd=tmp_path)
+    assert re.match(r"stage 1  +-?\d+\.\d\d  Grace Hopper's team taped a moth", printed), printed
+    assert [line[:7] for line in printed.splitlines()] == ["stage 1", "stage 1", "stage 0", "stage 0"]
+
+
 def test_the_readme_prints_what_it_says(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     code, printed = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", text, re.DOTALL)[0]
