@@ -11,6 +11,7 @@ from typing import Any
 from milvus_rerank.engines.choice import ENGINES, missing_package
 from milvus_rerank.errors import RerankError
 from milvus_rerank.models import builtin_names, model_folder
+from milvus_rerank.models.cards import find_card
 from milvus_rerank.registry import Entry, available
 from milvus_rerank.reranker.engine import EngineRerankFunction
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
@@ -129,9 +130,12 @@ def load_model(model: ModelStatus) -> None:
 
         StaticEmbedder(model.name)
     else:
-        from milvus_rerank.reranker import CrossEncoderRerankFunction
+        from milvus_rerank.reranker import BGERerankFunction, CrossEncoderRerankFunction
 
-        CrossEncoderRerankFunction(model.name, device="cpu", local_files_only=True)
+        card = find_card(model.name)
+        of_bge = card is not None and card.function == BGERerankFunction.__name__
+        make = BGERerankFunction if of_bge else CrossEncoderRerankFunction
+        make(model.name, device="cpu", local_files_only=True)
 
 
 def _reranker(entry: Entry) -> RerankerStatus:
@@ -201,6 +205,9 @@ def _status(name: str, folder: Path, origin: str, size: int) -> ModelStatus:
         problem = None if labels == 1 else f"it has {labels} labels; say which is the score with label=..."
     elif "embedding_dtype" in config:  # model2vec writes it
         kind = "embedder"
+    elif find_card(name) is not None:  # of other language models nobody can tell whether they rerank
+        kind, package = "reranker", missing_package("torch")
+        problem = None if package is None else f'{package} not installed; type: pip install "milvus-rerank[torch]"'
     kinds = ("*.safetensors", "pytorch_model*.bin", "onnx/*.onnx", "openvino/*.xml")
     if not any(path for kind in kinds for path in folder.glob(kind)):
         problem = "its weights are not there; only a part was downloaded"

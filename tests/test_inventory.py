@@ -13,10 +13,10 @@ from milvus_rerank.models import builtin_names
 
 @pytest.fixture
 def cache(tmp_path, tiny):
-    """A hub cache: a reranker, one with two labels, one without its weights, and an embedding model."""
+    """A hub cache: rerankers, one with two labels, one without its weights, and models that are none."""
 
-    def add(name: str, change: dict, weights: bool = True) -> None:
-        repo = tmp_path / f"models--org--{name}"
+    def add(name: str, change: dict, weights: bool = True, owner: str = "org") -> None:
+        repo = tmp_path / f"models--{owner}--{name}"
         snapshot = repo / "snapshots" / ("0" * 40)
         shutil.copytree(tiny["bert"], snapshot)
         (repo / "refs").mkdir()
@@ -30,6 +30,8 @@ def cache(tmp_path, tiny):
     add("two", {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}})
     add("partial", {}, weights=False)
     add("embedding", {"architectures": ["BertModel"]})
+    add("chat", {"architectures": ["Qwen3ForCausalLM"]})
+    add("Qwen3-Reranker-0.6B", {"architectures": ["Qwen3ForCausalLM"]}, owner="Qwen")
     return tmp_path
 
 
@@ -39,6 +41,7 @@ def hub(inventory):
 
 def test_cached_rerankers_are_listed_with_what_keeps_them_from_working(cache):
     assert hub(take_inventory(cache_dir=cache)) == {
+        "Qwen/Qwen3-Reranker-0.6B": None,
         "org/good": None,
         "org/two": "it has 2 labels; say which is the score with label=...",
         "org/partial": "its weights are not there; only a part was downloaded",
@@ -54,7 +57,7 @@ def test_loading_is_tried_for_usable_models_only_and_its_error_is_told(cache):
             raise ModelError("cannot be read")
 
     assert hub(take_inventory(load, cache))["org/good"] == "cannot be read"
-    assert tried == [*builtin_names(), "org/good"]
+    assert tried == [*builtin_names(), "Qwen/Qwen3-Reranker-0.6B", "org/good"]
 
 
 def test_no_cache_is_no_error(tmp_path):
