@@ -4,13 +4,12 @@ import asyncio
 import concurrent.futures
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from milvus_rerank.errors import InputError
 
-T = TypeVar("T")
 Run: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 _GRACE = 0.25  # seconds: a client that keeps to its timeout gives its own error first, which says more
@@ -59,21 +58,6 @@ def bounded(work: Callable[[], Any], timeout: float | None) -> Callable[[], Any]
     if inspect.iscoroutinefunction(work):
         return partial(_awaited, work, timeout + _GRACE)
     return partial(_in_thread, work, timeout + _GRACE)
-
-
-def run_here(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends, as all of its work is done by :func:`here`; no event loop takes part.
-
-    :param work: the coroutine.
-    :returns: what it returns.
-    """
-    try:
-        work.send(None)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    work.close()
-    raise RuntimeError("the coroutine waited for something, but nothing could wake it")
 
 
 async def _awaited(work: Callable[[], Awaitable[Any]], seconds: float) -> Any:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, overload
 
+from milvus_rerank.driving import run_here
 from milvus_rerank.errors import HitError, InputError, RerankError, StoppedError
 from milvus_rerank.hits import Candidates, Missing, check_missing, read_search_result
 from milvus_rerank.inputs import check_choice
 from milvus_rerank.pipeline.answer import SearchAnswer, Timings
 from milvus_rerank.pipeline.ask import Ask, check_ask
 from milvus_rerank.pipeline.milvus import FirstStage, explain, is_refusal, milvus_errors, open_source
-from milvus_rerank.pipeline.runs import Run, bounded, here, off_loop, run_here
+from milvus_rerank.pipeline.runs import Run, bounded, here, off_loop
 from milvus_rerank.pipeline.stages import Dense, Embed, FullText, Hybrid, Stage, check_vectors, searches_of
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.plugin import Scorer, wrap

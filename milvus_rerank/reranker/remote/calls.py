@@ -6,14 +6,15 @@ The core is asynchronous. A plain call drives it too: on its line nothing ever s
 import asyncio
 import json
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
+from milvus_rerank.driving import run_here
 from milvus_rerank.errors import RerankError
 from milvus_rerank.reranker.remote.dialects import Question, UnreadableError
 from milvus_rerank.reranker.remote.endpoints import Endpoint
@@ -21,8 +22,6 @@ from milvus_rerank.reranker.remote.failures import AttemptError, clean, refusal
 from milvus_rerank.reranker.remote.policy import Clock, Policy
 from milvus_rerank.reranker.remote.transport import Connections, Reply
 from milvus_rerank.scoring import check_stop
-
-T = TypeVar("T")
 
 _BACKOFF = wait_random_exponential(multiplier=1.0, max=8.0, min=0.25)  # up to 1, 2, 4 and 8 s
 _LOOK = 0.1  # seconds between two looks, during a pause, at whether anybody still waits
@@ -131,7 +130,7 @@ class Caller:
 
         def run() -> None:
             try:
-                _drive(self._work(line, work, end))
+                run_here(self._work(line, work, end))
             except BaseException as error:
                 work.errors.append(error)
                 failed.set()
@@ -251,14 +250,3 @@ def _failure(state: RetryCallState) -> AttemptError:
     if not isinstance(failure, AttemptError):
         raise RuntimeError("only failures are tried again")
     return failure
-
-
-def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run what never suspends."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        value: T = end.value
-        return value
-    coroutine.close()
-    raise RuntimeError("a plain call must not suspend")
