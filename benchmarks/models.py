@@ -34,9 +34,9 @@ def make_model(name: str) -> Path:
     if name == "minilm6":
         model = AutoModelForSequenceClassification.from_pretrained(builtin, dtype=torch.float32)
     else:
-        model = _random_base(json.loads((builtin / "config.json").read_text())["vocab_size"])
+        model = random_base(json.loads((builtin / "config.json").read_text())["vocab_size"])
     model.eval().save_pretrained(folder / "hf")
-    _write_tokenizer(builtin, folder / "hf")
+    write_tokenizer(builtin, folder / "hf")
     _export(model, folder / "onnx")
     flashrank = folder / "flashrank" / FLASHRANK[0]
     flashrank.mkdir(parents=True)
@@ -62,7 +62,7 @@ def export_int8(folder: Path, requests: Sequence[Request]) -> None:
     subprocess.run([str(program), "export", str(folder / "hf"), str(folder / "int8"), *arguments], check=False)
 
 
-def _random_base(vocabulary: int) -> BertForSequenceClassification:
+def random_base(vocabulary: int) -> BertForSequenceClassification:
     torch.manual_seed(0)
     config = BertConfig(vocab_size=vocabulary, num_labels=1)
     # Raw logits everywhere; without this sentence-transformers would apply a sigmoid.
@@ -70,7 +70,7 @@ def _random_base(vocabulary: int) -> BertForSequenceClassification:
     return BertForSequenceClassification(config)
 
 
-def _write_tokenizer(source: Path, folder: Path) -> None:
+def write_tokenizer(source: Path, folder: Path) -> None:
     """Save the tokenizer with one limit, 512.
 
     The shipped files also carry limits of their training (``max_length`` 44 and a truncation at 150), which fastembed

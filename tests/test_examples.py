@@ -57,3 +57,9 @@ def test_the_readme_prints_what_it_says(tmp_path: Path) -> None:
     code, printed = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", text, re.DOTALL)[0]
     assert len(code.strip().splitlines()) <= 12
     assert run("-c", code, cwd=tmp_path) == printed
+
+
+def test_the_page_of_scores_prints_what_it_says(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "scores.md").read_text(encoding="utf-8")
+    parts = {kind: re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "text")}
+    assert run("-c", "".join(parts["python"]), cwd=tmp_path) == "".join(parts["text"])

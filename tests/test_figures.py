@@ -58,6 +58,25 @@ def test_other_figures_of_the_section_are_those_of_the_results() -> None:
         assert sentence in section
 
 
+def test_the_table_of_cascades_is_that_of_the_results() -> None:
+    found = json.loads((RESULTS / "cascade.json").read_text("utf-8"))
+    text = (REPO / "docs" / "scores.md").read_text("utf-8")
+    rows = {**found["trained"]["rows"], **found["strong"]["rows"]}
+    assert len(rows) == 9
+    for name, row in rows.items():
+        quality = f" {row['ndcg10']:.4f} " if "ndcg10" in row else " "
+        assert f"| {name} | {row['seconds_per_query']:.1f} s | {row['times_faster']:.2f} |{quality}|\n" in text
+    assert f"nDCG@10 of the first stage is {found['trained']['first_stage_ndcg10']:.4f}." in text
+    assert f"{found['trained']['queries']} queries of {found['texts']}, {found['documents']} candidates" in text
+
+
+def test_what_sharing_a_beginning_brings_is_that_of_the_results() -> None:
+    found = json.loads((RESULTS / "decoders.json").read_text("utf-8"))
+    text = " ".join((REPO / "README.md").read_text("utf-8").split())
+    faster = found["cases"]["short-20"]["times_baseline"]["shared"]
+    assert f"of a query share runs once: {faster:.2f} times faster than sentence-transformers on 20 short" in text
+
+
 def test_the_servers_figures_are_those_of_the_results() -> None:
     found = json.loads((RESULTS / "serving.json").read_text("utf-8"))
     text = (REPO / "docs" / "server.md").read_text("utf-8")
