@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines.decoders import NextToken
 from milvus_rerank.engines.torch_engine import TorchEngine
-from milvus_rerank.models.chat import INSTRUCTION, QWEN
+from milvus_rerank.models.chat import INSTRUCTION, SYSTEM
 from milvus_rerank.scoring.scorer import PairScorer
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -37,7 +37,7 @@ SHAPE = {
     "intermediate_size": 1536,
 }
 TEMPLATE = (
-    f"<|im_start|>system\n{QWEN.system}<|im_end|>\n<|im_start|>user\n<Instruct>: {INSTRUCTION}\n"
+    f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<Instruct>: {INSTRUCTION}\n"
     "<Query>: {{ messages | selectattr('role', 'eq', 'query') | map(attribute='content') | first }}\n"
     "<Document>: {{ messages | selectattr('role', 'eq', 'document') | map(attribute='content') | first }}"
     "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"

@@ -139,3 +139,30 @@ def test_instructions_of_encoders_are_put_before_texts(tiny: dict[str, Path]) ->
     )
     assert told.score("a dog", ["it barks"]) == plain.score("find: a dog", ["text: it barks"])
     assert told.score("a dog", ["it barks"]) != plain.score("a dog", ["it barks"])
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("builtin/rerank", {"cutoff_layers": [28]}, "cutoff_layers is for models of the kind layerwise or lightweight"),
+        ("builtin/rerank", {"compress_ratio": 8}, "compress_ratio is for models of the kind lightweight"),
+        ("builtin/rerank", {"prompt": "hello"}, "prompt is for models of the kind causal or layerwise or lightweight"),
+        (str(LAYERWISE), {"compress_layers": [2]}, "compress_layers is for models of the kind lightweight"),
+        (str(GEMMA), {"cutoff_layers": 2}, "cutoff_layers is for models of the kind layerwise or lightweight"),
+        (str(GEMMA), {"prompt": 3}, "prompt must be a string, got 3"),
+        (str(LAYERWISE), {"cutoff_layers": "3"}, "layers must be a list of numbers, got a single string"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(model: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        BGERerankFunction(model, device="cpu", **options)
+
+
+def test_layers_may_be_numpys_and_one_number() -> None:
+    assert (
+        len(
+            BGERerankFunction(str(LAYERWISE), device="cpu", cutoff_layers=np.int64(3)).scorer.engine._model.model.layers
+        )
+        == 3
+    )
+    BGERerankFunction(str(LIGHTWEIGHT), device="cpu", compress_layers=2, compress_ratio=2)

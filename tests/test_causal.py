@@ -24,6 +24,10 @@ TEMPLATES = {"roles": ROLES, "parts": IN_PARTS, "none": None}
 PAIRS = [pair for pair in itertools.product(QUERIES, TEXTS) if any(pair)]
 
 
+# A query that leaves documents little room in a prompt is cut here, and cuts the documents there.
+SHORT = np.array([len(query) < 100 for query, _ in PAIRS])
+
+
 @pytest.fixture(scope="module")
 def causal(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("causal")
@@ -47,14 +51,15 @@ def test_scores_equal_sentence_transformers(causal: dict[str, Path], name: str, 
     expected = reference(causal[name], max_length)
     reranker = CrossEncoderRerankFunction(str(causal[name]), device="cpu", max_length=max_length)
     assert np.ptp(expected) > 0.1, "the reference does not tell texts apart"
-    np.testing.assert_allclose(reranker.score_pairs(PAIRS), expected, atol=2e-6, rtol=0)
+    compared = SHORT if "none" not in name else slice(None)
+    np.testing.assert_allclose(np.array(reranker.score_pairs(PAIRS))[compared], expected[compared], atol=2e-6, rtol=0)
 
 
 def test_an_instruction_is_told_as_sentence_transformers_tells_it(causal: dict[str, Path]) -> None:
     for name in ("qwen3 roles", "qwen3 parts", "qwen3 none"):
         expected = reference(causal[name], None, "Is it about dogs? ")
         reranker = CrossEncoderRerankFunction(str(causal[name]), device="cpu", prompt="Is it about dogs? ")
-        np.testing.assert_allclose(reranker.score_pairs(PAIRS), expected, atol=2e-6, rtol=0)
+        np.testing.assert_allclose(np.array(reranker.score_pairs(PAIRS))[SHORT], expected[SHORT], atol=2e-6, rtol=0)
 
 
 def test_what_sentence_transformers_saved_is_read(causal: dict[str, Path], tmp_path: Path) -> None:
@@ -65,11 +70,12 @@ def test_what_sentence_transformers_saved_is_read(causal: dict[str, Path], tmp_p
     )
     model[1].true_token_id, model[1].false_token_id = 300, None  # other tokens than yes and no
     model.save_pretrained(str(tmp_path / "saved"))
-    expected = model.predict(PAIRS, show_progress_bar=False)
+    pairs = [pair for pair, short in zip(PAIRS, SHORT, strict=True) if short]
+    expected = model.predict(pairs, show_progress_bar=False)
     reranker = CrossEncoderRerankFunction(str(tmp_path / "saved"), device="cpu")
     assert reranker.scorer.engine.name == "torch"
-    np.testing.assert_allclose(reranker.score_pairs(PAIRS), expected, atol=2e-6, rtol=0)
-    raw = CrossEncoderRerankFunction(str(tmp_path / "saved"), device="cpu", activation_fct="raw").score_pairs(PAIRS)
+    np.testing.assert_allclose(reranker.score_pairs(pairs), expected, atol=2e-6, rtol=0)
+    raw = CrossEncoderRerankFunction(str(tmp_path / "saved"), device="cpu", activation_fct="raw").score_pairs(pairs)
     np.testing.assert_allclose(expected, 1 / (1 + np.exp(-np.array(raw))), atol=2e-6)
 
 
@@ -136,10 +142,17 @@ def test_mxbais_second_version_is_asked_for_one_or_zero(tmp_path: Path) -> None:
     folder = save_causal_model("qwen2", tmp_path / "mxbai-rerank-base-v2", template=STRICT, answers=("1", "0"))
     reranker = CrossEncoderRerankFunction(str(folder), device="cpu", prompt="Find dogs")
     encoder: Any = reranker.scorer.encoder
-    [row] = encoder.rows([("who {barks}", "a dog")])
-    text = encoder._tokenizer.decode(row.ids)
-    assert "<|im_start|>user\ninstruction: Find dogs\nquery: who {barks}\ndocument: a dog\nYou are a search" in text
+    batch = encoder.batch(encoder.rows([("who {barks}?", "a dog.")]))
+    ids = batch.input_ids[0].tolist()
+    text = encoder._tokenizer.decode(ids)
+    assert "<|im_start|>user\ninstruction: Find dogs\nquery: who {barks}?\ndocument: a dog.\nYou are a search" in text
     assert text.endswith("\nRelevance:<|im_end|>\n<|im_start|>assistant\n")
+    # The library tokenises each part alone, as the model was trained.
+    parts = ["instruction: Find dogs\nquery: who {barks}?", "\n", "document: a dog.", "\n"]
+    alone = [token for part in parts for token in encoder._tokenizer(part)["input_ids"]]
+    start, end = batch.bounds[0]
+    assert alone in [ids[at : at + len(alone)] for at in range(end)]
+    assert encoder._tokenizer.decode(ids[start:end]) == "document: a dog."
     vocabulary = encoder._tokenizer.get_vocab()
     forward = reranker.scorer.engine._forward  # type: ignore[attr-defined]
     assert (forward._yes, forward._no) == (vocabulary["1"], vocabulary["0"])
@@ -208,3 +221,78 @@ def test_limits_of_a_request_cut_the_document_and_keep_the_prompt(causal: dict[s
             assert short.ids[-short.tail :].tolist() == row.ids[-row.tail :].tolist()
         pair = encoder.shorten(row, document_tokens=None, pair_tokens=row.start + row.tail + 7, left=False)
         assert len(pair.ids) == row.start + row.tail + min(7, len(whole))
+
+
+def test_options_of_the_template_that_were_saved_are_obeyed(tmp_path: Path) -> None:
+    from sentence_transformers import CrossEncoder
+
+    template = ROLES.replace("<|im_start|>assistant", "{% if deep %}deep {% endif %}<|im_start|>assistant")
+    folder = save_causal_model("qwen3", tmp_path / "m", template=template)
+    CrossEncoder(str(folder), device="cpu").save_pretrained(str(tmp_path / "saved"))
+    path = tmp_path / "saved" / "sentence_bert_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"processing_kwargs": {"chat_template": {"deep": True}}}))
+    expected = CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(PAIRS, show_progress_bar=False)
+    found = CrossEncoderRerankFunction(str(tmp_path / "saved"), device="cpu").score_pairs(PAIRS)
+    np.testing.assert_allclose(np.array(found)[SHORT], expected[SHORT], atol=2e-6)
+    assert (
+        np.abs(np.array(found) - CrossEncoderRerankFunction(str(folder), device="cpu").score_pairs(PAIRS)).max() > 0.01
+    )
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["as it is", "saved"])
+def test_a_classifier_with_a_pairs_template_is_prompted(tmp_path: Path, saved: bool) -> None:
+    from sentence_transformers import CrossEncoder
+
+    folder = save_last_token_classifier(tmp_path / "m", pad=True, template=ROLES)
+    model = CrossEncoder(str(folder), device="cpu")
+    if saved:
+        folder = tmp_path / "saved"
+        model.save_pretrained(str(folder))
+    pairs = [pair for pair, short in zip(PAIRS, SHORT, strict=True) if short]
+    expected = [model.predict([pair], show_progress_bar=False)[0] for pair in pairs]
+    found = CrossEncoderRerankFunction(str(folder), device="cpu").score_pairs(pairs)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    with pytest.raises(InputError, match="has a chat template: engine 'torch' runs it, 'openvino' does not"):
+        CrossEncoderRerankFunction(str(folder), device="cpu", engine="openvino")
+
+
+def test_layers_that_keep_more_than_keys_and_values_are_not_shared(causal: dict[str, Path]) -> None:
+    model = CrossEncoderRerankFunction(str(causal["qwen3 roles"]), device="cpu").scorer.engine._model  # type: ignore[attr-defined]
+    for name, value in (("layer_types", ["full_attention", "linear_attention"]), ("attention_chunk_size", 8)):
+        before = getattr(model.config, name, None)
+        assert NextToken(model, 0)._share
+        setattr(model.config, name, value)
+        assert not NextToken(model, 0)._share
+        setattr(model.config, name, before)
+
+
+def test_a_query_longer_than_the_limit_leaves_documents_room(causal: dict[str, Path]) -> None:
+    long = " ".join(f"word{number}" for number in range(500))
+    for options in ({}, {"query_max_length": 6}):
+        reranker = CrossEncoderRerankFunction(str(causal["qwen3 roles"]), device="cpu", **options)  # type: ignore[arg-type]
+        assert len(set(reranker.score(long, ["a dog", "a cat", "the quick brown fox"]))) == 3
+        [row] = reranker.scorer.rows([(long, "a dog")])
+        assert len(row.ids) < (80 if options else 480)
+
+
+def test_long_documents_that_come_one_by_one_share_their_beginning_too(causal: dict[str, Path]) -> None:
+    plain, _ = sharing(causal["qwen3 roles"], share=False, budget=1)
+    shared, forward = sharing(causal["qwen3 roles"], share=True, budget=1)
+    requests = [(QUERIES[0], TEXTS)]
+    found = shared.score(requests)[0]
+    assert forward._kept is not None
+    np.testing.assert_allclose(found, plain.score(requests)[0], atol=5e-6)
+
+
+def test_a_documents_first_word_is_the_documents(tmp_path: Path) -> None:
+    # Qwen splits a blank from the digit behind it, and not from a letter.
+    pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    folder = save_causal_model("qwen3", tmp_path, split=pattern, length=160)
+    reranker = CrossEncoderRerankFunction(str(folder), device="cpu", long="chunk")
+    document = "turing " + "the quick brown fox " * 60
+    encoder: Any = reranker.scorer.encoder
+    first, second, *_ = encoder.windows(reranker.scorer.rows([("who", document)])[0], reranker.scorer.chunks)
+    texts = [encoder._tokenizer.decode(row.ids[row.start : len(row.ids) - row.tail]) for row in (first, second)]
+    assert texts[0].strip().startswith("turing the quick")
+    assert "turing" not in texts[1]
+    assert encoder.span(("who", document), 0, reranker.scorer.chunks)[0] == 0

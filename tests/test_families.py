@@ -98,6 +98,14 @@ def test_what_sentence_transformers_saved_beside_a_classifier_is_read(tiny: dict
     np.testing.assert_allclose(reranker.score_pairs(PAIRS), expected, atol=1e-5)
 
 
+def test_the_only_label_may_be_named_as_it_likes(tiny: dict[str, Path]) -> None:
+    plain = CrossEncoderRerankFunction(str(tiny["bert"]), device="cpu").score_pairs(PAIRS[:5])
+    for label in (0, "LABEL_0", "label_0"):
+        assert CrossEncoderRerankFunction(str(tiny["bert"]), device="cpu", label=label).score_pairs(PAIRS[:5]) == plain
+    with pytest.raises(InputError, match="has one label, 'LABEL_0': leave label=1 out"):
+        CrossEncoderRerankFunction(str(tiny["bert"]), device="cpu", label=1)
+
+
 CODE = """
 import torch
 from transformers import BertForSequenceClassification

@@ -206,3 +206,47 @@ def test_windows_that_cannot_be_are_refused() -> None:
         Chunks(overlap=-1)
     with pytest.raises(TypeError, match="stride"):
         Chunks(stride=5)  # type: ignore[call-arg]
+
+
+def test_every_window_keeps_what_stands_around_a_document(tiny: dict[str, Path]) -> None:
+    options = {"device": "cpu", "max_length": 64, "passage_instruction_for_rerank": "text 1"}
+    reranker = BGERerankFunction(
+        str(tiny["bert"]), passage_instruction_format="{} {} end", long=Chunks(tokens=20, overlap=4), **options
+    )
+    encoder: Any = reranker.scorer.encoder
+    windows = encoder.windows(reranker.scorer.rows([(QUERY, LONG)])[0], reranker.scorer.chunks)
+    texts = [encoder._tokenizer.backend_tokenizer.decode(ids.tolist()) for _, ids in windows]
+    assert len(texts) > 10
+    assert all(text.startswith("text 1 ") and text.endswith(" end") for text in texts)
+    before, after = encoder._around
+    inner = [ids[before : len(ids) - after] for _, ids in windows]
+    assert {len(own) for own in inner} == {20}
+    start, end = encoder.span((QUERY, LONG), 1, reranker.scorer.chunks)
+    assert LONG[start:end].lower() == encoder._tokenizer.backend_tokenizer.decode(inner[1].tolist())
+
+
+@pytest.mark.parametrize("max_length", [14, 15, 31, 32])
+def test_a_window_is_never_cut_again(tiny: dict[str, Path], max_length: int) -> None:
+    reranker = long_reranker(tiny["bert"], long=Chunks(overlap=0), max_length=max_length)
+    encoder: Any = reranker.scorer.encoder
+    for words in (1, 5, 8, 12, 40):
+        [row] = reranker.scorer.rows([(" ".join(WORDS[:words] * 3), LONG)])
+        read = [token for _, ids in encoder.windows(row, Chunks(overlap=0)) for token in ids.tolist()]
+        kept = [
+            encoder.lengths(len(row[0]), len(ids))[1] == len(ids) for _, ids in encoder.windows(row, Chunks(overlap=0))
+        ]
+        assert all(kept)
+        assert set(read) == set(row[1].tolist())
+
+
+def test_scores_alone_look_for_no_spans(tiny: dict[str, Path]) -> None:
+    reranker = long_reranker(tiny["bert"], long="chunk", score_cache=100)
+    reranker.score(QUERY, LONGS)
+    spans: list[Any] = []
+    span = reranker.scorer.encoder.span
+    reranker.scorer.encoder.span = lambda *given: spans.append(given) or span(*given)  # type: ignore[method-assign]
+    reranker.score(QUERY, LONGS)
+    reranker.score_pairs([(QUERY, LONG)])
+    assert spans == []
+    reranker(QUERY, LONGS, top_k=2)
+    assert len(spans) == 2

@@ -130,7 +130,7 @@ def test_an_unknown_activation_lists_the_known(folder: str) -> None:
     known = "'model', 'raw', 'sigmoid', 'softmax' or a function"
     with pytest.raises(InputError, match=f"activation_fct must be one of {known}"):
         CrossEncoderRerankFunction(folder, device="cpu", activation_fct="softplus")
-    with pytest.raises(InputError, match="has one label: leave label out, and use another activation_fct than softmax"):
+    with pytest.raises(InputError, match="has one label, of which softmax is always 1: use sigmoid, or raw"):
         CrossEncoderRerankFunction(folder, device="cpu", activation_fct="softmax")
 
 

@@ -384,6 +384,7 @@ def test_the_key_and_the_addresss_query_are_in_no_message_no_repr_and_no_log(
     caplog.set_level(logging.DEBUG)
     server.answers = [
         Answer({"message": f"the key {KEY} is not known"}, 401),
+        Answer({"message": "x" * 190 + f" {KEY}"}, 401),  # what is shown ends within the key
         Answer({"message": "no"}, 500),
         Answer({"a": KEY, KEY: 1}),
     ]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import transformers
 from tiny_models import TRAINING_TEXTS
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 ROLES = (
     "<|im_start|>system\n"
@@ -50,10 +50,11 @@ def save_causal_model(
     pad: bool = True,
     length: int = 512,
     answers: tuple[str, str] = ("yes", "no"),
+    split: str | None = None,
 ) -> Path:
     """Write a seeded tiny language model to a folder."""
     prefix, sizes = CAUSAL[name]
-    tokenizer = _tokenizer(pad, length, answers)
+    tokenizer = _tokenizer(pad, length, answers, split)
     tokenizer.chat_template = template
     config = getattr(transformers, f"{prefix}Config")(
         vocab_size=len(tokenizer),
@@ -66,9 +67,10 @@ def save_causal_model(
     return _save(getattr(transformers, f"{prefix}ForCausalLM"), config, tokenizer, folder)
 
 
-def save_last_token_classifier(folder: Path, *, pad: bool) -> Path:
+def save_last_token_classifier(folder: Path, *, pad: bool, template: str | None = None) -> Path:
     """Write a classifier on a language model's body, as converted rerankers have it."""
     tokenizer = _tokenizer(pad, 512)
+    tokenizer.chat_template = template
     config = transformers.Qwen3Config(
         vocab_size=len(tokenizer), num_labels=1, pad_token_id=tokenizer.pad_token_id, **CAUSAL["qwen3"][1]
     )
@@ -88,10 +90,13 @@ def _save(model_class: Any, config: Any, tokenizer: Any, folder: Path) -> Path:
 
 
 def _tokenizer(
-    pad: bool, length: int, answers: tuple[str, str] = ("yes", "no")
+    pad: bool, length: int, answers: tuple[str, str] = ("yes", "no"), split: str | None = None
 ) -> transformers.PreTrainedTokenizerFast:
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if split is not None:
+        words = pre_tokenizers.Split(Regex(split), "isolated")
+        core.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
     core.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()

@@ -35,9 +35,14 @@ class NextToken:
         takes = inspect.signature(model.forward).parameters
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         self._positions = "position_ids" in takes
-        self._window: int | None = getattr(model.config.get_text_config(), "sliding_window", None)
-        self._share = share and self._positions and "past_key_values" in takes
+        config = model.config.get_text_config()
+        self._window: int | None = getattr(config, "sliding_window", None)
+        # Not where a layer keeps something else of its past than keys and values, or sees it in chunks.
+        plain = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
+        whole = getattr(config, "attention_chunk_size", None) is None
+        self._share = share and plain and whole and self._positions and "past_key_values" in takes
         self._lock = threading.Lock()
+        self._last: bytes = b""  # the beginning of the last row that stood alone
         self._kept: tuple[bytes, Any] | None = None  # the last shared beginning, with its keys and values
 
     def __call__(self, model: Any, batch: Batch, to_device: "ToDevice") -> torch.Tensor:
@@ -58,17 +63,27 @@ class NextToken:
             inputs["position_ids"] = to_device(np.maximum(places, shared))
         if shared:
             inputs["past_key_values"] = self._beginning(model, given[:1, :shared], len(lengths), to_device)
-        logits: torch.Tensor = model(**inputs, use_cache=bool(shared), **self._options).logits[:, -1].float()
-        return logits[:, self._yes] if self._no is None else logits[:, self._yes] - logits[:, self._no]
+        try:
+            logits: torch.Tensor = model(**inputs, use_cache=bool(shared), **self._options).logits[:, -1]
+        except RuntimeError:  # where memory ran out, what is kept would only make that worse
+            self._kept = None
+            raise
+        yes = logits[:, self._yes].float()
+        return yes if self._no is None else yes - logits[:, self._no].float()
 
     def _shared(self, batch: Batch, lengths: NDArray[np.int64]) -> int:
         """Return how many first tokens to run once for all rows."""
-        if not self._share or batch.bounds is None or len(lengths) < 2:
+        if not self._share or batch.bounds is None:
             return 0
         if self._window is not None and self._window < batch.input_ids.shape[1]:
             return 0  # the padding between the shared tokens and a row's own would count as distance
         # At most up to the document: beginnings that documents share by chance would change from batch to batch.
         most = min(int(batch.bounds[:, 0].min()), int(lengths.min()) - 1)
+        if len(lengths) == 1:  # long documents come one by one: the second of them makes what the others use
+            key = batch.input_ids[:1, : max(0, most)].tobytes()
+            known = key in (self._last, b"" if self._kept is None else self._kept[0])
+            self._last = key
+            return most if known and most >= MIN_SHARED else 0
         same = (batch.input_ids[:, :most] == batch.input_ids[0, :most]).all(axis=0)
         shared = most if same.all() else int(np.argmin(same))
         return shared if shared * (len(lengths) - 1) >= MIN_SHARED else 0

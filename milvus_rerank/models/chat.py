@@ -1,63 +1,59 @@
 """What to ask a language model that answers yes or no, by its chat template."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from milvus_rerank.errors import ModelError
+from milvus_rerank.models.kinds import Settings
 
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """What a family of models was trained to be told, for chat templates that know no query and document.
-
-    :param system: the system's message.
-    :param told: the user's message with an instruction, and with the places ``query`` and ``document``.
-    :param asked: the same without an instruction.
-    :param answers: the tokens that say yes and no.
-    """
-
-    system: str
-    told: str
-    asked: str
-    answers: tuple[str, str]
+logger = logging.getLogger(__name__)
 
 
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
-_QWEN = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
-QWEN = Manner(
-    system="Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
-    'Note that the answer can only be "yes" or "no".',
-    told=_QWEN,
-    asked=_QWEN.replace("{instruction}", INSTRUCTION),
-    answers=("yes", "no"),
+SYSTEM = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    'Note that the answer can only be "yes" or "no".'
 )
-"""Qwen3-Reranker's, as its model card has it."""
+ASKED = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+"""What Qwen3-Reranker was trained to be told, as its model card says; for templates that know no query and document."""
 
-_MXBAI = (
-    "query: {query}\ndocument: {document}\nYou are a search relevance expert who evaluates how well documents match "
-    "search queries. For each query-document pair, carefully analyze the semantic relationship between them, then "
-    "provide your binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:"
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What stands around the texts of a pair in a prompt whose parts are tokenised each alone.
+
+    :param before: before the query.
+    :param task: after the document and a line's end.
+    :param after: after the task.
+    :param most: the most tokens of it all.
+    """
+
+    before: str
+    task: str
+    after: str
+    most: int
+
+
+MXBAI_PARTS = Parts(
+    before="<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\n",
+    task="You are a search relevance expert who evaluates how well documents match search queries. For each "
+    "query-document pair, carefully analyze the semantic relationship between them, then provide your binary relevance "
+    "judgment (0 for not relevant, 1 for relevant).\nRelevance:",
+    after="<|im_end|>\n<|im_start|>assistant\n",
+    most=8192,
 )
-MXBAI = Manner(
-    system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
-    told="instruction: {instruction}\n" + _MXBAI,
-    asked=_MXBAI,
-    answers=("1", "0"),
-)
-"""mxbai-rerank v2's, as mixedbread-ai/mxbai-rerank has it (mxbai_rerank/mxbai_rerank_v2.py at 93a0be81)."""
+"""mxbai-rerank v2's, as mixedbread-ai/mxbai-rerank has it (mxbai_rerank/mxbai_rerank_v2.py at 03324ea9)."""
 
 _PARTS = ("content[0]", ".type", "'type'", '"type"', "item.type", "message.content[")
 """In a template that wants contents as lists of parts, as sentence-transformers tells it."""
 
 
-def manner_of(name: str) -> Manner:
-    """Return what to tell a model.
-
-    :param name: the model's name, or its folder's.
-    :returns: its family's manner; Qwen3-Reranker's for all that are not known.
-    """
-    return MXBAI if "mxbai-rerank" in name.casefold() else QWEN
+def is_mxbai(name: str) -> bool:
+    """Tell whether a language model is of mxbai-rerank's second version, which nothing but its name says."""
+    return "mxbai-rerank" in name.casefold()
 
 
 def answer_tokens(tokenizer: Any, name: str) -> tuple[int, int]:
@@ -69,7 +65,7 @@ def answer_tokens(tokenizer: Any, name: str) -> tuple[int, int]:
     :raises ModelError: if the vocabulary lacks one.
     """
     vocabulary = tokenizer.get_vocab()
-    yes, no = manner_of(name).answers
+    yes, no = ("1", "0") if is_mxbai(name) else ("yes", "no")
     found = [vocabulary.get(word) for word in (yes, no)]
     if None in found:
         raise ModelError(
@@ -79,48 +75,55 @@ def answer_tokens(tokenizer: Any, name: str) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def chat_prompt(tokenizer: Any, name: str, instruction: str | None) -> Callable[[str, str], str] | None:
+def chat_prompt(
+    tokenizer: Any, name: str, instruction: str | None, settings: Settings, *, by_user: bool = True
+) -> Callable[[str, str], str] | None:
     """Return what makes a prompt of a query and a document.
 
     A template that knows the roles ``query`` and ``document`` gets them, and the instruction as ``system``. Any other
-    gets one message of a user, in the manner of the model's family.
+    gets one message of a user, worded as Qwen3-Reranker's.
 
     :param tokenizer: a transformers tokenizer.
     :param name: the model's name.
     :param instruction: what to tell the model; None for the template's own.
-    :returns: a function; None if there is no chat template.
+    :param settings: what sentence-transformers wrote beside the model.
+    :param by_user: whether a user's message will do where the roles are not known.
+    :returns: a function; None if there is no chat template, or it does not know the roles and nothing else will do.
     :raises ModelError: if the template cannot be rendered with either.
     """
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         return None
-    in_parts = isinstance(template, str) and any(part in template for part in _PARTS)
+    in_parts = settings.in_parts
+    if in_parts is None:
+        in_parts = isinstance(template, str) and any(part in template for part in _PARTS)
 
     def message(role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": [{"type": "text", "text": text}] if in_parts else text}
 
-    def by_roles(query: str, document: str) -> str:
+    def with_roles(query: str, document: str) -> str:
         told = [message("system", instruction)] if instruction else []
         messages = [*told, message("query", query), message("document", document)]
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **settings.chat_options))
 
-    manner = manner_of(name)
-    form = manner.told if instruction else manner.asked
+    def as_user(query: str, document: str) -> str:
+        asked = ASKED.format(query=query, document=document, instruction=instruction or INSTRUCTION)
+        messages = [message("system", SYSTEM), message("user", asked)]
+        options = {"add_generation_prompt": True, "enable_thinking": False, **settings.chat_options}
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
 
-    def by_user(query: str, document: str) -> str:
-        asked = form.format(query=query, document=document, instruction=instruction)
-        messages = [message("system", manner.system), message("user", asked)]
-        return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    if _carries(with_roles):
+        return with_roles
+    if not by_user:
+        return None
+    if not _carries(as_user):
+        raise ModelError(
+            "the model's chat template renders neither the roles 'query' and 'document' nor a user's message: "
+            "give it one that does, as chat_template.jinja in its folder"
         )
-
-    for render in (by_roles, by_user):
-        if _carries(render):
-            return render
-    raise ModelError(
-        "the model's chat template renders neither the roles 'query' and 'document' nor a user's message with both; "
-        "give the model one that does, as chat_template.jinja in its folder"
-    )
+    if "rerank" not in name.casefold():
+        logger.warning("model %s does not say how it is to be asked; it is asked as Qwen3-Reranker is", name)
+    return as_user
 
 
 def _carries(render: Callable[[str, str], str]) -> bool:

@@ -14,6 +14,8 @@ CONFIGS = (
     "tokenizer.json",
     "tokenizer_config.json",
     "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "chat_template.jinja",
     "modules.json",
     "*/config.json",
 )

@@ -59,7 +59,7 @@ def load_model(source: ModelSource, *, show_progress: bool = False) -> LoadedMod
         model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
             where, config=config, dtype="float32", output_loading_info=True, **options
         )
-    _check_trained(source, info)
+    _check_trained(source, model, info)
     if model.config.pad_token_id is None:  # a language model's body looks for a row's last token that is no padding
         model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     limit = _position_limit(model)
@@ -84,7 +84,7 @@ def load_causal(source: ModelSource, dtype: str, *, show_progress: bool = False)
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             where, config=config, dtype=dtype, output_loading_info=True, **options
         )
-    _check_trained(source, info)
+    _check_trained(source, model, info)
     return _language_model(tokenizer, model, config.to_dict())
 
 
@@ -145,7 +145,7 @@ def _load_stock(
         # The tokenizer by the model it is, not by the repository's configuration, which transformers does not know.
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, config=stock, **options)
         model, info = model_class.from_pretrained(where, config=stock, dtype=dtype, output_loading_info=True, **options)
-    _check_trained(source, info)
+    _check_trained(source, model, info)
     return _language_model(tokenizer, model, config)
 
 
@@ -154,7 +154,11 @@ def _language_model(tokenizer: Any, model: Any, config: dict[str, Any]) -> Loade
     return LoadedModel(tokenizer, model, config, int(min(length for length in lengths if length)), None)
 
 
-def _check_trained(source: ModelSource, info: dict[str, Any]) -> None:
+def _check_trained(source: ModelSource, model: Any, info: dict[str, Any]) -> None:
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"model {source.name!r} has quantised weights, which do not run here; use those it was made of"
+        )
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(

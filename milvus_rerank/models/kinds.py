@@ -1,7 +1,7 @@
 """What kind of reranker a model is, by its small files: nothing is imported, no weights are read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,10 @@ class Settings:
     :param tokens: the tokens that say yes and no, for a language model; the second may be None.
     :param plain: whether the model is made of nothing but a transformer, and perhaps the choice of those tokens.
     :param cross_encoder: whether it says that it is a cross-encoder.
+    :param modules: whether it was saved by sentence-transformers at all.
+    :param chat: whether pairs go through the chat template; None if nothing says so.
+    :param in_parts: whether the template wants contents as lists of parts; None if nothing says so.
+    :param chat_options: more arguments of the template.
     """
 
     activation: str | None = None
@@ -30,6 +34,10 @@ class Settings:
     tokens: tuple[int, int | None] | None = None
     plain: bool = True
     cross_encoder: bool = False
+    modules: bool = False
+    chat: bool | None = None
+    in_parts: bool | None = None
+    chat_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 def read_settings(folder: Path) -> Settings:
@@ -42,6 +50,11 @@ def read_settings(folder: Path) -> Settings:
     own = _read(folder, "config_sentence_transformers.json")
     prompts = own.get("prompts") or {}
     modules = _read_list(folder)
+    body = _read(folder, "sentence_bert_config.json")
+    kinds = body.get("modality_config")
+    form = ((kinds or {}).get("message") or {}).get("format")
+    options = dict((body.get("processing_kwargs") or {}).get("chat_template") or {})
+    options.pop("restore_suffix", None)  # sentence-transformers' own: here it is always restored
     tokens = None
     for module in modules:
         if str(module.get("type", "")).endswith("LogitScore"):
@@ -53,6 +66,10 @@ def read_settings(folder: Path) -> Settings:
         prompt=prompts.get(own.get("default_prompt_name")) or None,
         tokens=tokens,
         cross_encoder=own.get("model_type") == "CrossEncoder",
+        modules=bool(modules),
+        chat=None if kinds is None else "message" in kinds,
+        in_parts=None if form not in ("structured", "flat") else form == "structured",
+        chat_options=options,
         plain=all(str(module.get("type", "")).rpartition(".")[2] in _PLAIN for module in modules),
     )
 
@@ -74,6 +91,17 @@ def kind_of(config: Mapping[str, Any], settings: Settings) -> Kind:
     if not names or any("ForSequenceClassification" in name for name in names):
         return "classifier"
     return "causal" if any(name.endswith("ForCausalLM") for name in names) else "none"
+
+
+def may_chat(folder: Path, settings: Settings) -> bool:
+    """Tell whether a classifier's pairs may go through a chat template, as sentence-transformers lets them.
+
+    :param folder: the model's folder.
+    :param settings: what stands in it.
+    :returns: False without a template, and where it was saved for plain pairs.
+    """
+    template = (folder / "chat_template.jinja").is_file() or "chat_template" in _read(folder, "tokenizer_config.json")
+    return template and (settings.chat if settings.chat is not None else not settings.modules)
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

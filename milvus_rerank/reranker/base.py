@@ -188,8 +188,13 @@ class BaseRerankFunction(ABC):
 
     def _run(self, call: work.Work[T], stop: threading.Event | None = None) -> T:
         ask = next(call)
-        filled = ask.filled
-        made = self.judge(filled, ask.keep, stop or threading.Event()) if filled else []
+        filled, stop = ask.filled, stop or threading.Event()
+        if not filled:
+            made = []
+        elif ask.numbers:
+            made = [Judgement(scores) for scores in self.score_requests(filled, stop)]
+        else:
+            made = self.judge(filled, ask.keep, stop)
         return work.finish(call, ask.check(made))
 
     async def _off_loop(self, call: work.Work[T]) -> T:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.inputs import check_count, check_limit
+from milvus_rerank.inputs import as_int, check_count, check_limit, check_list
 from milvus_rerank.models import ModelSource
 from milvus_rerank.reranker.engine import EngineRerankFunction
 from milvus_rerank.reranker.loading import load_scorer, load_screen
@@ -111,7 +111,7 @@ class BGERerankFunction(EngineRerankFunction):
                 passage_instruction_for_rerank,
                 passage_instruction_format,
                 _one_layer(cutoff_layers),
-                tuple(check_limit(layer, "compress_layers") for layer in compress_layers),
+                tuple(check_limit(layer, "compress_layers") for layer in _layers(compress_layers)),
                 check_count(compress_ratio, "compress_ratio"),
             ),
             chunks=read_long(long),
@@ -127,10 +127,15 @@ class BGERerankFunction(EngineRerankFunction):
 
 def _one_layer(layers: int | Sequence[int] | None) -> int | None:
     """Return the layer that is asked for: FlagEmbedding takes a list, and returns a list of scores for each."""
-    if layers is None or isinstance(layers, int):
-        return layers
-    if len(layers) != 1:
+    if layers is None:
+        return None
+    found = _layers(layers)
+    if len(found) != 1:
         raise InputError(
-            f"cutoff_layers must be one layer, such as 28 or [28], got {list(layers)}: one score orders documents"
+            f"cutoff_layers must be one layer, such as 28 or [28], got {found}: one score orders documents"
         )
-    return layers[0]
+    return check_count(found[0], "cutoff_layers")
+
+
+def _layers(layers: object) -> list[object]:
+    return [layers] if as_int(layers) is not None else check_list(layers, "layers", "numbers")

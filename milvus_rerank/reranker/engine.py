@@ -39,7 +39,7 @@ class EngineRerankFunction(BaseRerankFunction):
             return judged
         # Where a window lies in its text takes another tokenisation: only for what the caller gets to see.
         return [
-            replace(one, spans=self.scorer.spans(request, own, one.rank(keep)))
+            replace(one, spans=self.scorer.spans(request, own, one.rank(keep), stop))
             for one, request, own in zip(judged, requests, logits, strict=True)
         ]
 

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 CPU_BATCH_TOKENS = 1024
 """Small batches win on a CPU, where they stay in its caches: the default budget there, padding included."""
 
+GPU_BATCH_TOKENS = 65_536
+"""The most of the default budget elsewhere: language models have limits of 32,000 tokens and more for one pair."""
+
 _CONTENTS = (".json", ".safetensors", ".bin", ".onnx", ".onnx_data", ".xml", ".jinja")
 
 
@@ -41,6 +44,8 @@ def load_scorer(options: LoadOptions) -> PairScorer:
     for name in ("max_length", "query_max_length", "max_batch_tokens", "threads"):
         if getattr(options, name) is not None:
             check_count(getattr(options, name), name)
+    if options.prompt is not None and not isinstance(options.prompt, str):
+        raise InputError(f"prompt must be a string, got {options.prompt!r}")
     check_limit(options.token_cache, "token_cache")
     cache = _score_cache(options.score_cache)
     device = choose_device(options.device, options.engine)
@@ -50,7 +55,7 @@ def load_scorer(options: LoadOptions) -> PairScorer:
         logger.info("max_length %d is more than the model's %d positions", max_length, loaded.position_limit)
         max_length = loaded.position_limit
     encoder = loaded.encode(max_length) if loaded.encode else _pair_encoder(options, loaded, max_length)
-    full = options.batch_size * max_length
+    full = min(options.batch_size * max_length, GPU_BATCH_TOKENS)
     return PairScorer(
         encoder,
         loaded.engine,

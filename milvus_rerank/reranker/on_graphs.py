@@ -8,7 +8,7 @@ from milvus_rerank.engines.base import Label
 from milvus_rerank.engines.choice import choose_dtype, cpu_limit, missing_package, require
 from milvus_rerank.errors import MissingDependencyError
 from milvus_rerank.models import ModelSource
-from milvus_rerank.reranker.options import Loaded, LoadOptions, NotReadyError, pick_label
+from milvus_rerank.reranker.options import Loaded, LoadOptions, NotReadyError, check_flag, pick_label
 
 
 def load_graph(name: str, options: LoadOptions, *, only_ready: bool) -> Loaded:
@@ -24,7 +24,7 @@ def load_graph(name: str, options: LoadOptions, *, only_ready: bool) -> Loaded:
     require(name)
     from milvus_rerank.graphs import family, find
     from milvus_rerank.models.files import CONFIGS, check_reranker, fetch_folder, read_config
-    from milvus_rerank.models.kinds import kind_of, read_settings
+    from milvus_rerank.models.kinds import kind_of, may_chat, read_settings
 
     source = options.source
     carried = (*CONFIGS, *find.carried_patterns(name, options.dtype))
@@ -37,6 +37,9 @@ def load_graph(name: str, options: LoadOptions, *, only_ready: bool) -> Loaded:
         raise NotReadyError(
             f"model {source.name!r} is no sequence classifier: engine 'torch' runs it, {name!r} does not"
         )
+    if options.flag is None and may_chat(folder, settings):
+        raise NotReadyError(f"model {source.name!r} has a chat template: engine 'torch' runs it, {name!r} does not")
+    check_flag(kind, options)
     label = pick_label(source, config, options)
     tokenizer = _tokenizer(source, folder, config)
     graph = find.find_carried(folder, name, options.dtype)

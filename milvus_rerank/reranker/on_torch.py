@@ -5,9 +5,9 @@ from typing import Any
 
 from milvus_rerank.engines.choice import choose_dtype, cpu_limit, require
 from milvus_rerank.errors import InputError, ModelError
-from milvus_rerank.models.kinds import Kind, Settings, kind_of, read_settings
+from milvus_rerank.models.kinds import Kind, Settings, kind_of, may_chat, read_settings
 from milvus_rerank.reranker.library import load_library
-from milvus_rerank.reranker.options import Flag, Loaded, LoadOptions, pick_label
+from milvus_rerank.reranker.options import Flag, Loaded, LoadOptions, check_flag, pick_label
 from milvus_rerank.scoring.encoding import Encoder
 
 _QUESTION = (
@@ -34,10 +34,10 @@ def load_torch(options: LoadOptions, device: str) -> Loaded:
     folder = fetch_folder(options.source, CONFIGS, show_progress=options.show_progress)
     config, settings = read_config(folder), read_settings(folder)
     kind = kind_of(config, settings)
-    _check_kind(kind, options, config)
+    _check_kind(kind, options, config, tokens=settings.tokens is not None)
     dtype = choose_dtype(options.dtype, "torch", device, has_bfloat16)
     if kind == "classifier":
-        return _classifier(options, device, dtype, settings)
+        return _classifier(options, device, dtype, settings, chat=may_chat(folder, settings))
     if kind == "library":
         return load_library(options, device, dtype, config, settings)
     if kind == "causal" and options.flag is None:
@@ -45,7 +45,7 @@ def load_torch(options: LoadOptions, device: str) -> Loaded:
     return _flag(options, options.flag or Flag(), device, dtype, kind, config)
 
 
-def _check_kind(kind: Kind, options: LoadOptions, config: dict[str, Any]) -> None:
+def _check_kind(kind: Kind, options: LoadOptions, config: dict[str, Any], *, tokens: bool) -> None:
     name = options.source.name
     if kind in ("layerwise", "lightweight") and options.flag is None:
         raise InputError(f"model {name!r} is one of BGE's: use BGERerankFunction({name!r})")
@@ -59,11 +59,14 @@ def _check_kind(kind: Kind, options: LoadOptions, config: dict[str, Any]) -> Non
             f"model {name!r} is a {found}; expected a cross-encoder: a ...ForSequenceClassification, or a language "
             "model that says yes or no"
         )
+    if kind == "causal" and options.flag is not None and tokens:
+        raise InputError(f"model {name!r} answers with tokens of its own: use CrossEncoderRerankFunction({name!r})")
+    check_flag(kind, options)
     if kind != "classifier" and options.label is not None:
         raise InputError(f"label is for classifiers; model {name!r} is none")
 
 
-def _classifier(options: LoadOptions, device: str, dtype: str, settings: Settings) -> Loaded:
+def _classifier(options: LoadOptions, device: str, dtype: str, settings: Settings, *, chat: bool) -> Loaded:
     from milvus_rerank.engines.torch_engine import TorchEngine
     from milvus_rerank.models.hub import load_model
 
@@ -71,20 +74,42 @@ def _classifier(options: LoadOptions, device: str, dtype: str, settings: Setting
     label = pick_label(options.source, loaded.config, options)
     threads = options.threads or cpu_limit()
     engine = TorchEngine(loaded.model, device=device, dtype=dtype, threads=threads, label=label)
-    return Loaded(engine, loaded.tokenizer, loaded.config, loaded.max_length, loaded.position_limit, settings)
+    encode = None
+    if chat and options.flag is None:
+        from milvus_rerank.models.chat import chat_prompt
+
+        prompt = options.prompt if options.prompt is not None else settings.prompt
+        render = chat_prompt(loaded.tokenizer, options.source.name, prompt, settings, by_user=False)
+        encode = (
+            None if render is None else _prompts(options, loaded.tokenizer, render, loaded.model.config.pad_token_id)
+        )
+    return Loaded(engine, loaded.tokenizer, loaded.config, loaded.max_length, loaded.position_limit, settings, encode)
+
+
+def _prompts(
+    options: LoadOptions, tokenizer: Any, render: Callable[[str, str], str], pad_id: int = 0
+) -> Callable[[int], Encoder]:
+    from milvus_rerank.scoring.prompts import PromptEncoder
+
+    def encode(max_length: int) -> Encoder:
+        limit = options.query_max_length
+        return PromptEncoder(tokenizer, render, max_length=max_length, query_max_length=limit, pad_id=pad_id)
+
+    return encode
 
 
 def _causal(options: LoadOptions, device: str, dtype: str, settings: Settings) -> Loaded:
     """Load a language model that answers yes or no, as sentence-transformers asks it."""
     from milvus_rerank.engines.decoders import NextToken
     from milvus_rerank.engines.torch_engine import TorchEngine
-    from milvus_rerank.models.chat import answer_tokens, chat_prompt
+    from milvus_rerank.models.chat import answer_tokens, chat_prompt, is_mxbai
     from milvus_rerank.models.hub import load_causal
 
     loaded = load_causal(options.source, dtype, show_progress=options.show_progress)
     yes, no = settings.tokens or answer_tokens(loaded.tokenizer, options.source.name)
     prompt = options.prompt if options.prompt is not None else settings.prompt
-    render = chat_prompt(loaded.tokenizer, options.source.name, prompt)
+    of_mxbai = settings.tokens is None and is_mxbai(options.source.name)
+    render = None if of_mxbai else chat_prompt(loaded.tokenizer, options.source.name, prompt, settings)
     engine = TorchEngine(
         loaded.model,
         device=device,
@@ -93,12 +118,9 @@ def _causal(options: LoadOptions, device: str, dtype: str, settings: Settings) -
         forward=NextToken(loaded.model, yes, no),
     )
 
-    def encode(max_length: int) -> Encoder:
+    def plain(max_length: int) -> Encoder:
         from milvus_rerank.scoring.pairs import PairEncoder, Wording
-        from milvus_rerank.scoring.prompts import PromptEncoder
 
-        if render is not None:
-            return PromptEncoder(loaded.tokenizer, render, max_length=max_length)
         return PairEncoder(
             loaded.tokenizer,
             max_length=max_length,
@@ -110,8 +132,43 @@ def _causal(options: LoadOptions, device: str, dtype: str, settings: Settings) -
             token_cache=options.token_cache,
         )
 
+    encode: Callable[[int], Encoder] = plain
+    if of_mxbai:
+        encode = _mxbai_encoder(options, loaded.tokenizer, prompt)
+    elif render is not None:
+        encode = _prompts(options, loaded.tokenizer, render)
     one_label = {**loaded.config, "id2label": {0: ""}}  # a language model's config counts labels that it has not
     return Loaded(engine, loaded.tokenizer, one_label, loaded.max_length, None, settings, encode)
+
+
+def _mxbai_encoder(options: LoadOptions, tokenizer: Any, instruction: str | None) -> Callable[[int], Encoder]:
+    """Return what makes an encoder that puts pairs together as mxbai-rerank does: each part is tokenised alone."""
+    from milvus_rerank.models.chat import MXBAI_PARTS
+    from milvus_rerank.scoring.pairs import PairEncoder, Wording
+    from milvus_rerank.scoring.template import PairTemplate
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    parts, between = MXBAI_PARTS, ids("\n")
+    template = PairTemplate(ids(parts.before), between, between + ids(parts.task) + ids(parts.after), (0, 0, 0, 0, 0))
+    told = f"instruction: {instruction}\n" if instruction else ""
+
+    def encode(max_length: int) -> Encoder:
+        most = min(max_length, parts.most)
+        return PairEncoder(
+            tokenizer,
+            max_length=most,
+            query_max_length=options.query_max_length or most * 3 // 4,
+            truncation="only_second",
+            wording=Wording(query_before=f"{told}query: ", document_before="document: "),
+            template=template,
+            pad_right=True,
+            with_bounds=True,
+            token_cache=options.token_cache,
+        )
+
+    return encode
 
 
 def _flag(options: LoadOptions, flag: Flag, device: str, dtype: str, kind: Kind, config: dict[str, Any]) -> Loaded:

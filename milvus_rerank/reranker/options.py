@@ -9,7 +9,7 @@ from milvus_rerank.engines.base import Label
 from milvus_rerank.errors import InputError
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import label_count
-from milvus_rerank.models.kinds import Settings
+from milvus_rerank.models.kinds import Kind, Settings
 from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
 from milvus_rerank.scoring.encoding import Chunks, Encoder
 from milvus_rerank.scoring.pairs import Truncation, Wording
@@ -134,6 +134,30 @@ def read_long(long: str | Chunks) -> Chunks | None:
     return Chunks() if long == "chunk" else None
 
 
+def check_flag(kind: Kind, options: LoadOptions) -> None:
+    """Refuse what only another kind of BGE's models can be told.
+
+    :param kind: the model's.
+    :param options: what it was told.
+    :raises InputError: for an option that would be ignored.
+    """
+    flag = options.flag
+    if flag is None:
+        return
+    own = Flag()
+    told = {
+        "prompt": (options.prompt is not None, ("causal", "layerwise", "lightweight")),
+        "cutoff_layers": (flag.layer is not None, ("layerwise", "lightweight")),
+        "compress_layers": (flag.compress_layers != own.compress_layers, ("lightweight",)),
+        "compress_ratio": (flag.compress_ratio != own.compress_ratio, ("lightweight",)),
+    }
+    for name, (given, kinds) in told.items():
+        if given and kind not in kinds:
+            raise InputError(
+                f"{name} is for models of the kind {' or '.join(kinds)}; {options.source.name!r} is a {kind}"
+            )
+
+
 def pick_label(source: ModelSource, config: dict[str, Any], options: LoadOptions) -> Label | None:
     """Return which label of a classifier is the score; None for the only one.
 
@@ -148,11 +172,12 @@ def pick_label(source: ModelSource, config: dict[str, Any], options: LoadOptions
     shown = ", ".join(repr(names.get(number, number)) for number in range(min(count, 8)))
     odds = options.activation == "softmax"
     if count == 1:
-        if options.label in (None, 0, names.get(0)) and not odds:
+        same = isinstance(options.label, str) and options.label.casefold() == names.get(0, "").casefold()
+        if odds:
+            raise InputError(f"model {source.name!r} has one label, of which softmax is always 1: use sigmoid, or raw")
+        if same or options.label is None or options.label == 0:
             return None
-        raise InputError(
-            f"model {source.name!r} has one label: leave label out, and use another activation_fct than softmax"
-        )
+        raise InputError(f"model {source.name!r} has one label, {shown}: leave label={options.label!r} out")
     if options.label is None:
         raise InputError(
             f"model {source.name!r} has {count} labels: {shown}. Say which one is the score with label=..., and with "

@@ -25,11 +25,13 @@ class Ask(NamedTuple):
     :param requests: checked queries with their documents; some may have none.
     :param name: what to call a document in an error.
     :param keep: how many of each query's documents are wanted; None for all.
+    :param numbers: whether scores are all that is wanted.
     """
 
     requests: list[Request]
     name: Name
     keep: int | None = None
+    numbers: bool = False
 
     @property
     def filled(self) -> list[Request]:
@@ -87,7 +89,7 @@ def rerank_texts(
 def score_texts(query: str, documents: Sequence[str]) -> Work[list[float]]:
     """Score documents for one query."""
     requests = _requests([query], [documents])
-    [judged] = yield Ask(requests, _document_name(requests))
+    [judged] = yield Ask(requests, _document_name(requests), numbers=True)
     return judged.flat()
 
 
@@ -104,7 +106,7 @@ def score_pairs(pairs: Iterable[tuple[str, str]]) -> Work[list[float]]:
     wheres = list(places.values())
     requests: list[Request] = [(query, [texts[index] for index in where]) for query, where in places.items()]
     scores = [0.0] * len(texts)
-    grouped = yield Ask(requests, lambda query, document: f"pairs[{wheres[query][document]}]")
+    grouped = yield Ask(requests, lambda query, document: f"pairs[{wheres[query][document]}]", numbers=True)
     for where, judged in zip(wheres, grouped, strict=True):
         for index, score in zip(where, judged.flat(), strict=True):
             scores[index] = score

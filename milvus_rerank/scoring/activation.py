@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milvus_rerank.errors import InputError, MissingDependencyError
+from milvus_rerank.models.files import label_count
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def model_activation(config: Mapping[str, Any], beside: str | None = None) -> Ac
         or config.get("sbert_ce_default_activation_function")
     )
     if path is None:
-        return sigmoid if len(config.get("id2label") or {0: ""}) == 1 else raw
+        return sigmoid if label_count(config) == 1 else raw
     name = str(path).rsplit(".", 1)[-1]
     if not str(path).startswith("torch.nn."):
         logger.warning("the model's activation %s is not part of torch.nn and is not run; the sigmoid is used", path)

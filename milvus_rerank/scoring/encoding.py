@@ -58,6 +58,19 @@ def starts(length: int, room: int, chunks: Chunks) -> list[int]:
     return [*range(0, length - room, step), length - room]
 
 
+FILLERS = ("0", "1 2 3 4", "a b", "Z", "?")
+"""Texts that share neither a first token nor a last one, to find out which tokens around them never change."""
+
+
+def common(rows: Sequence[Sequence[Any]]) -> int:
+    """Return how many items all rows begin with that are the same."""
+    first, *others = rows
+    count = 0
+    while all(count < len(row) and count < len(first) and row[count] == first[count] for row in others):
+        count += 1
+    return count
+
+
 class Encoder(Protocol):
     """Turns pairs of texts into rows, and rows into batches. Safe to share by threads."""
 

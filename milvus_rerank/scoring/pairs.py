@@ -11,7 +11,7 @@ from milvus_rerank.engines.base import Batch
 from milvus_rerank.errors import InputError
 from milvus_rerank.scoring import check_stop
 from milvus_rerank.scoring.caches import TOKEN_CACHE, Ids, TokenCache
-from milvus_rerank.scoring.encoding import Chunks, Pair, Span, starts
+from milvus_rerank.scoring.encoding import FILLERS, Chunks, Pair, Span, common, starts
 from milvus_rerank.scoring.template import PairTemplate, find_template
 
 Truncation = Literal["longest_first", "only_second"]
@@ -105,6 +105,7 @@ class PairEncoder:
                 f"use at least {self._template.size + 2}"
             )
         self._query_max_length = self._query_limit(query_max_length)
+        self._around = self._tokens_around()
 
     def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None) -> list[Row]:
         """Return pairs of texts as pairs of token ids.
@@ -199,8 +200,14 @@ class PairEncoder:
         """
         query, document = row
         room = self._window(row, chunks)
-        places = starts(len(document), room, chunks)
-        return [row] if room >= len(document) else [(query, document[start : start + room]) for start in places]
+        if room >= len(document):
+            return [row]
+        before, after = self._around
+        text, step = document[before : len(document) - after], room - before - after
+        if not before and not after:
+            return [(query, text[start : start + step]) for start in starts(len(text), step, chunks)]
+        parts = (text[start : start + step] for start in starts(len(text), step, chunks))
+        return [(query, np.concatenate([document[:before], part, document[len(document) - after :]])) for part in parts]
 
     def span(self, pair: Pair, window: int, chunks: Chunks) -> Span | None:
         """Return where a window lies in the document's text; None if the tokenizer does not tell.
@@ -214,9 +221,11 @@ class PairEncoder:
             return None
         [row] = self.rows([pair])
         room = self._window(row, chunks)
-        start = starts(len(row[1]), room, chunks)[window]
+        before, after = self._around
+        step = room - before - after
+        start = before + starts(len(row[1]) - before - after, step, chunks)[window]
         text = self._wording.document(pair[1])
-        places = self._fast.encode(text, add_special_tokens=False).offsets[start : start + room]
+        places = self._fast.encode(text, add_special_tokens=False).offsets[start : start + step]
         shift = len(self._wording.document_before)
         first, last = places[0][0] - shift, places[-1][1] - shift
         return max(0, first), min(len(pair[1]), last)
@@ -224,7 +233,10 @@ class PairEncoder:
     def _window(self, row: Row, chunks: Chunks) -> int:
         """Return how many document tokens a window holds."""
         room = self.lengths(len(row[0]), len(row[1]))[1]
-        return room if chunks.tokens is None else min(room, chunks.tokens)
+        # Once more: beside a query that is cut, a window may get one token less than the whole document did.
+        room = self.lengths(len(row[0]), room)[1]
+        around = sum(self._around)
+        return max(around + 1, room if chunks.tokens is None else min(room, chunks.tokens + around))
 
     def padded_length(self, length: int) -> int:
         """Return the width of a batch whose longest pair has so many tokens."""
@@ -270,6 +282,14 @@ class PairEncoder:
         places = np.arange(width)
         kept = places >= (width - lengths)[:, None] if self._pad_left else places < lengths[:, None]
         return Batch(input_ids, kept.astype(np.int64), types, bounds)
+
+    def _tokens_around(self) -> tuple[int, int]:
+        """Return how many tokens of a worded document stand before its text, and after it."""
+        if not (self._wording.document_before or self._wording.document_after):
+            return 0, 0
+        rows = [ids.tolist() for ids in self.tokenize([self._wording.document(filler) for filler in FILLERS])]
+        before = common(rows)
+        return before, min(common([row[::-1] for row in rows]), min(map(len, rows)) - before)
 
     def _query_limit(self, limit: int | None) -> int | None:
         if limit is None and self._truncation == "longest_first":

@@ -15,13 +15,11 @@ from milvus_rerank.engines.base import Batch
 from milvus_rerank.errors import InputError
 from milvus_rerank.scoring import check_stop
 from milvus_rerank.scoring.caches import Ids
-from milvus_rerank.scoring.encoding import Chunks, Pair, Span, starts
+from milvus_rerank.scoring.encoding import FILLERS, Chunks, Pair, Span, common, starts
 from milvus_rerank.scoring.pairs import TOKENIZE_AT_ONCE, private_copy
 
 Render: TypeAlias = Callable[[str, str], str]
 """From a query and a document to the whole prompt."""
-
-_FILLERS = ("0", "1 2 3 4")  # documents that share neither their first token nor their last
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +54,35 @@ class PromptEncoder:
     :param tokenizer: a transformers tokenizer; a private copy is taken of a fast one's core.
     :param render: makes a prompt.
     :param max_length: the most tokens of a prompt.
+    :param query_max_length: the most tokens of a query; None, or more than that, for three quarters of what the prompt
+        leaves.
+    :param pad_id: what batches are padded with.
+    :raises InputError: if ``max_length`` leaves no room beside the prompt's own tokens.
     """
 
-    def __init__(self, tokenizer: Any, render: Render, *, max_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        render: Render,
+        *,
+        max_length: int,
+        query_max_length: int | None = None,
+        pad_id: int = 0,
+    ) -> None:
         self._tokenizer = tokenizer
         self._fast = private_copy(tokenizer)
         self._render = render
+        self._pad_id = pad_id
         self.max_length = max_length
         frame = self._frame("")
-        if frame.start + frame.tail >= max_length:
+        own = frame.start + frame.tail
+        if own + 1 >= max_length:
             raise InputError(
-                f"max_length={max_length} leaves no room beside the prompt's own {frame.start + frame.tail} tokens; "
-                f"use at least {frame.start + frame.tail + 2}"
+                f"max_length={max_length} leaves no room beside the prompt's own {own} tokens; use at least {own + 2}"
             )
+        # A query that takes all of it would leave every document the same score.
+        most = max(1, (max_length - own) * 3 // 4)
+        self._query_max_length = most if query_max_length is None else min(query_max_length, most)
 
     def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None) -> list[Prompt]:
         """Return pairs of texts as prompts.
@@ -83,7 +97,7 @@ class PromptEncoder:
         for first in range(0, len(pairs), TOKENIZE_AT_ONCE):
             if stop is not None:
                 check_stop(stop)
-            some = pairs[first : first + TOKENIZE_AT_ONCE]
+            some = [(self._query(query), document) for query, document in pairs[first : first + TOKENIZE_AT_ONCE]]
             for (query, _), ids in zip(some, self._tokenize([self._render(*pair) for pair in some]), strict=True):
                 frame = frames.get(query)
                 if frame is None:
@@ -107,7 +121,7 @@ class PromptEncoder:
         """
         whole = [self._cut(row, self.max_length) for row in rows]
         lengths = np.array([len(ids) for ids in whole])
-        input_ids = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
+        input_ids = np.full((len(rows), int(lengths.max())), self._pad_id, dtype=np.int64)
         for place, ids in enumerate(whole):
             input_ids[place, : len(ids)] = ids
         mask = (np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)
@@ -158,8 +172,10 @@ class PromptEncoder:
         [row] = self.rows([pair])
         room = self._room(row, chunks)
         start = row.start + starts(len(row.ids) - row.start - row.tail, room, chunks)[window]
-        offsets = self._fast.encode(self._render(*pair), add_special_tokens=False).offsets[start : start + room]
-        before = self._frame(pair[0]).characters
+        query = self._query(pair[0])
+        prompt = self._render(query, pair[1])
+        offsets = self._fast.encode(prompt, add_special_tokens=False).offsets[start : start + room]
+        before = self._frame(query).characters
         return max(0, offsets[0][0] - before), min(len(pair[1]), offsets[-1][1] - before)
 
     def _tokenize(self, prompts: Sequence[str]) -> list[Ids]:
@@ -169,11 +185,24 @@ class PromptEncoder:
         rows = self._tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
         return [np.array(row, dtype=np.int64) for row in rows]
 
+    def _query(self, query: str) -> str:
+        """Return as much of a query as a prompt may hold."""
+        if len(query.encode()) < self._query_max_length:  # a text has no more tokens than bytes
+            return query
+        if self._fast is not None:
+            ends = [end for _, end in self._fast.encode(query, add_special_tokens=False).offsets]
+            return query if len(ends) <= self._query_max_length else query[: ends[self._query_max_length - 1]]
+        ids = self._tokenize([query])[0]
+        kept = ids[: self._query_max_length]
+        return query if len(kept) == len(ids) else str(self._tokenizer.decode(kept.tolist()))
+
     def _frame(self, query: str) -> _Frame:
-        prompts = [self._render(query, filler) for filler in _FILLERS]
-        first, second = self._tokenize(prompts)
-        start, tail = _common(first, second), _common(first[::-1], second[::-1])
-        return _Frame(start, min(tail, min(len(first), len(second)) - start), _common(*prompts))
+        prompts = [self._render(query, filler) for filler in FILLERS]
+        rows = [ids.tolist() for ids in self._tokenize(prompts)]
+        start = common(rows)
+        # By two of them, as sentence-transformers finds what it keeps of a prompt that it cuts.
+        tail = common([row[::-1] for row in rows[:2]])
+        return _Frame(start, min(tail, min(map(len, rows)) - start), common(prompts))
 
     def _room(self, row: Prompt, chunks: Chunks) -> int:
         """Return how many document tokens a window holds."""
@@ -190,13 +219,3 @@ class PromptEncoder:
         if len(row.ids) <= length:
             return row.ids
         return np.concatenate([row.ids[: length - row.tail], row.ids[len(row.ids) - row.tail :]])
-
-
-def _common(first: Sequence[Any] | Ids, second: Sequence[Any] | Ids) -> int:
-    """Return how many items two rows begin with that are the same."""
-    count = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        count += 1
-    return count

@@ -115,12 +115,15 @@ class PairScorer:
         places = [np.array([numbers[query, document] for document in own], dtype=np.intp) for query, own in requests]
         return [made.take(own) for own in places]
 
-    def spans(self, request: Request, logits: Logits, wanted: Sequence[int]) -> list[Span | None]:
+    def spans(
+        self, request: Request, logits: Logits, wanted: Sequence[int], stop: threading.Event
+    ) -> list[Span | None]:
         """Return where in long documents their logits are from.
 
         :param request: a query and its documents.
         :param logits: theirs.
         :param wanted: positions of the documents to look at; the others get None.
+        :param stop: when set, the work ends early.
         :returns: first character and the one after the last, for each document; None for one that was read whole, and
             where the mean of all windows counts.
         """
@@ -128,7 +131,8 @@ class PairScorer:
         if self.chunks is None or self.chunks.score == "mean":
             return spans
         pairs = [(request[0], request[1][place]) for place in wanted]
-        for place, pair, row in zip(wanted, pairs, self.rows(pairs), strict=True):
+        for place, pair, row in zip(wanted, pairs, self.encoder.rows(pairs, stop), strict=True):
+            check_stop(stop)
             if self.encoder.windows(row, self.chunks)[0] is not row:  # it did not fit
                 spans[place] = self.encoder.span(pair, int(logits.windows[place]), self.chunks)
         return spans

@@ -7,7 +7,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -141,13 +141,14 @@ class Caller:
         if size == 1:
             run()
             return work.scores
-        with ThreadPoolExecutor(size) as pool:
-            try:
-                for done in [pool.submit(run) for _ in range(size)]:
-                    done.exception()
-            except BaseException:  # such as Ctrl-C, which only the main thread sees
-                failed.set()
-                raise
+        pool = ThreadPoolExecutor(size, thread_name_prefix="rerank-service")
+        try:
+            wait([pool.submit(run) for _ in range(size)], return_when=FIRST_EXCEPTION)
+        except BaseException:  # such as Ctrl-C, which only the main thread sees
+            failed.set()
+            raise
+        finally:  # what the others still wait for, nobody wants any more
+            pool.shutdown(wait=not failed.is_set(), cancel_futures=True)
         if work.errors:
             raise work.errors[0]
         return work.scores
@@ -202,8 +203,10 @@ class Caller:
             raise failure.error(self.endpoint) from failure.__cause__
 
     def _read(self, reply: Reply, count: int) -> list[float]:
+        # A service may say the key; it is taken out before anything is shortened, which might leave its beginning.
+        body = reply.body.replace(self.endpoint.key.encode(), b"***") if self.endpoint.key else reply.body
         if not 200 <= reply.status < 300:
-            raise refusal(reply.status, reply.headers, reply.body, self.endpoint, self.policy, self.clock.utc())
+            raise refusal(reply.status, reply.headers, body, self.endpoint, self.policy, self.clock.utc())
         advice = f"does it speak the dialect {self.endpoint.dialect.name!r}, and is the address right?"
         try:
             if not reply.whole:
@@ -213,7 +216,7 @@ class Caller:
             problem = str(error)
         except (ValueError, RecursionError):  # RecursionError: a thousand brackets
             kind = clean(reply.headers.get("content-type", "")) or "no content type"
-            said = clean(reply.body[:400].decode("utf-8", "replace"))
+            said = clean(body[:400].decode("utf-8", "replace"))
             problem = f"expected JSON, got {f'{said!r} ({kind})' if reply.body else 'an empty body'}"
         raise AttemptError(f"gave an answer that cannot be used: {problem}", advice=advice, status=reply.status)
 
