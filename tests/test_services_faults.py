@@ -389,7 +389,8 @@ def test_the_key_and_the_addresss_query_are_in_no_message_no_repr_and_no_log(
         Answer({"a": KEY, KEY: 1}),
     ]
     function = remote(f"{server.address}/v1/rerank?secret=hidden", time=Time(), attempts=1)
-    told = [failing(ask, function) for _ in range(3)]
+    told = [failing(ask, function) for _ in range(4)]
+    assert KEY[:6] not in str(told[1])
     assert server.address in caplog.text
     for logged in (KEY, "hidden"):
         assert logged not in caplog.text
@@ -405,7 +406,7 @@ def test_the_key_and_the_addresss_query_are_in_no_message_no_repr_and_no_log(
         assert KEY not in written
         assert "hidden" not in written
     assert "the key *** is not known" in str(told[0])
-    assert [one.headers["authorization"] for one in server.received] == [f"Bearer {KEY}"] * 5
+    assert [one.headers["authorization"] for one in server.received] == [f"Bearer {KEY}"] * 6
     assert {one.path for one in server.received} == {"/v1/rerank?secret=hidden"}
     for one in (function, function.endpoint, vars(function)):
         assert KEY not in repr(one)
