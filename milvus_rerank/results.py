@@ -21,7 +21,8 @@ class RerankResult:
     :param distance: the first stage's distance or score of the hit.
     :param entity: the hit's fields.
     :param extra: what else the hit carried, such as ``highlight`` or ``offset``.
-    :param span: the part of a long text that its score is of, as ``text[start:end]``; None for the whole of it.
+    :param span: the part of a long text that its score is of, as ``text[start:end]``; None for the whole of it, and
+        where the tokenizer, one in Python, does not tell.
     :param stage: the last stage of a cascade that scored it, from 0; None outside a cascade. Scores compare within a
         stage only.
     """

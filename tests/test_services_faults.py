@@ -200,7 +200,7 @@ def test_a_service_that_hangs_is_left_after_the_timeout(server: FaultServer, ask
     assert 0.2 <= time.monotonic() - start < 2
     assert str(error) == (
         f"{server.address}/v1/rerank did not answer within 0.1 s at attempt 2 of 2; "
-        "raise timeout=..., or send less at once with max_documents=..."
+        "raise timeout=..., or deadline=... if there is one, or send less at once with max_documents=..."
     )
     assert (error.status, len(server.received), len(clock.pauses)) == (None, 2, 1)
 

@@ -185,8 +185,8 @@ def _told(seconds: float) -> Iterator[None]:
         yield
     except (httpx.TimeoutException, TimeoutError) as error:
         raise AttemptError(
-            f"did not answer within {seconds:g} s",
-            advice="raise timeout=..., or send less at once with max_documents=...",
+            f"did not answer within {seconds:.3g} s",
+            advice="raise timeout=..., or deadline=... if there is one, or send less at once with max_documents=...",
             again=True,
         ) from error
     except (httpx.NetworkError, httpx.ProxyError) as error:
