@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+import numpy as np
 from machine import machine
 from models import MODELS, random_base, write_tokenizer
 from texts import Request, Texts, load_texts, other_requests
@@ -140,6 +141,7 @@ def trained(rows: Mapping[str, Rank], texts: Texts) -> dict[str, Any]:
     quality = {name: ndcg(run, judgments, TOP_K) for name, run in {"first stage": first, **found}.items()}
     shared = {name: mean(len(set(run[key]) & set(found[ALONE][key])) for key in keys) for name, run in found.items()}
     figures = times(seconds, ALONE)
+    baselines = ("first stage", ALONE, f"{ALONE} on the first {KEEP}")
     return {
         "queries": len(keys),
         "first_stage_ndcg10": round(mean(quality["first stage"].values()), 4),
@@ -147,11 +149,21 @@ def trained(rows: Mapping[str, Rank], texts: Texts) -> dict[str, Any]:
             name: {
                 **own,
                 "ndcg10": round(mean(quality[name].values()), 4),
+                "ndcg10_change_from_to": {
+                    other: change(quality[name], quality[other]) for other in baselines if other != name
+                },
                 "top10_shared_with_alone": round(shared[name], 2),
             }
             for name, own in figures.items()
         },
     }
+
+
+def change(own: Mapping[str, float], other: Mapping[str, float]) -> list[float]:
+    """Return the mean difference over the queries, and the 95% interval of it by 10 000 seeded bootstrap samples."""
+    differences = np.array([own[key] - other[key] for key in own])
+    samples = np.random.default_rng(0).choice(differences, (10_000, len(differences))).mean(axis=1)
+    return [round(float(one), 4) for one in (differences.mean(), *np.percentile(samples, (2.5, 97.5)))]
 
 
 def strong(rows: Mapping[str, Rank], requests: Sequence[Request]) -> dict[str, Any]:

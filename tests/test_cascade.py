@@ -241,10 +241,14 @@ def test_a_stop_between_two_stages_is_heeded() -> None:
             stop.set()
             return [[1.0] * len(texts) for _, texts in requests]
 
-    strong = LexicalRerankFunction()
-    both = CascadeRerankFunction([(Stopping({}), 2), (strong, None)])
+    class Deaf(Table):
+        def score_requests(self, requests: Any, stop: threading.Event) -> list[list[float]]:
+            return super().score_requests(requests, threading.Event())
+
+    strong = Deaf(STRONG)
     with pytest.raises(StoppedError, match="scoring was stopped"):
-        both.judge([("q", DOCUMENTS)], None, stop)
+        CascadeRerankFunction([(Stopping({}), 2), (strong, None)]).judge([("q", DOCUMENTS)], None, stop)
+    assert strong.asked == []
 
 
 def test_a_stop_inside_a_stage_is_no_failure_of_it() -> None:
@@ -415,6 +419,7 @@ def test_requests_with_the_same_query_do_not_compete_in_one_batch() -> None:
         both.score(*request) for request in requests
     ]
     together = model.prepare([("q", []), *requests], None)
+    assert [len(row.request[1]) for row in together.rows] == [3, 3]  # nothing to score is no row
     made = model.finish(together, model.run(together.rows), "model")
     assert made == both.score(*requests[0]) + both.score(*requests[1])
 

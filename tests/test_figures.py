@@ -63,10 +63,17 @@ def test_the_table_of_cascades_is_that_of_the_results() -> None:
     text = (REPO / "docs" / "scores.md").read_text("utf-8")
     rows = {**found["trained"]["rows"], **found["strong"]["rows"]}
     assert len(rows) == 9
+    alone, first = "builtin/rerank", f"builtin/rerank on the first {found['keep']}"
+    span = "{:+.4f} ({:+.4f} to {:+.4f})".format
     for name, row in rows.items():
-        quality = f" {row['ndcg10']:.4f} " if "ndcg10" in row else " "
-        assert f"| {name} | {row['seconds_per_query']:.1f} s | {row['times_faster']:.2f} |{quality}|\n" in text
-    assert f"nDCG@10 of the first stage is {found['trained']['first_stage_ndcg10']:.4f}." in text
+        changes = row.get("ndcg10_change_from_to", {})
+        quality = f" {row['ndcg10']:.4f} |" if "ndcg10" in row else ""
+        change = f" {span(*changes[alone])} " if alone in changes else " "
+        assert f"| {name} | {row['seconds_per_query']:.1f} s | {row['times_faster']:.2f} |{quality}{change}|\n" in text
+    lexical = found["trained"]["rows"][f"lexical {found['keep']}, {alone}"]
+    assert span(*lexical["ndcg10_change_from_to"][first]) in " ".join(text.split())
+    assert lexical["times_faster"] < found["trained"]["rows"][first]["times_faster"]
+    assert f"nDCG@10 of the first stage is {found['trained']['first_stage_ndcg10']:.4f};" in text
     assert f"{found['trained']['queries']} queries of {found['texts']}, {found['documents']} candidates" in text
 
 

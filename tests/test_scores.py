@@ -303,10 +303,12 @@ def test_a_trade_off_of_one_leaves_the_order_as_it_is(vectors: Any, top_k: int |
 @pytest.mark.parametrize("trade_off", [0, 0.25, 0.5, 0.99])
 def test_ties_go_to_the_one_that_stood_before(trade_off: float) -> None:
     generator = np.random.default_rng(1)
-    row = generator.normal(size=77)
-    given = [hit(number, 1.0) for number in range(37)]
-    assert ids(diversify(given, [row] * 37, trade_off=trade_off)) == list(range(37))
-    assert ids(diversify(given, [[0.0, 0.0]] * 37, trade_off=trade_off)) == list(range(37))
+    for count in (2, 3, 5, 7, 9, 15, 33, 37):  # a matrix product adds up the last rows of a block in another order
+        for width in (1, 3, 17, 77, 384):
+            row = generator.normal(size=width)
+            given = [hit(number, 1.0) for number in range(count)]
+            assert ids(diversify(given, [row] * count, trade_off=trade_off)) == list(range(count))
+            assert ids(diversify(given, [[0.0] * width] * count, trade_off=trade_off)) == list(range(count))
 
 
 def test_a_vector_of_zeros_is_similar_to_nothing() -> None:
