@@ -1,10 +1,12 @@
 """What kind of reranker a model is, by its small files: nothing is imported, no weights are read."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from milvus_rerank.errors import ModelError
 from milvus_rerank.models.files import read_config
 
 Kind = Literal["classifier", "causal", "layerwise", "lightweight", "library", "none"]
@@ -110,10 +112,6 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 def _read_list(folder: Path) -> list[dict[str, Any]]:
     """Return the modules of ``modules.json``, the one file that holds a list."""
-    import json
-
-    from milvus_rerank.errors import ModelError
-
     path = folder / "modules.json"
     if not path.is_file():
         return []
