@@ -5,10 +5,12 @@ import json
 import shutil
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_decoders import CAUSAL, IN_PARTS, ROLES, STRICT, save_causal_model, save_last_token_classifier
 from tiny_models import QUERIES, TEXTS
 
@@ -17,6 +19,7 @@ from milvus_rerank.engines.decoders import NextToken
 from milvus_rerank.engines.torch_engine import TorchEngine
 from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.models.chat import INSTRUCTION
+from milvus_rerank.models.kinds import cache_argument
 from milvus_rerank.scoring.scorer import PairScorer
 
 TEMPLATES = {"roles": ROLES, "parts": IN_PARTS, "none": None}
@@ -95,6 +98,59 @@ def test_running_what_documents_share_once_changes_no_score(causal: dict[str, Pa
         found = shared.score(requests)
         assert forward._kept is not None, "nothing was shared"
         np.testing.assert_allclose(np.concatenate(found), np.concatenate(plain.score(requests)), atol=5e-6)
+
+
+class Renamed(torch.nn.Module):
+    """A model whose forward pass takes and gives its cache under a name that other versions of transformers use."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+        self.name = cache_argument(model.forward) or ""
+
+    def run(self, name: str, cache: Any, **inputs: Any) -> SimpleNamespace:
+        output = self.model(**inputs, **{self.name: cache})
+        return SimpleNamespace(**{"logits": output.logits, name: getattr(output, self.name)})
+
+
+class WithCache(Renamed):
+    def forward(
+        self,
+        input_ids: Any,
+        position_ids: Any = None,
+        attention_mask: Any = None,
+        cache: Any = None,
+        use_cache: Any = None,
+    ) -> SimpleNamespace:
+        inputs = {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": attention_mask}
+        return self.run("cache", cache, use_cache=use_cache, **inputs)
+
+
+class WithPastKeyValues(Renamed):
+    def forward(
+        self,
+        input_ids: Any,
+        position_ids: Any = None,
+        attention_mask: Any = None,
+        past_key_values: Any = None,
+        use_cache: Any = None,
+    ) -> SimpleNamespace:
+        inputs = {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": attention_mask}
+        return self.run("past_key_values", past_key_values, use_cache=use_cache, **inputs)
+
+
+@pytest.mark.parametrize("renamed", [WithCache, WithPastKeyValues])
+def test_what_documents_share_is_kept_by_either_name_of_the_cache(
+    causal: dict[str, Path], renamed: type[Renamed]
+) -> None:
+    loaded = CrossEncoderRerankFunction(str(causal["qwen3 roles"]), device="cpu", activation_fct="raw").scorer
+    model = renamed(loaded.engine._model)  # type: ignore[attr-defined]
+    forward = NextToken(model, 300, 301)
+    plain, _ = sharing(causal["qwen3 roles"], share=False, budget=400)
+    requests = [(QUERIES[0], TEXTS)]
+    scores = PairScorer(loaded.encoder, TorchEngine(model, forward=forward), max_batch_tokens=400).score(requests)
+    assert forward._kept is not None, "nothing was shared"
+    np.testing.assert_allclose(scores[0], plain.score(requests)[0], atol=5e-6)
 
 
 def test_what_is_shared_is_computed_once_for_all_batches_of_a_query(causal: dict[str, Path]) -> None:

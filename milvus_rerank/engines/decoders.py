@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from milvus_rerank.engines.base import Batch
+from milvus_rerank.models.kinds import cache_argument
 
 if TYPE_CHECKING:
     from milvus_rerank.engines.torch_engine import ToDevice
@@ -40,7 +41,8 @@ class NextToken:
         # Not where a layer keeps something else of its past than keys and values, or sees it in chunks.
         plain = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
         whole = getattr(config, "attention_chunk_size", None) is None
-        self._share = share and plain and whole and self._positions and "past_key_values" in takes
+        self._cache_name = cache_argument(model.forward) or ""
+        self._share = share and plain and whole and self._positions and self._cache_name != ""
         self._lock = threading.Lock()
         self._last: bytes = b""  # the beginning of the last row that stood alone
         self._kept: tuple[bytes, Any] | None = None  # the last shared beginning, with its keys and values
@@ -62,7 +64,7 @@ class NextToken:
             places = np.arange(width) + lengths[:, None] - width
             inputs["position_ids"] = to_device(np.maximum(places, shared))
         if shared:
-            inputs["past_key_values"] = self._beginning(model, given[:1, :shared], len(lengths), to_device)
+            inputs[self._cache_name] = self._beginning(model, given[:1, :shared], len(lengths), to_device)
         try:
             logits: torch.Tensor = model(**inputs, use_cache=bool(shared), **self._options).logits[:, -1]
         except RuntimeError:  # where memory ran out, what is kept would only make that worse
@@ -94,7 +96,8 @@ class NextToken:
         with self._lock:
             kept = self._kept
         if kept is None or kept[0] != key:
-            kept = key, model(input_ids=to_device(ids), use_cache=True, **self._options).past_key_values
+            output = model(input_ids=to_device(ids), use_cache=True, **self._options)
+            kept = key, getattr(output, self._cache_name)
             with self._lock:
                 self._kept = kept
         cache = copy.deepcopy(kept[1])

@@ -8,17 +8,17 @@ after the one whose head is read are not even loaded. Scores are those of FlagEm
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import Gemma2Config, LlamaConfig
-from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Model, Gemma2PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
 
 from milvus_rerank.errors import ModelError
+from milvus_rerank.models.kinds import cache_argument
 
 
 class _Head(torch.nn.Module):
@@ -32,6 +32,13 @@ class _Head(torch.nn.Module):
         """Return one logit for each state."""
         logits: torch.Tensor = self.linear_head(states)
         return logits
+
+
+class LayerwiseOutput(NamedTuple):
+    """Logits of the last position, shape ``(pairs, 1, 1)``, and the keys and values of all tokens."""
+
+    logits: torch.Tensor
+    cache: Any
 
 
 class LayerwiseModel(LlamaPreTrainedModel):  # type: ignore[misc]
@@ -51,19 +58,20 @@ class LayerwiseModel(LlamaPreTrainedModel):  # type: ignore[misc]
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         use_cache: bool = False,
-    ) -> CausalLMOutputWithPast:
+    ) -> LayerwiseOutput:
         """Return the last position's logit as logits of shape ``(pairs, 1, 1)``."""
-        out = self.model(
+        cache_name = cache_argument(self.model.forward) or "cache"
+        output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{cache_name: cache},
         )
-        logits = self.lm_head[self.config.head](out.last_hidden_state[:, -1:])
-        return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
+        logits = self.lm_head[self.config.head](output.last_hidden_state[:, -1:])
+        return LayerwiseOutput(logits, getattr(output, cache_name))
 
     def fold(self) -> None:
         """Multiply MiniCPM's scalings into the weights; once, after loading."""

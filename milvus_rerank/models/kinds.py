@@ -1,7 +1,8 @@
 """What kind of reranker a model is, by its small files: nothing is imported, no weights are read."""
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,18 @@ class Settings:
     chat: bool | None = None
     in_parts: bool | None = None
     chat_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+def cache_argument(forward: Callable[..., Any]) -> str | None:
+    """Return the argument of a language model's forward pass that takes the keys and values of earlier tokens.
+
+    transformers 5.24 renamed it from ``past_key_values`` to ``cache``. The output's field has the argument's name.
+
+    :param forward: the forward method of a model or of its body.
+    :returns: the name; None if it takes none.
+    """
+    names = inspect.signature(forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in names), None)
 
 
 def read_settings(folder: Path) -> Settings:
