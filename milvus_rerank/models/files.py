@@ -137,16 +137,25 @@ def read_weights(folder: Path, *, show_progress: bool = False) -> dict[str, Any]
     :returns: numpy arrays by name, in the types they are stored in.
     :raises ModelError: if a file cannot be read.
     """
-    import ml_dtypes  # noqa: F401  gives numpy a bfloat16
-    from safetensors import SafetensorError, safe_open
+    import ml_dtypes  # gives numpy a bfloat16, by being imported
+    import numpy as np
+    from safetensors import SafetensorError, deserialize, safe_open
     from tqdm import tqdm
 
+    float8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
     weights: dict[str, Any] = {}
     for path in weight_files(folder):
         try:
             with safe_open(path, framework="numpy") as file:
-                names = tqdm(file.keys(), "Loading weights", disable=not show_progress)
+                types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  no mapping
+                plain = [name for name, stored in types.items() if stored not in float8]
+                names = tqdm(plain, "Loading weights", disable=not show_progress)
                 weights.update({name: file.get_tensor(name) for name in names})
+            if len(plain) < len(types):  # safetensors looks for these types in numpy, which does not have them
+                for name, tensor in deserialize(path.read_bytes()):
+                    if types[name] in float8:
+                        values = np.frombuffer(tensor["data"], float8[types[name]])
+                        weights[name] = values.reshape(tensor["shape"])
         except (OSError, SafetensorError, TypeError, ValueError) as error:
             raise ModelError(f"{path} cannot be read: {error}") from error
     return weights
