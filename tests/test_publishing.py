@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,6 +96,29 @@ def test_the_metadata_takes_the_version_from_the_source(metadata: Message) -> No
 
 def test_the_installed_version_is_that_of_the_source() -> None:
     assert importlib.metadata.version("milvus-rerank") == milvus_rerank.__version__
+
+
+@pytest.mark.parametrize(
+    ("tag", "heading", "said"),
+    [
+        ("v{version}", "{version} (2026-01-31)", ""),
+        ("v9.9.9", "{version} (2026-01-31)", "the tag is 'v9.9.9'; milvus_rerank/__init__.py says {version}"),
+        ("{version}", "{version} (2026-01-31)", "expected 'v{version}'"),
+        ("v{version}", "{version} (unreleased)", "CHANGELOG.md begins with '## {version} (unreleased)'"),
+        ("v{version}", "9.9.9 (2026-01-31)", "expected '## {version} (YEAR-MONTH-DAY)'"),
+    ],
+)
+def test_a_release_is_refused_unless_tag_version_and_changelog_agree(
+    tag: str, heading: str, said: str, tmp_path: Path
+) -> None:
+    version = milvus_rerank.__version__
+    for name in ("scripts/check_release.py", "milvus_rerank/__init__.py"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(REPO / name, tmp_path / name)
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n## {heading.format(version=version)}\n", "utf-8")
+    ran = run(sys.executable, str(tmp_path / "scripts" / "check_release.py"), tag.format(version=version))
+    assert ran.returncode == (1 if said else 0)
+    assert said.format(version=version) in ran.stderr
 
 
 # the page of a package index
