@@ -27,7 +27,7 @@ requirements)
         backend="--torch-backend=$2" # uv knows where PyTorch keeps the wheels of each kind
     fi
     python3 -m venv "$build"
-    "$build/bin/pip" install --no-cache-dir $offline hatchling uv
+    "$build/bin/pip" install --no-cache-dir $offline hatch-fancy-pypi-readme hatchling uv
     "$build/bin/uv" pip install $offline $backend -c constraints.txt -r pyproject.toml $extras
     ;;
 package)
