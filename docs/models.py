@@ -12,7 +12,7 @@ def cells(card: ModelCard) -> list[str]:
     """Return a model's line of a table."""
     service = card.family == SERVICE
     middle = (
-        [str(card.max_documents or UNKNOWN)] if service else [card.size or UNKNOWN, licence(card), f"`{card.extra}`"]
+        [str(card.max_documents or UNKNOWN)] if service else [card.size or UNKNOWN, licence(card), f"`{card.extra}`" if card.extra else "none"]
     )
     links = " ".join(f"[{place}]({link(url)})" for place, url in enumerate(card.source, 1))
     return [
@@ -60,7 +60,7 @@ def page() -> str:
         "`milvus-rerank models NAME` one card.",
         "A model that is not here works all the same, if it is a cross-encoder or says yes or no: give its name on the "
         "model hub, or its folder, to `CrossEncoderRerankFunction`.",
-        "Tokens are the most of a query and a document together. The extra is what surely runs a model: "
+        "Tokens are the most of a query and a document together. The extra is what surely runs a model on a CPU: "
         '`pip install "milvus-rerank[torch]"`. Scores are what the class returns by default: raw logits, or '
         f"numbers from 0 to 1. Facts were looked up in {looked_up()}, each in a source that the last column links; "
         "where none was found, it says unknown. Read a model's licence yourself before you rely on it.",

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from milvus_rerank.errors import MissingDependencyError, ModelError
+from milvus_rerank.errors import ModelError
 from milvus_rerank.inputs import check_documents
 from milvus_rerank.models import model_folder
+from milvus_rerank.requirements import require
 
 
 class StaticEmbedder:
@@ -23,10 +24,9 @@ class StaticEmbedder:
         folder = model_folder(model_name)
         if folder is None:
             raise ModelError(f"embedder {model_name!r} must be 'builtin/embed' or a local folder")
-        try:
-            from model2vec import StaticModel
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError("model2vec", "embed", "embedding texts") from error
+        require("embedding texts", "model2vec")
+        from model2vec import StaticModel
+
         self.model_name = str(model_name)
         try:
             self._model: Any = StaticModel.from_pretrained(folder)

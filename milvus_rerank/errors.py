@@ -8,7 +8,7 @@ RerankError
 ├── ModelError               a model that cannot be found, read or used for reranking
 ├── DeviceError              a device that this machine does not have
 ├── OutOfMemoryError         one pair alone does not fit the device's memory
-├── MissingDependencyError   an optional package is not installed
+├── MissingDependencyError   a package is not installed
 ├── RegistryError            an unknown reranker name, a clash of names, or a plugin that does not load
 ├── SearchError              Milvus failed, or did not answer in time
 ├── ServiceError             a rerank service was not reached, refused, or gave an answer that cannot be used
@@ -21,6 +21,17 @@ Each also derives from the builtin exception that callers would expect, so ``exc
 """
 
 import math
+from collections.abc import Sequence
+
+
+def install_command(*extras: str) -> str:
+    """Return the line to type that installs milvus-rerank with extras.
+
+    :param extras: names of extras; "" for none.
+    :returns: such as ``pip install "milvus-rerank[eval,lite]"``.
+    """
+    wanted = ",".join(sorted(set(extras) - {""}))
+    return f'pip install "milvus-rerank[{wanted}]"' if wanted else "pip install milvus-rerank"
 
 
 class RerankError(Exception):
@@ -56,20 +67,25 @@ class OutOfMemoryError(RerankError, MemoryError):
 
 
 class MissingDependencyError(RerankError, ImportError):
-    """An optional package is not installed; the message says what to type.
+    """A package is not installed; the message says what to type.
 
-    :param package: the package that is missing.
-    :param extra: the extra of milvus-rerank that installs it.
-    :param purpose: what needs the package.
+    :param packages: the packages that are missing.
+    :param extras: the extras of milvus-rerank that install them; "" for what milvus-rerank itself installs.
+    :param purpose: what needs the packages.
     """
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed. "
-            f'Type: pip install "milvus-rerank[{extra}]"'
-        )
-        self.package = package
-        self.extra = extra
+    def __init__(self, packages: Sequence[str], extras: Sequence[str], purpose: str) -> None:
+        names = [repr(name.replace("_", "-")) for name in packages]
+        listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        noun, verb = ("package", "is") if len(names) == 1 else ("packages", "are")
+        command = install_command(*extras)
+        super().__init__(f"{purpose} needs the {noun} {listed}, which {verb} not installed. Type: {command}")
+        self.packages = tuple(packages)
+        self.extras = tuple(extras)
+        self.purpose = purpose
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[str, ...], tuple[str, ...], str]]:
+        return type(self), (self.packages, self.extras, self.purpose)
 
 
 class RegistryError(RerankError, LookupError):

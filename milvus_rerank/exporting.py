@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from milvus_rerank.engines.base import Batch
-from milvus_rerank.engines.choice import missing_package, require
 from milvus_rerank.errors import InputError
 from milvus_rerank.evaluation.fidelity import Fidelity, Scores, compare_scores
-from milvus_rerank.evaluation.samples import QUERIES, Samples, read_samples, spread
+from milvus_rerank.evaluation.samples import BUILTIN, QUERIES, Samples, read_samples, spread
 from milvus_rerank.graphs.export import FLOAT32, copy_small_files, fetch_original, original_key, write_float32
 from milvus_rerank.graphs.publish import RECORD, held_record, publish, workplace
 from milvus_rerank.graphs.quantize import quantize
 from milvus_rerank.inputs import check_choice, check_count
 from milvus_rerank.inventory import installed_version
 from milvus_rerank.models import ModelSource
+from milvus_rerank.requirements import ENGINES as ENGINE_PACKAGES
+from milvus_rerank.requirements import missing, require
 from milvus_rerank.reranker.loading import CPU_BATCH_TOKENS, load_scorer
 from milvus_rerank.reranker.options import LoadOptions
 from milvus_rerank.scoring.batches import by_length, cut
@@ -92,7 +93,14 @@ class ExportOptions:
                 '{"query": "...", "documents": ["...", ...]} or is a BEIR folder; or --texts builtin for the '
                 "package's own collection"
             )
-        require(self.engine)
+        needed = list(ENGINE_PACKAGES[self.engine])
+        if self.dtype == "int8" and self.method == "calibrated":
+            needed.append("nncf")
+        if self.texts is not None and (self.texts == BUILTIN or Path(self.texts).is_dir()):
+            needed.append("ir_measures")
+        if self.dtype == "float32" and self.texts is not None:
+            needed += ENGINE_PACKAGES["torch"]
+        require("this export", *needed)
 
     @property
     def file(self) -> str:
@@ -158,7 +166,7 @@ class ExportReport:
 
 def default_engine() -> str:
     """Return ``openvino`` if it is installed, else ``onnx``."""
-    return "openvino" if missing_package("openvino") is None else "onnx"
+    return "onnx" if missing(*ENGINE_PACKAGES["openvino"]) else "openvino"
 
 
 def export_model(

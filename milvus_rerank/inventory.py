@@ -4,33 +4,16 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from milvus_rerank.engines.choice import ENGINES, missing_package
-from milvus_rerank.errors import RerankError
+from milvus_rerank.errors import RerankError, install_command
 from milvus_rerank.models import builtin_names, model_folder
 from milvus_rerank.models.cards import find_card
 from milvus_rerank.registry import Entry, available
+from milvus_rerank.requirements import ENGINES, EXTRAS, PACKAGES, missing
 from milvus_rerank.reranker.engine import EngineRerankFunction
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
-
-# Distribution, the extra that installs it, and what it is for.
-_PACKAGES = (
-    ("openvino", "openvino", "running cross-encoders"),
-    ("onnxruntime", "onnx", "running cross-encoders"),
-    ("torch", "torch", "cross-encoders on GPUs"),
-    ("transformers", "torch", "cross-encoders on GPUs"),
-    ("model2vec", "embed", "embedding with builtin/embed"),
-    ("pymilvus", "milvus", "searching in Milvus"),
-    ("milvus-lite", "lite", "Milvus in a file, without a server"),
-    ("httpx", "services", "rerank services over HTTP"),
-    ("tenacity", "services", "rerank services over HTTP"),
-    ("fastapi", "server", "milvus-rerank serve"),
-    ("uvicorn", "server", "milvus-rerank serve"),
-    ("ir-measures", "eval", "nDCG in the demo"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +96,9 @@ def take_inventory(load: Callable[[ModelStatus], object] | None = None, cache_di
         rerankers=tuple(_reranker(entry) for entry in available()),
         models=tuple(model if load is None or model.problem else _loaded(model, load) for model in models),
         packages=tuple(
-            PackageStatus(name, installed_version(name), purpose, f'pip install "milvus-rerank[{extra}]"')
-            for name, extra, purpose in _PACKAGES
+            PackageStatus(name.replace("_", "-"), installed_version(name), EXTRAS[extra], install_command(extra))
+            for name, extra in PACKAGES.items()
+            if extra and "." not in name
         ),
     )
 
@@ -151,13 +135,17 @@ def _reranker(entry: Entry) -> RerankerStatus:
 
 def _lacking(kind: str) -> str | None:
     """Return what models of a kind lack and what to type; None if they lack nothing."""
-    if kind == "reranker" and all(missing_package(engine) for engine in ENGINES if engine != "auto"):
-        return 'no engine installed; type: pip install "milvus-rerank[openvino]"'
-    if kind == "embedder" and find_spec("model2vec") is None:
-        return 'model2vec not installed; type: pip install "milvus-rerank[embed]"'
-    if kind == "service" and not all(map(find_spec, ("httpx", "tenacity"))):
-        return 'httpx and tenacity not installed; type: pip install "milvus-rerank[services]"'
-    return None
+    if kind == "reranker" and all(missing(*packages) for packages in ENGINES.values()):
+        return f"no engine installed; type: {install_command()}"
+    needed = {"embedder": ("model2vec",), "service": ("httpx", "tenacity")}.get(kind, ())
+    return _problem(*needed)
+
+
+def _problem(*packages: str) -> str | None:
+    absent = missing(*packages)
+    if not absent:
+        return None
+    return f"{' and '.join(absent)} not installed; type: {install_command(*(PACKAGES[name] for name in absent))}"
 
 
 def _loaded(model: ModelStatus, load: Callable[[ModelStatus], object]) -> ModelStatus:
@@ -206,8 +194,7 @@ def _status(name: str, folder: Path, origin: str, size: int) -> ModelStatus:
     elif "embedding_dtype" in config:  # model2vec writes it
         kind = "embedder"
     elif find_card(name) is not None:  # of other language models nobody can tell whether they rerank
-        kind, package = "reranker", missing_package("torch")
-        problem = None if package is None else f'{package} not installed; type: pip install "milvus-rerank[torch]"'
+        kind, problem = "reranker", _problem(*ENGINES["torch"])
     kinds = ("*.safetensors", "pytorch_model*.bin", "onnx/*.onnx", "openvino/*.xml")
     if not any(path for kind in kinds for path in folder.glob(kind)):
         problem = "its weights are not there; only a part was downloaded"

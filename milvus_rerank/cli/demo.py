@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from milvus_rerank.cli import options, output
+from milvus_rerank.requirements import require
 
 
 def demo(
@@ -23,6 +24,7 @@ def demo(
     as_json: options.Json = False,
 ) -> None:
     """Index a small history of computing, search it, and show what reranking changes. Needs no network."""
+    require("the demo", "pymilvus", "milvus_lite", "ir_measures")
     from milvus_rerank.embedding import StaticEmbedder
     from milvus_rerank.evaluation import demo_folder, load_judged, run_demo
 

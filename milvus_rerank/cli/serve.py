@@ -1,6 +1,5 @@
 """``milvus-rerank serve``: a rerank server that Milvus itself can call, and any client can."""
 
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milvus_rerank.cli import options, output
-from milvus_rerank.errors import MissingDependencyError, RerankError
+from milvus_rerank.errors import RerankError
+from milvus_rerank.requirements import SERVER, TRACES, require
 
 if TYPE_CHECKING:
     from milvus_rerank.reranker.base import BaseRerankFunction
@@ -74,9 +74,13 @@ def serve(
 
     Milvus' model rankers and the clients of those services take its address. Every request is a line of JSON on stderr.
     """
-    for package in ("fastapi", "prometheus_client", "structlog", "uvicorn"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingDependencyError(package, "server", "the server")
+    local_milvus = milvus_uri.endswith(".db")
+    require(
+        "the server",
+        *SERVER,
+        *(TRACES if traces else ()),
+        *(("milvus_lite",) if local_milvus else ()),
+    )
     from milvus_rerank.server.app import Application
     from milvus_rerank.server.hosted import Models
     from milvus_rerank.server.run import Server, log_to
@@ -128,10 +132,8 @@ def _traces(wanted: bool) -> "Iterator[Traces | None]":
     if not wanted:
         yield None
         return
-    try:  # not by find_spec: FastAPI brings a part of OpenTelemetry along
-        from milvus_rerank.server.traces import export
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("opentelemetry-sdk", "otel", "--traces") from error
+    from milvus_rerank.server.traces import export
+
     traces = export()
     try:
         yield traces

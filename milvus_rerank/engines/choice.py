@@ -8,37 +8,25 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from milvus_rerank.errors import InputError, MissingDependencyError
+from milvus_rerank.errors import InputError
 from milvus_rerank.inputs import check_choice
+from milvus_rerank.requirements import ENGINES as ENGINE_PACKAGES
+from milvus_rerank.requirements import missing, require
 
 logger = logging.getLogger(__name__)
 
 ENGINES = ("auto", "torch", "onnx", "openvino")
 DTYPES = ("float32", "bfloat16", "float16", "int8", "auto")
-# What each graph engine imports besides itself: reading tokenizers and weights, writing graphs.
-_FILES = ("onnx", "tokenizers", "safetensors", "ml_dtypes", "huggingface_hub", "filelock", "platformdirs")
-_NEEDS = {
-    "torch": ("torch", "transformers"),
-    "onnx": ("onnxruntime", *_FILES),
-    "openvino": ("openvino", *_FILES),
-}
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
 
-def missing_package(engine: str) -> str | None:
-    """Return the first package that an engine lacks here, None if it is installed."""
-    return next((name for name in _NEEDS[engine] if importlib.util.find_spec(name) is None), None)
-
-
-def require(engine: str) -> None:
+def require_engine(engine: str) -> None:
     """Raise if an engine is not installed.
 
     :param engine: ``torch``, ``onnx`` or ``openvino``.
-    :raises MissingDependencyError: that names the package and the extra.
+    :raises MissingDependencyError: that names the packages and the extras.
     """
-    package = missing_package(engine)
-    if package is not None:
-        raise MissingDependencyError(package, engine, f"engine {engine!r}")
+    require(f"engine {engine!r}", *ENGINE_PACKAGES[engine])
 
 
 def choose_device(device: str | None, engine: str) -> str:
@@ -55,7 +43,7 @@ def choose_device(device: str | None, engine: str) -> str:
     automatic = device in (None, "", "auto")
     if device == "cpu" or (automatic and (engine in ("onnx", "openvino") or not _may_have_gpu())):
         return "cpu"
-    require("torch")
+    require_engine("torch")
     from milvus_rerank.engines.torch_engine import pick_device
 
     picked = pick_device(device)
@@ -84,14 +72,14 @@ def candidates(engine: str, device: str, dtype: str) -> list[str]:
     if engine != "auto":
         if engine not in able:
             raise InputError(f"engine {engine!r} has no dtype {dtype!r} on {device}; use {_or(able)}")
-        require(engine)
+        require_engine(engine)
         return [engine]
     if not able:
         raise InputError(f"dtype {dtype!r} needs the CPU, got device {device!r}")
-    installed = [name for name in able if missing_package(name) is None]
-    package = missing_package(able[0])
-    if not installed and package is not None:
-        raise MissingDependencyError(package, able[0], "running a cross-encoder")
+    installed = [name for name in able if not missing(*ENGINE_PACKAGES[name])]
+    if not installed:
+        needed = "onnx" if "onnx" in able else able[0]  # the one that milvus-rerank itself installs
+        require("running a cross-encoder", *ENGINE_PACKAGES[needed])
     return installed
 
 

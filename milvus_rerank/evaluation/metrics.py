@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from milvus_rerank.errors import InputError, MissingDependencyError
+from milvus_rerank.errors import InputError
 from milvus_rerank.evaluation.judged import Judgments
 from milvus_rerank.inputs import check_count
+from milvus_rerank.requirements import require
 
 Run = Mapping[str, Sequence[str]]
 """For each query, document ids, best first."""
@@ -21,10 +22,9 @@ def ndcg(run: Run, judgments: Judgments, k: int = 10) -> dict[str, float]:
     :raises MissingDependencyError: if ir_measures is not installed.
     """
     check_count(k, "k")
-    try:
-        import ir_measures
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("ir-measures", "eval", "computing nDCG") from error
+    require("computing nDCG", "ir_measures")
+    import ir_measures
+
     for query, ids in run.items():
         if len(set(ids)) != len(ids):
             raise InputError(f"the ranking of query {query!r} names a document twice")

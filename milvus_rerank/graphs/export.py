@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-from milvus_rerank.engines.choice import require
 from milvus_rerank.errors import ModelError
 from milvus_rerank.graphs import find
 from milvus_rerank.graphs.publish import RECORD
@@ -19,6 +18,7 @@ from milvus_rerank.models.files import (
     read_config,
     weight_files,
 )
+from milvus_rerank.requirements import ENGINES, require
 
 FLOAT32 = "onnx/model.onnx"
 _TOKENIZERS = (
@@ -106,7 +106,7 @@ def _write_tokenizer(source: ModelSource, folder: Path, target: Path) -> None:
     if has_plain_tokenizer(folder):
         _copy(folder, target, _TOKENIZERS)
         return
-    require("torch")
+    require(f"the tokenizer of model {source.name!r}", *ENGINES["torch"])
     from milvus_rerank.models.hub import load_tokenizer
 
     tokenizer = load_tokenizer(source)

@@ -5,12 +5,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from milvus_rerank.engines.choice import require
 from milvus_rerank.errors import ModelError
 from milvus_rerank.graphs.cache import keep
 from milvus_rerank.graphs.family import is_known
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import content_key, read_weights, weight_files
+from milvus_rerank.requirements import ENGINES, require
 
 GRAPH_VERSION = 2
 """Raised whenever graphs change, so that a cache of older ones is not used."""
@@ -147,7 +147,7 @@ def write_traced(path: Path, source: ModelSource, names: list[str]) -> None:
     :raises ModelError: if the model cannot be loaded or traced.
     :raises MissingDependencyError: if what traces is not installed.
     """
-    require("torch")
+    require("tracing a model", *ENGINES["torch"], "onnxscript")
     from milvus_rerank.graphs.traced import trace
     from milvus_rerank.models.hub import load_model
 

@@ -1,13 +1,11 @@
 """Float32 graphs as int8 ones."""
 
-import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from milvus_rerank.engines.base import Batch
-from milvus_rerank.engines.choice import require
-from milvus_rerank.errors import InputError, MissingDependencyError
+from milvus_rerank.errors import InputError
 
 
 def quantize(source: Path, target: Path, *, engine: str, method: str, batches: Sequence[Batch]) -> None:
@@ -19,12 +17,8 @@ def quantize(source: Path, target: Path, *, engine: str, method: str, batches: S
     :param method: ``dynamic``, or ``calibrated``.
     :param batches: what to calibrate with; unused for onnx.
     :raises InputError: if the engine has no such method.
-    :raises MissingDependencyError: if a package for it is not installed.
     """
-    require(engine)
     if engine == "openvino":
-        if method == "calibrated" and importlib.util.find_spec("nncf") is None:
-            raise MissingDependencyError("nncf", "int8", "int8 by method 'calibrated'")
         from milvus_rerank.graphs.openvino_int8 import quantize_openvino
 
         quantize_openvino(source, target, method=method, batches=batches)

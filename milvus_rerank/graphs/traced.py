@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from milvus_rerank.errors import MissingDependencyError, ModelError
+from milvus_rerank.errors import ModelError
 
 
 class _Logits(torch.nn.Module):
@@ -33,7 +33,6 @@ def trace(model: Any, names: Sequence[str], path: Path) -> None:
     :param names: its inputs: ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``.
     :param path: the ``.onnx`` file to write; large weights go to a file beside it.
     :raises ModelError: if torch cannot trace the model.
-    :raises MissingDependencyError: if onnxscript, which torch needs for it, is not installed.
     """
     # Sizes that are no one's hidden size, so that torch does not take one dimension for another.
     example = {name: torch.ones((3, 11), dtype=torch.int64) for name in names}
@@ -56,8 +55,6 @@ def trace(model: Any, names: Sequence[str], path: Path) -> None:
                 external_data=True,
                 verbose=False,
             )
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "onnxscript", "export", "tracing a model") from error
     except Exception as error:  # torch.export has no common base for what it cannot trace
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"torch cannot trace {type(model).__name__} to ONNX: {first}") from error

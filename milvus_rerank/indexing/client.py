@@ -4,12 +4,12 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from milvus_rerank.errors import InputError, MissingDependencyError, RerankError, SearchError
+from milvus_rerank.errors import InputError, RerankError, SearchError
 from milvus_rerank.pipeline.milvus import message_of, milvus_errors
+from milvus_rerank.requirements import require
 
 _SCHEMES = ("http://", "https://", "tcp://", "unix:")
 
@@ -43,12 +43,9 @@ def open_client(uri: str, *, token: str = "", timeout: float | None = 30.0, must
     local = not uri.startswith(_SCHEMES)
     if local:
         _check_path(uri, must_exist)
-    try:
-        from pymilvus import MilvusClient
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("pymilvus", "lite" if local else "milvus", "talking to Milvus") from error
-    if local and find_spec("milvus_lite") is None:
-        raise MissingDependencyError("milvus-lite", "lite", f"opening {uri}")
+    require(f"opening {uri}", "pymilvus", *(("milvus_lite",) if local else ()))
+    from pymilvus import MilvusClient
+
     lite, heard = logging.getLogger("milvus_lite.server_manager"), _Reasons()
     lite.addHandler(heard)
     try:

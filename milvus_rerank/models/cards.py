@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from milvus_rerank.errors import install_command
 from milvus_rerank.models.names import BUILTIN
 
 SERVICE = "service"
@@ -43,7 +44,7 @@ class ModelCard:
     :param family: the name of its :class:`Family`.
     :param function: the class of this package that reranks with it.
     :param options: what else that class must be told, as pairs of name and value.
-    :param extra: the extra of milvus-rerank that surely runs it; None for a service.
+    :param extra: the extra of milvus-rerank that surely runs it; "" for milvus-rerank alone.
     :param languages: ISO 639-1 codes, or ``multilingual`` alone.
     :param parameters: how many; rounded where the source is.
     :param max_length: the most tokens of query and document together.
@@ -59,7 +60,7 @@ class ModelCard:
     family: str
     function: str
     options: tuple[tuple[str, str | int | bool], ...] = ()
-    extra: str | None = None
+    extra: str = ""
     languages: tuple[str, ...] = ()
     parameters: int | None = None
     max_length: int | None = None
@@ -77,9 +78,9 @@ class ModelCard:
         return f"{self.function}({', '.join(arguments)})"
 
     @property
-    def install(self) -> str | None:
-        """What to type so that it runs; None for a service."""
-        return None if self.extra is None else f'pip install "milvus-rerank[{self.extra}]"'
+    def install(self) -> str:
+        """What to type so that it runs."""
+        return install_command(self.extra)
 
     @property
     def size(self) -> str | None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from milvus_rerank.errors import InputError, MissingDependencyError, SearchError
+from milvus_rerank.errors import InputError, SearchError
 from milvus_rerank.pipeline.stages import Hybrid, Stage, searches_of
+from milvus_rerank.requirements import require
 from milvus_rerank.scores.fusion import RRF
 
 # What a closed client, session, channel or event loop makes pymilvus and gRPC say.
@@ -151,10 +152,9 @@ def explain(error: Exception, source: Source, request: FirstStage, schema: Mappi
 
 
 def _hybrid(request: FirstStage, stage: Hybrid) -> tuple[list[Any], Any]:
-    try:
-        from pymilvus import AnnSearchRequest, RRFRanker, WeightedRanker
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("pymilvus", "milvus", "hybrid search") from error
+    require("hybrid search", "pymilvus")
+    from pymilvus import AnnSearchRequest, RRFRanker, WeightedRanker
+
     parts = [
         AnnSearchRequest(data, search.field or "", dict(search.params), request.limit, expr=request.filter or None)
         for search, data in zip(stage.searches, request.data, strict=True)

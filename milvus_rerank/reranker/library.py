@@ -3,21 +3,24 @@
 Validation, order, batches by length, threads and what happens when memory runs out are the same as for all others.
 """
 
-import importlib.util
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from milvus_rerank.engines.base import Batch, as_logits
-from milvus_rerank.errors import InputError, MissingDependencyError, OutOfMemoryError
+from milvus_rerank.errors import InputError, OutOfMemoryError
 from milvus_rerank.models import ModelSource, model_folder
 from milvus_rerank.models.kinds import Settings
+from milvus_rerank.requirements import ENGINES, require
 from milvus_rerank.reranker.options import Loaded, LoadOptions
 from milvus_rerank.scoring.encoding import Chunks, Pair, Span
+
+_OLDEST_MAJOR = 6  # of sentence-transformers: earlier ones import what a folder's modules.json names
 
 CHARACTERS_PER_TOKEN = 4
 """A guess, for batches: the library tokenises itself, and sorts by characters, too."""
@@ -132,8 +135,7 @@ def load_library(options: LoadOptions, device: str, dtype: str, config: dict[str
         raise InputError(
             f"model {name!r} is put together by sentence-transformers, which cuts texts off: use long='truncate'"
         )
-    if importlib.util.find_spec("sentence_transformers") is None:
-        raise MissingDependencyError("sentence-transformers", "sentence-transformers", f"model {name!r}")
+    _check_library(name)
     from milvus_rerank.models.hub import explained
 
     with explained(options.source):
@@ -141,6 +143,17 @@ def load_library(options: LoadOptions, device: str, dtype: str, config: dict[str
     max_length = options.max_length or int(model.max_seq_length or 512)
     engine = LibraryEngine(model, device, dtype, options.prompt)
     return Loaded(engine, None, config, max_length, None, settings, LibraryEncoder)
+
+
+def _check_library(name: str) -> None:
+    """Refuse a sentence-transformers that would run a folder's own Python code without being told that it may."""
+    require(f"model {name!r}", *ENGINES["torch"], "sentence_transformers")
+    installed = version("sentence-transformers")
+    if int(installed.partition(".")[0]) < _OLDEST_MAJOR:
+        raise InputError(
+            f"model {name!r} needs sentence-transformers {_OLDEST_MAJOR} or newer, got {installed}, which would run "
+            'code of a model\'s folder without asking. Type: pip install --upgrade "milvus-rerank[torch]"'
+        )
 
 
 def _cross_encoder(source: ModelSource, device: str, dtype: str, max_length: int | None) -> Any:

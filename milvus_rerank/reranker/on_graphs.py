@@ -5,9 +5,9 @@ from typing import Any
 
 from milvus_rerank.engines import Engine
 from milvus_rerank.engines.base import Label
-from milvus_rerank.engines.choice import choose_dtype, cpu_limit, missing_package, require
-from milvus_rerank.errors import MissingDependencyError
+from milvus_rerank.engines.choice import choose_dtype, cpu_limit, require_engine
 from milvus_rerank.models import ModelSource
+from milvus_rerank.requirements import ENGINES, require
 from milvus_rerank.reranker.options import Loaded, LoadOptions, NotReadyError, check_flag, pick_label
 
 
@@ -21,7 +21,7 @@ def load_graph(name: str, options: LoadOptions, *, only_ready: bool) -> Loaded:
     :raises NotReadyError: if torch must run it, or trace it first.
     :raises ModelError: if the model cannot be run so.
     """
-    require(name)
+    require_engine(name)
     from milvus_rerank.graphs import family, find
     from milvus_rerank.models.files import CONFIGS, check_reranker, fetch_folder, read_config
     from milvus_rerank.models.kinds import kind_of, may_chat, read_settings
@@ -94,9 +94,7 @@ def _tokenizer(source: ModelSource, folder: Path, config: dict[str, Any]) -> Any
 
     if has_plain_tokenizer(folder):
         return FileTokenizer(folder, config)
-    package = missing_package("torch")
-    if package is not None:
-        raise MissingDependencyError(package, "torch", f"the tokenizer of model {source.name!r}")
+    require(f"the tokenizer of model {source.name!r}", *ENGINES["torch"])
     from milvus_rerank.models.hub import load_tokenizer
 
     return load_tokenizer(source)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from milvus_rerank.engines.choice import choose_dtype, cpu_limit, require
+from milvus_rerank.engines.choice import choose_dtype, cpu_limit, require_engine
 from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.models.kinds import Kind, Settings, kind_of, may_chat, read_settings
 from milvus_rerank.reranker.library import load_library
@@ -27,7 +27,7 @@ def load_torch(options: LoadOptions, device: str) -> Loaded:
     :raises InputError: if the other rerank function is for this kind of model.
     :raises ModelError: if it cannot be found, read or used for reranking.
     """
-    require("torch")
+    require_engine("torch")
     from milvus_rerank.engines.torch_engine import has_bfloat16
     from milvus_rerank.models.files import CONFIGS, fetch_folder, read_config
 

@@ -1,6 +1,5 @@
 """From logits to scores."""
 
-import importlib.util
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from milvus_rerank.errors import InputError, MissingDependencyError
+from milvus_rerank.errors import InputError
 from milvus_rerank.models.files import label_count
+from milvus_rerank.requirements import require
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def model_activation(config: Mapping[str, Any], beside: str | None = None) -> Ac
         return sigmoid
     if name in ("Identity", "Sigmoid"):
         return raw if name == "Identity" else sigmoid
-    _require_torch(f"the model's activation {name}")
+    require(f"the model's activation {name}", "torch")
     from milvus_rerank.engines.torch_engine import torch_activation
 
     return torch_activation(name)
@@ -73,15 +73,10 @@ def pick_activation(
     if choice is None or choice == "model":
         return model_activation(config, beside)
     if callable(choice):
-        _require_torch("an activation_fct that is a function on tensors")
+        require("an activation_fct that is a function on tensors", "torch")
         from milvus_rerank.engines.torch_engine import on_numpy
 
         return on_numpy(choice)
     if choice not in NAMES:
         raise InputError(f"activation_fct must be one of {', '.join(map(repr, NAMES))} or a function, got {choice!r}")
     return raw if choice == "raw" else sigmoid  # softmax: of log odds, see engines.base.Label
-
-
-def _require_torch(purpose: str) -> None:
-    if importlib.util.find_spec("torch") is None:
-        raise MissingDependencyError("torch", "torch", purpose)

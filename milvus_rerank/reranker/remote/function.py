@@ -5,7 +5,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from milvus_rerank.errors import InputError, MissingDependencyError
+from milvus_rerank.errors import InputError
+from milvus_rerank.requirements import require
 from milvus_rerank.reranker import work
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.remote.dialects import Question
@@ -116,10 +117,9 @@ def _joined(scores: Sequence[list[float]], owners: Sequence[int], count: int) ->
 
 
 def _caller(endpoint: Endpoint, policy: Policy, clock: Clock) -> "Caller":
-    try:
-        from milvus_rerank.reranker.remote.calls import Caller
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "httpx", "services", "reranking with a service") from error
+    require("reranking with a service", "httpx", "tenacity")
+    from milvus_rerank.reranker.remote.calls import Caller
+
     return Caller(endpoint, policy, clock)
 
 

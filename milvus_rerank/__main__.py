@@ -1,0 +1,6 @@
+"""``python -m milvus_rerank`` is the command ``milvus-rerank``."""
+
+from milvus_rerank.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Which packages a task needs, and which extra of milvus-rerank installs each."""
+
+import importlib.util
+
+from milvus_rerank.errors import MissingDependencyError
+
+PACKAGES = {
+    "cachetools": "",
+    "filelock": "",
+    "huggingface_hub": "",
+    "ml_dtypes": "",
+    "model2vec": "",
+    "numpy": "",
+    "onnx": "",
+    "onnxruntime": "",
+    "platformdirs": "",
+    "pymilvus": "",
+    "rich": "",
+    "safetensors": "",
+    "tokenizers": "",
+    "tqdm": "",
+    "typer": "",
+    "openvino": "openvino",
+    "sentence_transformers": "torch",
+    "torch": "torch",
+    "transformers": "torch",
+    "milvus_lite": "lite",
+    "fastapi": "server",
+    "opentelemetry.exporter.otlp.proto.http": "server",
+    "opentelemetry.instrumentation.asgi": "server",
+    "opentelemetry.sdk": "server",
+    "prometheus_client": "server",
+    "structlog": "server",
+    "uvicorn": "server",
+    "httpx": "services",
+    "tenacity": "services",
+    "nncf": "export",
+    "onnxscript": "export",
+    "ir_measures": "eval",
+}
+"""The extra that installs each package, by the name it is imported by; "" for what milvus-rerank itself installs."""
+
+EXTRAS = {
+    "openvino": "the fastest engine on a CPU",
+    "torch": "GPUs, and models that only torch runs",
+    "lite": "Milvus in a file, without a server",
+    "server": "milvus-rerank serve",
+    "services": "rerank services over HTTP",
+    "export": "int8, and graphs that torch traces",
+    "eval": "nDCG and other metrics",
+}
+"""What each extra is for. The extra ``all`` installs all of them."""
+
+_FILES = ("onnx", "tokenizers", "safetensors", "ml_dtypes", "huggingface_hub", "filelock", "platformdirs")
+ENGINES = {
+    "torch": ("torch", "transformers"),
+    "onnx": ("onnxruntime", *_FILES),
+    "openvino": ("openvino", *_FILES),
+}
+"""The packages of each engine: those that run a graph read tokenizers and weights, and build graphs, without torch."""
+SERVER = ("fastapi", "prometheus_client", "structlog", "uvicorn")
+"""The packages of ``milvus-rerank serve``, besides those of an engine."""
+TRACES = ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.instrumentation.asgi", "opentelemetry.sdk")
+"""The packages of ``milvus-rerank serve --traces``."""
+
+
+def missing(*packages: str) -> list[str]:
+    """Return the packages that are not installed, without importing any.
+
+    :param packages: names by which packages are imported.
+    :returns: those that are missing, in the order given.
+    """
+    return [name for name in packages if not _installed(name)]
+
+
+def require(purpose: str, *packages: str) -> None:
+    """Raise if a package is not installed. Call it before work begins, with all that the work needs.
+
+    :param purpose: what needs the packages, such as ``the demo``.
+    :param packages: names by which packages are imported, from :data:`PACKAGES`.
+    :raises MissingDependencyError: with the one pip command that installs all that is missing.
+    """
+    absent = missing(*packages)
+    if absent:
+        raise MissingDependencyError(absent, [PACKAGES[name] for name in absent], purpose)
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # the package around a dotted name
+        return False
