@@ -1,21 +1,18 @@
-"""Scores against the libraries that the models come from, on seven architectures and every engine."""
+"""Scores against sentence-transformers', on seven architectures and every engine."""
 
 import itertools
-import warnings
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import ARCHITECTURES, MAX_LENGTH, QUERIES, TEXTS
+from tiny_models import ARCHITECTURES, QUERIES, TEXTS
 
-from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
+from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines.openvino_engine import has_bfloat16
 
 PAIRS = list(itertools.product(QUERIES, TEXTS))
 LENGTHS = [(" ".join("a" * query), " ".join("b" * text)) for query in range(0, 40, 3) for text in range(0, 70, 7)]
-QUERY_LENGTH = 24
 ENGINES = ("torch", "onnx", "openvino")
 
 
@@ -71,48 +68,3 @@ def test_bfloat16_scores_are_near_and_keep_the_order(tiny: dict[str, Path], arch
     # Spearman; measured: 0.9934 to 0.9993. Equal scores have no order to keep, and the unigram tokenizers' training
     # differs from run to run. The bar for a trained model is that of benchmarks/results.
     assert np.corrcoef(ranks, exact_ranks)[0, 1] > 0.98
-
-
-@cache
-def flag_embedding_scores(folder: Path, *, normalize: bool) -> list[float]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from FlagEmbedding import FlagReranker
-
-        options = {"query_max_length": QUERY_LENGTH, "max_length": MAX_LENGTH}
-        reference = FlagReranker(str(folder), devices="cpu", batch_size=64, normalize=normalize, **options)
-        # FlagEmbedding puts pairs together by the tokenizer's prepare_for_model. transformers 5 has none, and
-        # FlagEmbedding then decodes the ids and tokenises the text again, which drops empty documents and what does
-        # not survive decoding. This is the method as transformers 4 had it.
-        reference.tokenizer.prepare_for_model = partial(prepare_for_model, reference.tokenizer)
-        return reference.compute_score(PAIRS)
-
-
-def prepare_for_model(
-    tokenizer: Any, first: list[int], second: list[int], *, max_length: int, **_: Any
-) -> dict[str, list[int]]:
-    cls, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
-    middle = sep * 2 if tokenizer.cls_token == "<s>" else sep
-    second = second[: max_length - len(first) - len(cls + middle + sep)]
-    ids = {"input_ids": cls + first + middle + second + sep}
-    ids["attention_mask"] = [1] * len(ids["input_ids"])
-    if "token_type_ids" in tokenizer.model_input_names:
-        ids["token_type_ids"] = [0] * len(cls + first + middle) + [1] * len(second + sep)
-    return ids
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("normalize", [True, False], ids=["normalized", "raw"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_scores_equal_flag_embedding(tiny: dict[str, Path], architecture: str, normalize: bool, engine: str) -> None:
-    expected = flag_embedding_scores(tiny[architecture], normalize=normalize)
-    reranker = BGERerankFunction(
-        str(tiny[architecture]),
-        normalize=normalize,
-        device="cpu",
-        engine=engine,
-        query_max_length=QUERY_LENGTH,
-        max_length=MAX_LENGTH,
-    )
-    assert np.ptp(expected) > 0.001, "the reference does not tell texts apart"
-    np.testing.assert_allclose(reranker.score_pairs(PAIRS), expected, atol=1e-5, rtol=0)

@@ -61,6 +61,11 @@ MILVUS = {
         {"query": QUERY, "texts": DOCUMENTS, "truncate": True, "truncation_direction": "Right"},
         lambda answer: {r["index"]: r["score"] for r in answer},
     ),
+    "tei, as pymilvus.model sends it": (
+        "/rerank",
+        {"query": QUERY, "return_text": True, "texts": DOCUMENTS},
+        lambda answer: {r["index"]: r["score"] for r in answer},
+    ),
     "vllm": ("/rerank", {"query": QUERY, "documents": DOCUMENTS}, results),
     "vllm, truncated": ("/rerank", {"query": QUERY, "documents": DOCUMENTS, "truncate_prompt_tokens": 512}, results),
     "vllm, first version": ("/v2/rerank", {"query": QUERY, "documents": DOCUMENTS}, results),

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from peers import running
 from serving import Running, serving
 
 from milvus_rerank import CrossEncoderRerankFunction
@@ -85,7 +86,8 @@ def test_milvus_lite_reranks_with_the_server_as_the_client_would(server: Running
 
 
 def test_pymilvus_models_tei_function(open_server: Running, reranker) -> None:
-    from pymilvus.model.reranker.tei import TEIRerankFunction
+    with running("pymilvus.model"):
+        from pymilvus.model.reranker.tei import TEIRerankFunction
 
     function = TEIRerankFunction(api_url=open_server.address)
     found = function(QUERY, DOCUMENTS, top_k=3)  # it returns five whatever it is asked

@@ -1,6 +1,7 @@
 """Tiny models of seven architectures with seeded random weights, saved as a user would find them on disk."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,9 @@ def _deberta_unigram() -> tuple[Tokenizer, list[str]]:
     return _unigram("[CLS] $A [SEP] $B:1 [SEP]:1", special, "[CLS]", "[SEP]")
 
 
-_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
-_DISTIL = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 37}
+_WIDTH = 32
+_SIZES = {"hidden_size": _WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
+_DISTIL = {"dim": _WIDTH, "n_layers": 2, "n_heads": 4, "hidden_dim": 37}
 
 # name -> tokenizer, model class prefix, its sizes, inputs it takes besides ids and mask, tokens its positions reserve
 ARCHITECTURES: dict[str, tuple[Callable[[], tuple[Tokenizer, list[str]]], str, dict[str, Any], bool, int]] = {
@@ -107,15 +109,18 @@ ARCHITECTURES: dict[str, tuple[Callable[[], tuple[Tokenizer, list[str]]], str, d
         True,
         0,
     ),
-    "electra": (_wordpiece, "Electra", {**_SIZES, "embedding_size": 32}, True, 0),
+    "electra": (_wordpiece, "Electra", {**_SIZES, "embedding_size": _WIDTH}, True, 0),
     "distilbert": (_wordpiece, "DistilBert", _DISTIL, False, 0),
     "modernbert": (lambda: _byte_bpe(False), "ModernBert", _SIZES, False, 0),
 }
 
 
-def save_tiny_model(name: str, folder: Path, *, labels: int = 1, activation: str | None = "Identity") -> Path:
+def save_tiny_model(
+    name: str, folder: Path, *, labels: int = 1, activation: str | None = "Identity", width: int = _WIDTH
+) -> Path:
     """Write a seeded tiny classifier of an architecture to a folder."""
     make_tokenizer, prefix, sizes, with_types, reserved = ARCHITECTURES[name]
+    sizes = {option: width if size == _WIDTH else size for option, size in sizes.items()}
     core, special = make_tokenizer()
     roles = {"pad": "pad", "unk": "unk", "cls": ("cls", "<s>"), "sep": ("sep", "</s>"), "mask": "mask"}
     tokens = {f"{role}_token": _pick(special, words) for role, words in roles.items()}
@@ -145,6 +150,30 @@ def save_tiny_model(name: str, folder: Path, *, labels: int = 1, activation: str
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+PUBLISHED_TOKENIZERS = {
+    "bert": "BertTokenizerFast",
+    "roberta": "RobertaTokenizerFast",
+    "xlm-roberta": "XLMRobertaTokenizerFast",
+    "deberta-v2": "DebertaV2TokenizerFast",
+    "electra": "ElectraTokenizerFast",
+    "distilbert": "DistilBertTokenizerFast",
+    "modernbert": "PreTrainedTokenizerFast",
+}
+
+
+def copy_as_published(folder: Path, architecture: str, target: Path) -> Path:
+    """Copy a tiny model and name the tokenizer class that published models name.
+
+    On transformers 4 FlagEmbedding takes a pair's special tokens from that class, not from tokenizer.json. Tiny models
+    themselves name the base class: on transformers 5 other classes leave out parts of tokenizer.json.
+    """
+    shutil.copytree(folder, target)
+    path = target / "tokenizer_config.json"
+    tokenizer_config = json.loads(path.read_text("utf-8")) | {"tokenizer_class": PUBLISHED_TOKENIZERS[architecture]}
+    path.write_text(json.dumps(tokenizer_config), "utf-8")
+    return target
 
 
 def _wide(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
