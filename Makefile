@@ -1,18 +1,37 @@
-# Every command sets up what it needs in .venv; CI runs the same ones.
+# Every command sets up what it needs in an environment of its own; CI runs the same ones.
+# On Linux, TORCH_BACKEND=cpu takes PyTorch's wheel for CPUs, a tenth of the size of the one that brings CUDA.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check
+TORCH := torch==2.13.0
+PYTEST := pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+COMPAT := $(PYTEST) -m "compat and not hub" -o filterwarnings=default
 
-.PHONY: install demo test integration bench check fix clean
+.PHONY: install demo test test-base test-newest test-oldest integration coverage bench check dist lock fix clean
+
+# $(call environment,FOLDER): an empty environment with a pip that knows dependency groups
+define environment
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "milvus-rerank needs Python 3.10 or newer, got %d.%d. Type: make PYTHON=python3.12" % sys.version_info[:2])'
+	rm -rf $(1)
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python $(INSTALL) "pip>=25.1"
+endef
+
+# $(call torch,FOLDER,CONSTRAINTS): torch, where TORCH_BACKEND says which
+define torch
+	$(if $(TORCH_BACKEND),$(1)/bin/python $(INSTALL) uv)
+	$(if $(TORCH_BACKEND),$(1)/bin/uv pip install --quiet --python $(1)/bin/python --torch-backend=$(TORCH_BACKEND) $(2) torch)
+endef
 
 $(VENV)/.demo: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -e ".[demo]"
+	$(call environment,$(VENV))
+	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[openvino,lite,eval]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) -e ".[dev]"
+	$(call torch,$(VENV),-c constraints.txt)
+	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[all]" --group dev
 	touch $@
 
 install: $(VENV)/.dev
@@ -21,10 +40,35 @@ demo: $(VENV)/.demo
 	$(BIN)/milvus-rerank demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m $(PYTEST)
+
+# The wheel without extras: what needs more skips, and says so.
+test-base:
+	$(call environment,$(VENV)-base)
+	$(VENV)-base/bin/python $(INSTALL) -c constraints.txt . --group test-base
+	$(VENV)-base/bin/$(PYTEST) -rs
+
+# The newest and the oldest versions that pyproject.toml allows, torch aside: a short suite, where warnings are no errors.
+test-newest:
+	$(call environment,$(VENV)-newest)
+	$(call torch,$(VENV)-newest)
+	$(VENV)-newest/bin/python $(INSTALL) $(if $(TORCH_BACKEND),,"$(TORCH)") -e ".[all]" --group test
+	$(VENV)-newest/bin/python -m $(COMPAT)
+
+test-oldest:
+	$(call environment,$(VENV)-oldest)
+	$(VENV)-oldest/bin/python $(INSTALL) --group lock
+	echo "$(TORCH)" | $(VENV)-oldest/bin/uv pip compile --quiet --resolution lowest-direct --all-extras \
+		--python $(VENV)-oldest/bin/python -c - pyproject.toml --output-file $(VENV)-oldest/constraints.txt >/dev/null
+	$(call torch,$(VENV)-oldest,-c $(VENV)-oldest/constraints.txt)
+	$(VENV)-oldest/bin/python $(INSTALL) -c $(VENV)-oldest/constraints.txt -e ".[all]" --group test
+	$(VENV)-oldest/bin/python -m $(COMPAT)
 
 integration: $(VENV)/.dev
 	$(BIN)/python -m pytest integration_tests
+
+coverage: $(VENV)/.dev
+	$(BIN)/python -m $(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html
 
 bench:
 	$(PYTHON) benchmarks/run.py
@@ -38,10 +82,24 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/pydoclint milvus_rerank
 	docker/lint.sh
+	scripts/lint.sh
+
+# What is published, built and checked.
+dist: $(VENV)/.dev
+	scripts/check_dist.sh $(BIN)/python
+
+# Chooses the newest versions anew. CUDA's packages are left out: torch names their versions itself.
+lock:
+	$(call environment,$(VENV)-lock)
+	$(VENV)-lock/bin/python $(INSTALL) --group lock
+	echo "$(TORCH)" | $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.10 --all-extras \
+		--group dev --group lock --no-annotate --no-header -c - pyproject.toml | grep -Ev '^(nvidia|cuda|triton)-?' \
+		>constraints.new
+	mv constraints.new constraints.txt
 
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) build dist benchmarks/.models benchmarks/.venvs
+	rm -rf $(VENV) $(VENV)-* build dist htmlcov .coverage benchmarks/.models benchmarks/.venvs

@@ -10,10 +10,10 @@ UNKNOWN = "unknown"
 
 def cells(card: ModelCard) -> list[str]:
     """Return a model's line of a table."""
-    service = card.family == SERVICE
-    middle = (
-        [str(card.max_documents or UNKNOWN)] if service else [card.size or UNKNOWN, licence(card), f"`{card.extra}`" if card.extra else "none"]
-    )
+    if card.family == SERVICE:
+        middle = [str(card.max_documents or UNKNOWN)]
+    else:
+        middle = [card.size or UNKNOWN, licence(card), f"`{card.extra}`" if card.extra else "none"]
     links = " ".join(f"[{place}]({link(url)})" for place, url in enumerate(card.source, 1))
     return [
         f"`{card.name}`",

@@ -43,7 +43,7 @@ PACKAGES = {
 EXTRAS = {
     "openvino": "the fastest engine on a CPU",
     "torch": "GPUs, and models that only torch runs",
-    "lite": "Milvus in a file, without a server",
+    "lite": "Milvus in a file",
     "server": "milvus-rerank serve",
     "services": "rerank services over HTTP",
     "export": "int8, and graphs that torch traces",

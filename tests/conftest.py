@@ -1,8 +1,9 @@
 import logging
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,56 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: threads only get in each other's way
 os.environ["MILVUS_RERANK_CACHE"] = tempfile.mkdtemp(prefix="milvus-rerank-tests-")  # never the user's own
 
-from tiny_models import ARCHITECTURES, save_tiny_model
+from milvus_rerank.errors import MissingDependencyError
+from milvus_rerank.requirements import PACKAGES, missing
+
+# What tests may lack: each skips then, and says so. On the base install that is much, with `make test` nothing.
+OPTIONAL = {
+    *(name.partition(".")[0] for name, extra in PACKAGES.items() if extra),
+    "anyio", "cohere", "hatchling", "langchain_cohere", "playwright", "schemathesis", "scipy", "starlette",
+    "testcontainers", "voyageai", "yaml",
+}  # fmt: skip
+
+
+def absent(error: BaseException) -> list[str]:
+    """Return the optional packages that are not installed here and that an error is about."""
+    if isinstance(error, MissingDependencyError):
+        names = error.packages
+    elif isinstance(error, ModuleNotFoundError):
+        names = ((error.name or "").partition(".")[0],)
+    else:
+        return []
+    return [name for name in names if name.partition(".")[0] in OPTIONAL and missing(name)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Skip a test that needs a package that is not installed."""
+    try:
+        yield
+    except (ModuleNotFoundError, MissingDependencyError) as error:
+        if not (names := absent(error)):
+            raise
+        pytest.skip(f"needs {', '.join(names)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    """Skip a test whose fixtures need a package that is not installed."""
+    return (yield from pytest_runtest_call())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Skip a file that imports a package that is not installed."""
+    report = yield
+    named = re.search(r"No module named '(\w+)", str(report.longrepr)) if report.failed else None
+    if named and absent(ModuleNotFoundError(name=named[1])):
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 0, f"Skipped: needs {named[1]}")
+    return report
 
 
 @pytest.fixture(autouse=True)
@@ -34,5 +84,7 @@ def graphs() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of the tiny models, by architecture."""
+    from tiny_models import ARCHITECTURES, save_tiny_model
+
     root = tmp_path_factory.mktemp("models")
     return {name: save_tiny_model(name, root / name) for name in ARCHITECTURES}

@@ -12,6 +12,8 @@ import pytest
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
 from milvus_rerank.errors import InputError, ModelError
 
+pytestmark = pytest.mark.compat
+
 HERE = Path(__file__).resolve().parent / "flag_embedding"
 GEMMA, LAYERWISE, LIGHTWEIGHT = (
     HERE / name

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import QUERIES, TEXTS
+from pair_texts import QUERIES, TEXTS
 
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction, StaticEmbedder
 from milvus_rerank.evaluation import load_judged, run_demo
 from milvus_rerank.models import builtin_names, model_folder
+
+pytestmark = pytest.mark.compat
 
 CRANFIELD = Path(__file__).parent.parent.parent / "shared" / "data" / "cranfield"
 TURING = "Alan Turing described a universal machine in 1936."
@@ -23,10 +25,10 @@ def reranker() -> CrossEncoderRerankFunction:
     return CrossEncoderRerankFunction(device="cpu")
 
 
-def test_two_models_of_at_most_40_mb_come_with_the_package() -> None:
+def test_two_models_of_at_most_22_mb_come_with_the_package() -> None:
     assert builtin_names() == ["builtin/embed", "builtin/rerank"]
     folders = [model_folder(name) for name in builtin_names()]
-    assert sum(path.stat().st_size for folder in folders if folder for path in folder.rglob("*")) <= 40e6
+    assert sum(path.stat().st_size for folder in folders if folder for path in folder.rglob("*")) <= 22e6
 
 
 def test_each_has_a_card_with_data_licences_and_figures() -> None:
@@ -54,7 +56,8 @@ def test_the_reranker_scores_as_sentence_transformers_does_on_every_engine() -> 
 def test_the_quickest_precision_keeps_the_order(reranker: CrossEncoderRerankFunction) -> None:
     quick = CrossEncoderRerankFunction(device="cpu", dtype="auto")
     scores, expected = (one.score("who described a universal machine", TEXTS) for one in (quick, reranker))
-    assert np.argsort(scores)[::-1][:5].tolist() == np.argsort(expected)[::-1][:5].tolist()
+    in_its_order = np.array(expected)[np.argsort(scores)[::-1]]
+    assert np.diff(in_its_order).max() < 0.05  # only texts of all but the same score change places
     np.testing.assert_allclose(scores, expected, atol=0.05)
 
 

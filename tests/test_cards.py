@@ -22,7 +22,7 @@ FUNCTIONS = {
     "causal": {"CrossEncoderRerankFunction"},
     "service": {"CohereRerankFunction", "VoyageRerankFunction", "JinaRerankFunction"},
 }
-EXTRAS = {"openvino", "torch", "services"}
+EXTRAS = {"", "torch", "services"}
 LICENCES = {"Apache-2.0", "MIT", "CC-BY-NC-4.0", "Gemma"}  # all SPDX but the last, which has no identifier there
 
 every_card = pytest.mark.parametrize("card", all_cards(), ids=lambda card: card.name)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pair_texts import QUERIES, TEXTS
 from tiny_decoders import CAUSAL, IN_PARTS, ROLES, STRICT, save_causal_model, save_last_token_classifier
-from tiny_models import QUERIES, TEXTS
 
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines.decoders import NextToken
@@ -21,6 +21,8 @@ from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.models.chat import INSTRUCTION
 from milvus_rerank.models.kinds import cache_argument
 from milvus_rerank.scoring.scorer import PairScorer
+
+pytestmark = pytest.mark.compat
 
 TEMPLATES = {"roles": ROLES, "parts": IN_PARTS, "none": None}
 # Two empty texts without a template are no tokens at all, which sentence-transformers cannot take.

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import QUERIES, TEXTS
+from pair_texts import QUERIES, TEXTS
 
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
 from milvus_rerank.errors import InputError

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import QUERIES, TEXTS
+from pair_texts import QUERIES, TEXTS
 
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
 from milvus_rerank.engines import Batch
@@ -23,6 +23,8 @@ from milvus_rerank.engines.torch_engine import TorchEngine
 from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.graphs.encoder import build, save
 from milvus_rerank.models.files import read_config, read_weights
+
+pytestmark = pytest.mark.compat
 
 GRAPH_ENGINES = ("onnx", "openvino")
 QUERY = QUERIES[0]

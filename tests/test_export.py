@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import openvino
 import pytest
+from pair_texts import QUERIES, TEXTS
 from safetensors.numpy import load_file, save_file
 from tiny_embedder import write_jsonl
-from tiny_models import QUERIES, TEXTS, save_tiny_model
+from tiny_models import save_tiny_model
 from typer.testing import CliRunner
 
 from milvus_rerank import CrossEncoderRerankFunction
@@ -24,6 +25,8 @@ from milvus_rerank.evaluation.samples import QUERIES as CHECKED
 from milvus_rerank.evaluation.samples import Sample, Samples, read_samples
 from milvus_rerank.exporting import FLOOR, ExportOptions, export_model
 from milvus_rerank.models import ModelSource
+
+pytestmark = pytest.mark.compat
 
 SCORE = """
 import json, sys
@@ -221,7 +224,7 @@ def test_int8_for_openvino_takes_traced_graphs_too_and_needs_nncf_for_calibrated
     graph = openvino.Core().read_model(tmp_path / "made/openvino/openvino_model_qint8.xml")
     kinds = [node.get_element_type().get_type_name() for node in graph.get_ops() if node.get_type_name() == "Constant"]
     assert kinds.count("i8") > 8
-    with pytest.raises(MissingDependencyError, match=r"method 'calibrated' needs the package 'nncf'"):
+    with pytest.raises(MissingDependencyError, match=r"this export needs the package 'nncf'"):
         export(tiny["bert"], tmp_path / "other", method="calibrated", **options)
 
 

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import QUERIES, TEXTS, save_tiny_model
+from pair_texts import QUERIES, TEXTS
+from tiny_models import save_tiny_model
 
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
 from milvus_rerank.errors import InputError, ModelError
+
+pytestmark = pytest.mark.compat
 
 PAIRS = list(itertools.product(QUERIES, TEXTS))
 NAMES = ("contradiction", "entailment", "neutral")

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_models import ARCHITECTURES, QUERIES, TEXTS
+from pair_texts import QUERIES, TEXTS
+from tiny_models import ARCHITECTURES
 
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.errors import ModelError
@@ -329,5 +330,5 @@ except errors.MissingDependencyError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
-    assert done.stdout.startswith(f"the tokenizer of model {str(folder)!r} needs the package 'torch'")
+    assert done.stdout.startswith(f"the tokenizer of model {str(folder)!r} needs the packages 'torch' and 'trans")
     assert done.stdout.endswith('Type: pip install "milvus-rerank[torch]"\n')

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from pair_texts import QUERIES, TEXTS
 from safetensors.numpy import load_file, save_file
-from tiny_models import QUERIES, TEXTS
 
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines import Batch

@@ -30,6 +30,8 @@ from milvus_rerank.indexing import (
 from milvus_rerank.indexing.collection import EMBEDDER_KEY, create, fingerprint, has_bm25
 from milvus_rerank.reranker import LexicalRerankFunction
 
+pytestmark = pytest.mark.compat
+
 
 @pytest.fixture(scope="module")
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> StaticEmbedder:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pair_texts import MAX_LENGTH
 from serving import serving
 from tiny_decoders import save_causal_model
-from tiny_models import MAX_LENGTH
 
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
 from milvus_rerank.errors import InputError

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import TEXTS, save_embedding_model, save_tiny_model
+from pair_texts import TEXTS
+from tiny_models import save_embedding_model, save_tiny_model
 
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
 from milvus_rerank.engines.openvino_engine import has_bfloat16

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import ARCHITECTURES, QUERIES, TEXTS
+from pair_texts import QUERIES, TEXTS
+from tiny_models import ARCHITECTURES
 
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines.openvino_engine import has_bfloat16
+
+pytestmark = pytest.mark.compat
 
 PAIRS = list(itertools.product(QUERIES, TEXTS))
 LENGTHS = [(" ".join("a" * query), " ".join("b" * text)) for query in range(0, 40, 3) for text in range(0, 70, 7)]

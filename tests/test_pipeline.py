@@ -27,6 +27,8 @@ from milvus_rerank.errors import HitError, InputError, StoppedError
 from milvus_rerank.pipeline import RRF, Dense, FullText, Hybrid, SearchAnswer, Timings, TwoStageSearch, Weighted
 from milvus_rerank.reranker import BaseRerankFunction, LexicalRerankFunction
 
+pytestmark = pytest.mark.compat
+
 DENSE = Dense("dense")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import QUERIES, TEXTS
+from pair_texts import QUERIES, TEXTS
 
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines import Batch, ConstantEngine

@@ -14,6 +14,8 @@ import milvus_rerank
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.reranker.lexical import LexicalRerankFunction
 
+pytestmark = pytest.mark.compat
+
 QUERY = "What event in 1956 marked the official birth of artificial intelligence as a discipline?"
 DOCUMENTS = [
     "In 1950, Alan Turing published his seminal paper, 'Computing Machinery and Intelligence.'",

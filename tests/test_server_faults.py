@@ -504,7 +504,7 @@ def test_traces_without_their_packages_say_what_to_install(tmp_path: Path) -> No
     absent.write_text("import sys\nsys.modules['opentelemetry.sdk'] = None\n")
     done = run("--traces", "--reranker", "lexical", "--port", "0", env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 1
-    assert 'pip install "milvus-rerank[otel]"' in done.stderr
+    assert 'pip install "milvus-rerank[server]"' in done.stderr
     assert "Traceback" not in done.stderr
 
 

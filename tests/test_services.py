@@ -27,6 +27,8 @@ from milvus_rerank.reranker.remote.dialects import COHERE, DASHSCOPE, JINA, TEI,
 from milvus_rerank.reranker.remote.endpoints import find_endpoint
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
 
+pytestmark = pytest.mark.compat
+
 QUERY = "logic theorist machine"
 DOCUMENTS = ["nothing here", "logic machine", "the logic theorist machine", "theorist", "a machine", "logic, Ψ"]
 LOCAL = LexicalRerankFunction()

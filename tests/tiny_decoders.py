@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import transformers
-from tiny_models import TRAINING_TEXTS
+from pair_texts import TRAINING_TEXTS
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 ROLES = (

@@ -8,6 +8,7 @@ the calibration texts. The rounded weights are the model: they load as float32, 
 """
 
 import argparse
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,7 @@ def calibration_pairs(data: Path) -> list[tuple[str, str]]:
     step = max(1, 2 * len(documents) // PAIRS)
     chosen = documents[::step]
     matching = [(document["title"], document["text"]) for document in chosen]
-    rivals = [(one["title"], other["text"]) for one, other in zip(chosen, chosen[1:], strict=False)]
+    rivals = [(one["title"], other["text"]) for one, other in itertools.pairwise(chosen)]
     return matching + rivals
 
 
@@ -113,16 +114,18 @@ def main() -> None:
             for name in names:
                 layer = model.get_submodule(name)
                 layer.weight.copy_(compensated(layer.weight, products[name]))
-            print(prefix, "largest change of a score:", float((torch.cat(run()) - before).abs().max()), flush=True)
+            change = torch.cat(run()) - before
+            print(prefix, "largest change of a score:", float(change.abs().max()), flush=True)
     shutil.copytree(args.folder, args.out, dirs_exist_ok=True)
     stored = load_file(args.folder / "model.safetensors")
     for name, value in model.state_dict().items():
         wide = value.dim() == 2 and not name.startswith("classifier")
         stored[name] = value.to(torch.float8_e4m3fn if wide else stored[name].dtype)
     save_file(stored, args.out / "model.safetensors", metadata={"format": "pt"})
-    change = torch.cat(run()).detach() - before
-    print(f"scores of {len(pairs)} pairs change by {change.pow(2).mean().sqrt():.4f} (root mean square), "
-          f"{change.abs().max():.4f} at most; their deviation is {before.std():.4f}")
+    print(
+        f"scores of {len(pairs)} pairs change by {change.pow(2).mean().sqrt():.4f} (root mean square), "
+        f"{change.abs().max():.4f} at most; their deviation is {before.std():.4f}"
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from FlagEmbedding.inference.reranker.decoder_only.models import modeling_minicp
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from tiny_models import QUERIES, TEXTS, _unigram  # noqa: E402
+from pair_texts import QUERIES, TEXTS  # noqa: E402
+from tiny_models import _unigram  # noqa: E402
 
 PAIRS = [list(pair) for pair in itertools.product(QUERIES, TEXTS)]
 LIMITS = {"query_max_length": 24, "max_length": 64}

@@ -22,7 +22,8 @@ from torch.nn import Sigmoid
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from tiny_models import ARCHITECTURES, QUERIES, TEXTS, copy_as_published, save_tiny_model  # noqa: E402
+from pair_texts import QUERIES, TEXTS  # noqa: E402
+from tiny_models import ARCHITECTURES, copy_as_published, save_tiny_model  # noqa: E402
 
 PACKAGES = ("FlagEmbedding", "pymilvus.model", "sentence-transformers", "transformers", "tokenizers", "torch")
 WIDTH = 16
