@@ -47,8 +47,11 @@ def pytest_runtest_call() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup() -> Iterator[None]:
-    """Skip a test whose fixtures need a package that is not installed."""
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Skip a test that says, or whose fixtures find, that it needs a package that is not installed."""
+    names = missing(*(name for mark in item.iter_markers("needs") for name in mark.args))
+    if names:
+        pytest.skip(f"needs {', '.join(names)}")
     return (yield from pytest_runtest_call())
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pymilvus import Collection, DataType, Function, FunctionType, MilvusClient, connections
 from pymilvus.decorators import PyMilvusDeprecationWarning
 
@@ -103,6 +104,7 @@ def make_plain(client: MilvusClient, name: str, rows: list[dict[str, Any]]) -> N
 @contextmanager
 def lite_client(folder: Path) -> Iterator[MilvusClient]:
     """Open an embedded Milvus on the file ``lite.db`` of a folder."""
+    pytest.importorskip("milvus_lite")
     client = MilvusClient(str(folder / "lite.db"))
     try:
         yield client
@@ -128,6 +130,7 @@ def orm_collection(uri: str, name: str) -> Iterator[Collection]:
 @contextmanager
 def lite_server(folder: Path, timeout: float = 30.0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run ``milvus-lite server`` on a free port of 127.0.0.1; yields its URI and its process, ends it at last."""
+    pytest.importorskip("milvus_lite")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

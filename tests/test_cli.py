@@ -59,6 +59,7 @@ def beir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def indexed(cli, beir, embedder):
     """The command line after the small collection was indexed into ./milvus.db."""
+    pytest.importorskip("milvus_lite")
     assert cli("index", beir, "--embedder", embedder)[0] == 0
     return cli
 
@@ -175,6 +176,9 @@ def test_rerank_tells_the_line_that_it_cannot_read(cli, stdin, told):
 
 # mistakes
 
+DEMO = pytest.mark.needs("ir_measures", "milvus_lite")
+SERVER = pytest.mark.needs("fastapi", "prometheus_client", "uvicorn", "milvus_lite")
+
 
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
@@ -190,7 +194,9 @@ def test_rerank_tells_the_line_that_it_cannot_read(cli, stdin, told):
         (("index", "x", "--timeout", "inf"), 2, "--timeout"),
         (("index", "x", "--timeout", "86401"), 2, "86400"),
         (("search", "q", "--timeout", "nan"), 2, "--timeout"),
-        (("demo", "--embedder", "builtin/rerank"), 1, "error: embedder 'builtin/rerank' cannot be read"),
+        pytest.param(
+            ("demo", "--embedder", "builtin/rerank"), 1, "error: embedder 'builtin/rerank' cannot be read", marks=DEMO
+        ),
         (("rerank", "q", "--file", "none.txt"), 1, "error: none.txt cannot be read: No such file or directory"),
         (("rerank", "q", "a", "--reranker", "lexica"), 1, "error: no reranker is named 'lexica'; there are: "),
         (("rerank", "q", "a", "--model", "builtin/none"), 1, "error: no built-in model 'builtin/none'; there are: "),
@@ -200,8 +206,13 @@ def test_rerank_tells_the_line_that_it_cannot_read(cli, stdin, told):
         (("search", "q"), 1, "error: there is no Milvus Lite file ./milvus.db; make it with: milvus-rerank index"),
         (("search", "q", "--uri", "x"), 1, "error: uri must be a Milvus Lite path that ends in .db, or a server"),
         (("search", "q", "--uri", "http://127.0.0.1:9", "--timeout", "0.5"), 1, "Is the server running"),
-        (("demo", "--model", "builtin/none"), 1, "error: no built-in model 'builtin/none'"),
-        (("demo", "--embedder", "org/none"), 1, "error: embedder 'org/none' must be 'builtin/embed' or a local folder"),
+        pytest.param(("demo", "--model", "builtin/none"), 1, "error: no built-in model 'builtin/none'", marks=DEMO),
+        pytest.param(
+            ("demo", "--embedder", "org/none"),
+            1,
+            "error: embedder 'org/none' must be 'builtin/embed' or a local folder",
+            marks=DEMO,
+        ),
     ],
 )
 def test_a_mistake_ends_with_its_code_and_one_message_and_no_traceback(cli, arguments, code, told):
@@ -217,9 +228,9 @@ def test_a_mistake_ends_with_its_code_and_one_message_and_no_traceback(cli, argu
         ("model2vec", "", ("index", "corpus.jsonl")),
         ("milvus_lite", "lite", ("index", "corpus.jsonl")),
         ("pymilvus", "", ("index", "corpus.jsonl", "--uri", "http://127.0.0.1:9")),
-        ("ir_measures", "eval", ("demo",)),
-        ("milvus_lite", "lite", ("serve", "--milvus-uri", "milvus.db")),
-        ("structlog", "server", ("serve",)),
+        pytest.param("ir_measures", "eval", ("demo",), marks=DEMO),
+        pytest.param("milvus_lite", "lite", ("serve", "--milvus-uri", "milvus.db"), marks=SERVER),
+        pytest.param("structlog", "server", ("serve",), marks=SERVER),
     ],
 )
 def test_a_missing_package_is_an_error_with_what_to_type(cli, embedder, tmp_path, package, extra, command):

@@ -73,6 +73,7 @@ def test_version_and_help_answer_on_stdout(tmp_path):
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory: pytest.TempPathFactory, embedder: Path) -> Path:
     """A folder where the real command indexed the small collection into x.db."""
+    pytest.importorskip("milvus_lite")
     folder = write_beir(tmp_path_factory.mktemp("data") / "docs").parent
     done = run("index", "docs", "--uri", "x.db", "--embedder", embedder, "--json", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
@@ -148,6 +149,7 @@ def test_characters_that_stdout_lacks_are_question_marks(tmp_path, encoding, sho
     assert shown in done.stdout.decode(encoding)
 
 
+@pytest.mark.needs("milvus_lite")
 def test_why_milvus_lite_cannot_open_a_file_is_told(tmp_path):
     (tmp_path / "x.db").mkdir()
     with (tmp_path / "x.db" / "LOCK").open("w") as lock:

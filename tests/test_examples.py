@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -27,6 +29,7 @@ def test_the_documented_example_puts_the_dartmouth_conference_first(tmp_path: Pa
     assert scores[0] > scores[1]
 
 
+@pytest.mark.needs("milvus_lite")
 def test_two_stage_search_finds_what_each_query_asks_for(tmp_path: Path) -> None:
     printed = run(str(ROOT / "examples" / "two_stage_search.py"), cwd=tmp_path)
     assert re.search(r"One query.*:\n  isbn-5  ", printed), printed
@@ -34,6 +37,7 @@ def test_two_stage_search_finds_what_each_query_asks_for(tmp_path: Path) -> None
     assert re.search(r"  isbn-2  was place \d at distance 0\.\d{3}: The first programmers\n$", printed), printed
 
 
+@pytest.mark.needs("milvus_lite")
 def test_hybrid_search_finds_the_lock_that_is_meant(tmp_path: Path) -> None:
     printed = run(str(ROOT / "examples" / "hybrid_search.py"), cwd=tmp_path)
     assert re.match(r"-?\d+\.\d{3}  Error E1042: ", printed), printed
@@ -52,6 +56,7 @@ def test_a_cascade_says_which_stage_scored_what(tmp_path: Path) -> None:
     assert [line[:7] for line in printed.splitlines()] == ["stage 1", "stage 1", "stage 0", "stage 0"]
 
 
+@pytest.mark.needs("milvus_lite")
 def test_the_readme_prints_what_it_says(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     code, printed = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", text, re.DOTALL)[0]
@@ -59,6 +64,7 @@ def test_the_readme_prints_what_it_says(tmp_path: Path) -> None:
     assert run("-c", code, cwd=tmp_path) == printed
 
 
+@pytest.mark.needs("milvus_lite")
 def test_the_page_of_scores_prints_what_it_says(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "scores.md").read_text(encoding="utf-8")
     parts = {kind: re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "text")}

@@ -206,6 +206,7 @@ def test_a_run_that_failed_goes_on_where_it_stopped(client, passages, embedder):
     assert done == [2, 2, 1]
 
 
+@pytest.mark.needs("milvus_lite")
 def test_a_process_killed_between_batches_leaves_whole_batches_and_the_next_run_completes(tmp_path, embedder):
     folder = write_jsonl(tmp_path / "many.jsonl", [{"_id": f"d{i}", "text": f"unix number {i}"} for i in range(100)])
     script = """

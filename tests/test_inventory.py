@@ -69,6 +69,7 @@ def test_a_file_in_the_caches_place_is_no_error(tmp_path):
     assert hub(take_inventory(cache_dir=tmp_path / "hub")) == {}
 
 
+@pytest.mark.needs("openvino")
 def test_what_needs_a_missing_package_says_which_and_what_to_type(monkeypatch):
     for package in ("torch", "onnxruntime"):  # one engine left
         monkeypatch.setitem(sys.modules, package, None)  # what Python does for a package that cannot be imported

@@ -56,10 +56,10 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     ("options", "missing", "purpose", "extra"),
     [
         ("", ["torch", "openvino", "onnxruntime"], "running a cross-encoder", ""),
-        ("engine='torch'", ["torch"], "engine 'torch'", "torch"),
+        ("engine='torch'", ["torch", "transformers"], "engine 'torch'", "torch"),
         ("engine='onnx'", ["onnxruntime"], "engine 'onnx'", ""),
         ("engine='openvino'", ["openvino"], "engine 'openvino'", "openvino"),
-        ("device='cuda'", ["torch"], "engine 'torch'", "torch"),
+        ("device='cuda'", ["torch", "transformers"], "engine 'torch'", "torch"),
     ],
 )
 def test_a_missing_package_says_what_to_type(options: str, missing: list[str], purpose: str, extra: str) -> None:
@@ -73,12 +73,15 @@ except errors.MissingDependencyError as error:
     print(error)
 """
     command = f'pip install "milvus-rerank[{extra}]"' if extra else "pip install milvus-rerank"
-    assert run(code) == (
-        f"{purpose} needs the package {extra or 'onnxruntime'!r}, which is not installed. Type: {command}\n"
-    )
+    packages = {
+        "": "package 'onnxruntime', which is",
+        "openvino": "package 'openvino', which is",
+        "torch": "packages 'torch' and 'transformers', which are",
+    }
+    assert run(code) == f"{purpose} needs the {packages[extra]} not installed. Type: {command}\n"
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+@pytest.mark.parametrize("engine", [pytest.param("openvino", marks=pytest.mark.needs("openvino")), "onnx"])
 def test_the_quick_engines_run_without_torch_and_transformers_even_the_first_time(engine: str, tmp_path: Path) -> None:
     code = f"""
 import sys
@@ -91,6 +94,7 @@ print([name for name in ("torch", "transformers", "onnxscript", "pymilvus") if n
     assert len(list(tmp_path.glob("*/model.onnx"))) == 1
 
 
+@pytest.mark.needs("openvino")
 def test_an_activation_on_tensors_without_torch_says_what_to_type() -> None:
     code = """
 import sys

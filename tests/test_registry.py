@@ -146,6 +146,7 @@ def test_an_object_that_cannot_score_is_no_reranker() -> None:
         plugin.wrap({}, "x")
 
 
+@pytest.mark.needs("hatchling")
 def test_an_installed_plugin_is_found_and_reranks(tmp_path: Path) -> None:
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run([*install, "--disable-pip-version-check", "--target", tmp_path, PLUGIN], check=True)

@@ -582,6 +582,7 @@ def test_an_object_that_is_dropped_closes_its_connections(server: FaultServer) -
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.needs("milvus_lite")
 def test_a_forked_process_opens_connections_of_its_own(server: FaultServer) -> None:
     code = f"""
 import os

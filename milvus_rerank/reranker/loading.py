@@ -9,6 +9,7 @@ from milvus_rerank.errors import InputError
 from milvus_rerank.inputs import check_choice, check_count, check_limit
 from milvus_rerank.models import model_folder
 from milvus_rerank.models.files import content_key
+from milvus_rerank.requirements import ENGINES, require
 from milvus_rerank.reranker.on_graphs import load_graph
 from milvus_rerank.reranker.on_torch import load_torch
 from milvus_rerank.reranker.options import Loaded, LoadOptions, NotReadyError
@@ -127,19 +128,20 @@ def _settings(options: LoadOptions, loaded: Loaded, max_length: int) -> Hashable
 
 def _load(options: LoadOptions, device: str) -> Loaded:
     """Load with the first engine that can run the model; with one engine asked for, its error is the answer."""
-    names = candidates(options.engine, device, options.dtype)
-    for name in names[:-1]:
+    automatic = options.engine == "auto"
+    problem: NotReadyError | None = None
+    for name in candidates(options.engine, device, options.dtype):
         try:
-            loaded = _load_with(name, options, device, only_ready=True)
+            loaded = _load_with(name, options, device, only_ready=automatic)
         except NotReadyError as error:
             logger.info("engine %s is not used for %s: %s", name, options.source.name, error)
+            problem = error
         else:
             break
     else:
-        try:
-            loaded = _load_with(names[-1], options, device, only_ready=False)
-        except NotReadyError as error:
-            raise InputError(str(error)) from None  # no other engine is left: from here on it is the caller's
+        if automatic and options.dtype != "int8":
+            require(f"model {options.source.name!r}", *ENGINES["torch"])
+        raise InputError(str(problem)) from None  # no other engine is left: from here on it is the caller's
     engine = loaded.engine
     # Not at the level of info, which the command shows to people: only what differs from what was asked belongs there.
     logger.debug("%s runs on %s with engine %s in %s", options.source.name, engine.device, engine.name, engine.dtype)
