@@ -52,7 +52,7 @@ test-base:
 test-newest:
 	$(call environment,$(VENV)-newest)
 	$(call torch,$(VENV)-newest)
-	$(VENV)-newest/bin/python $(INSTALL) $(if $(TORCH_BACKEND),,"$(TORCH)") -e ".[all]" --group test
+	$(VENV)-newest/bin/python $(INSTALL) $(if $(TORCH_BACKEND),,"$(TORCH)") -e ".[all]" --group test-base
 	$(VENV)-newest/bin/python -m $(COMPAT)
 
 test-oldest:
@@ -61,7 +61,7 @@ test-oldest:
 	echo "$(TORCH)" | $(VENV)-oldest/bin/uv pip compile --quiet --resolution lowest-direct --all-extras \
 		--python $(VENV)-oldest/bin/python -c - pyproject.toml --output-file $(VENV)-oldest/constraints.txt >/dev/null
 	$(call torch,$(VENV)-oldest,-c $(VENV)-oldest/constraints.txt)
-	$(VENV)-oldest/bin/python $(INSTALL) -c $(VENV)-oldest/constraints.txt -e ".[all]" --group test
+	$(VENV)-oldest/bin/python $(INSTALL) -c $(VENV)-oldest/constraints.txt -e ".[all]" --group test-base
 	$(VENV)-oldest/bin/python -m $(COMPAT)
 
 integration: $(VENV)/.dev

@@ -1,7 +1,11 @@
 """Rerank Milvus search hits with cross-encoder and BGE models."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info < (3, 10):  # noqa: UP036  before newer syntax fails: of a source tree, pip checks nothing
+    raise ImportError("milvus-rerank needs Python 3.10 or newer; this is Python {}.{}".format(*sys.version_info))
 
 if TYPE_CHECKING:
     from milvus_rerank.cascade import CascadeRerankFunction, Stage

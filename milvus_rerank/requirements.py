@@ -7,6 +7,7 @@ from milvus_rerank.errors import MissingDependencyError
 PACKAGES = {
     "cachetools": "",
     "filelock": "",
+    "grpc": "",
     "huggingface_hub": "",
     "ml_dtypes": "",
     "model2vec": "",
@@ -20,16 +21,21 @@ PACKAGES = {
     "tokenizers": "",
     "tqdm": "",
     "typer": "",
+    "typing_extensions": "",
     "openvino": "openvino",
     "sentence_transformers": "torch",
     "torch": "torch",
     "transformers": "torch",
     "milvus_lite": "lite",
+    "anyio": "server",
     "fastapi": "server",
+    "h11": "server",
     "opentelemetry.exporter.otlp.proto.http": "server",
     "opentelemetry.instrumentation.asgi": "server",
     "opentelemetry.sdk": "server",
     "prometheus_client": "server",
+    "pydantic": "server",
+    "starlette": "server",
     "structlog": "server",
     "uvicorn": "server",
     "httpx": "services",
@@ -51,13 +57,14 @@ EXTRAS = {
 }
 """What each extra is for. The extra ``all`` installs all of them."""
 
-_FILES = ("onnx", "tokenizers", "safetensors", "ml_dtypes", "huggingface_hub", "filelock", "platformdirs")
+_FILES = ("tokenizers", "safetensors", "huggingface_hub")
+_GRAPHS = ("onnx", "ml_dtypes", "filelock", "platformdirs")
 ENGINES = {
-    "torch": ("torch", "transformers"),
-    "onnx": ("onnxruntime", *_FILES),
-    "openvino": ("openvino", *_FILES),
+    "torch": ("torch", "transformers", *_FILES),
+    "onnx": ("onnxruntime", *_FILES, *_GRAPHS),
+    "openvino": ("openvino", *_FILES, *_GRAPHS),
 }
-"""The packages of each engine: those that run a graph read tokenizers and weights, and build graphs, without torch."""
+"""The packages of each engine: those that run graphs read a model's files, and build graphs, without torch."""
 SERVER = ("fastapi", "prometheus_client", "structlog", "uvicorn")
 """The packages of ``milvus-rerank serve``, besides those of an engine."""
 TRACES = ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.instrumentation.asgi", "opentelemetry.sdk")

@@ -152,7 +152,7 @@ def read_weights(folder: Path, *, show_progress: bool = False) -> dict[str, Any]
                 names = tqdm(plain, "Loading weights", disable=not show_progress)
                 weights.update({name: file.get_tensor(name) for name in names})
             if len(plain) < len(types):  # safetensors looks for these types in numpy, which does not have them
-                for name, tensor in deserialize(path.read_bytes()):
+                for name, tensor in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
                     if types[name] in float8:
                         values = np.frombuffer(tensor["data"], float8[types[name]])
                         weights[name] = values.reshape(tensor["shape"])
