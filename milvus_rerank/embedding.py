@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from milvus_rerank.errors import ModelError
 from milvus_rerank.inputs import check_documents
 from milvus_rerank.models import model_folder
+from milvus_rerank.models.files import read_config
 from milvus_rerank.requirements import require
 
 
@@ -29,6 +30,7 @@ class StaticEmbedder:
 
         self.model_name = str(model_name)
         try:
+            read_config(folder)  # model2vec's own message for one that is no object names an attribute
             self._model: Any = StaticModel.from_pretrained(folder)
         except (
             Exception

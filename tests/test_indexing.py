@@ -376,15 +376,20 @@ def test_a_file_where_milvus_lite_wants_a_folder_is_told_with_what_to_do(tmp_pat
     ("damage", "told"),
     [
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x10"), "header too small"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "Could not find expected model files"),
+        (
+            lambda folder: (folder / "tokenizer.json").unlink(),
+            "Could not find expected model files|Tokenizer file does not exist",
+        ),
         (lambda folder: (folder / "tokenizer.json").write_text('{"model":'), "EOF while parsing"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "no attribute 'get'"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "must hold a JSON object, got list"),
     ],
 )
 def test_a_damaged_embedder_is_told_with_its_folder(tmp_path, damage, told):
     folder = save_embedder(tmp_path / "damaged", ["a"])
     damage(folder)
-    with pytest.raises(ModelError, match=rf"embedder '.*damaged' cannot be read \(.*{told}.*\); expected a folder in"):
+    with pytest.raises(
+        ModelError, match=rf"embedder '.*damaged' cannot be read \(.*(?:{told}).*\); expected a folder in"
+    ):
         StaticEmbedder(str(folder))
 
 

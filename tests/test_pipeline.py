@@ -275,7 +275,8 @@ def test_search_parameters_reach_milvus(client):
     counted = CountingClient(client)  # the embedded Milvus ignores them in a hybrid search
     docs(counted, first_stage=Hybrid((near, FullText("sparse", {"drop_ratio_search": 0.0}))))(MILVUS_INDEX)
     [(_, (_, requests, _))] = counted.calls
-    assert [request.param for request in requests] == [{"params": {"radius": 0.9}}, {"drop_ratio_search": 0.0}]
+    dense, sparse = (request.param for request in requests)
+    assert (dense["params"], sparse["drop_ratio_search"]) == ({"radius": 0.9}, 0.0)  # pymilvus may add to them
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Options that several commands share, and what they stand for."""
 
 import inspect
+import math
 import re
 import sys
 from pathlib import Path
@@ -28,6 +29,13 @@ def check_text(text: str) -> str:
     return text
 
 
+def check_number(number: float) -> float:
+    """Return a number from the command line, if it is one: older versions of click let nan pass every limit."""
+    if math.isnan(number):
+        raise typer.BadParameter(f"{number} is not a number")
+    return number
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 Query = Annotated[str, typer.Argument(help="What to look for.", callback=check_text, show_default=False)]
 Uri = Annotated[str, typer.Option(help="A Milvus Lite file (*.db), or a server: http://host:19530.")]
@@ -36,7 +44,7 @@ Token = Annotated[
 ]
 Timeout = Annotated[
     float,
-    typer.Option(help="Seconds that one call to Milvus may take.", min=0.001, max=86400),
+    typer.Option(help="Seconds that one call to Milvus may take.", min=0.001, max=86400, callback=check_number),
 ]
 Reranker = Annotated[str, typer.Option(help="A registered reranker; see: milvus-rerank models.")]
 Model = Annotated[

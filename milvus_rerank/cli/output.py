@@ -108,7 +108,11 @@ def progress_bars() -> Iterator["Progress"]:
 
     console = err()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    if not console.is_terminal:
+        yield progress  # not entered: before rich 15 even a disabled one prints an empty line at its end
+        return
+    with progress:
         yield progress
 
 
