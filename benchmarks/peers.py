@@ -27,7 +27,7 @@ QUIET = {
 
 # What pip installs into .venvs/NAME, always with the repository's constraints.txt.
 VENVS: dict[str, tuple[str, ...]] = {
-    "harness": ("-e", f"{REPO}[export,int8,onnx]", "matplotlib", "scipy"),
+    "harness": ("-e", f"{REPO}[export,torch]", "matplotlib", "scipy"),
     "milvus-rerank": ("-e", f"{REPO}[torch,onnx,openvino]"),
     "sentence-transformers": ("sentence-transformers",),
     "sentence-transformers-onnx": ("sentence-transformers[onnx]",),

@@ -1,10 +1,11 @@
 """The pairs that are timed: queries with the documents that a first stage finds for them, in several lengths.
 
-Runs in the harness' environment. Real texts: cranfield and cisi when ``../shared/data`` has them beside the
-repository, else the collection that ships with the package.
+Runs in the harness' environment. Real texts: cranfield and cisi where the environment variable
+``MILVUS_RERANK_COLLECTIONS`` names a folder that holds them, else the collection that ships with the package.
 """
 
 import itertools
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from milvus_rerank import StaticEmbedder
 from milvus_rerank.evaluation import JudgedCollection, demo_folder, load_judged
 
 COLLECTIONS = ("cranfield", "cisi")
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(os.environ.get("MILVUS_RERANK_COLLECTIONS", "none"))
 CANDIDATES = 100
 SHORT_WORDS = 20  # near 30 tokens
 LONG_WORDS = 700  # more than 512 tokens: every pair is cut to the limit

@@ -31,7 +31,7 @@ fi
 
 echo "build-local: collecting wheels in $wheels" >&2
 rm -rf "$wheels"
-"$python" -m pip wheel --quiet --wheel-dir "$wheels" -c constraints.txt ".[demo,server]" \
+"$python" -m pip wheel --quiet --wheel-dir "$wheels" -c constraints.txt ".[openvino,lite,eval,server]" \
     hatch-fancy-pypi-readme hatchling uv
 rm -f "$wheels"/milvus_rerank-*.whl # the image gets the package from its source
 docker build --network=none -f docker/Dockerfile --build-arg BASE="$base" -t "$tag" .
