@@ -1,7 +1,7 @@
 """What it brings to run a query once for all its documents: python benchmarks/decoders.py [--rounds N].
 
-Runs in the package's own environment, as `make install` makes it. A Qwen3 of 8 layers, 512 wide, with random weights: only its
-times mean something, and that all ways give the same scores. Writes results/decoders.json.
+Runs in the package's own environment, as `make install` makes it. A Qwen3 of 8 layers, 512 wide, with random weights:
+only its times mean something, and that all ways give the same scores. Writes results/decoders.json.
 """
 
 import argparse
