@@ -27,7 +27,7 @@ from collections.abc import Sequence
 def install_command(*extras: str) -> str:
     """Return the line to type that installs milvus-rerank with extras.
 
-    :param extras: names of extras; "" for none.
+    :param *extras: names of extras; "" for none.
     :returns: such as ``pip install "milvus-rerank[eval,lite]"``.
     """
     wanted = ",".join(sorted(set(extras) - {""}))

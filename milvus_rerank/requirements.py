@@ -74,7 +74,7 @@ TRACES = ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.instrumentati
 def missing(*packages: str) -> list[str]:
     """Return the packages that are not installed, without importing any.
 
-    :param packages: names by which packages are imported.
+    :param *packages: names by which packages are imported.
     :returns: those that are missing, in the order given.
     """
     return [name for name in packages if not _installed(name)]
@@ -84,7 +84,7 @@ def require(purpose: str, *packages: str) -> None:
     """Raise if a package is not installed. Call it before work begins, with all that the work needs.
 
     :param purpose: what needs the packages, such as ``the demo``.
-    :param packages: names by which packages are imported, from :data:`PACKAGES`.
+    :param *packages: names by which packages are imported, from :data:`PACKAGES`.
     :raises MissingDependencyError: with the one pip command that installs all that is missing.
     """
     absent = missing(*packages)
