@@ -1,7 +1,7 @@
 """What the parts of this package cost and bring, each beside its absence: python benchmarks/parts.py.
 
-Runs in the package's own environment and writes results/parts.json: padding of batches, the early look of ``screen``,
-the caches, and the time of a call outside tokenizer and model. Runs alternate; figures are medians.
+Runs in the package's own environment and writes results/parts.json: padding of batches, the caches, and the time of a
+call outside tokenizer and model. Runs alternate; figures are medians.
 """
 
 import json
@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from texts import Request, load_texts
 
@@ -45,27 +44,6 @@ def padding(encoder: PairEncoder, requests: Sequence[Request]) -> dict[str, floa
     order = by_length(lengths)
     slots = {budget: sum(len(rows) * lengths[rows[0]] for rows in cut(order, lengths, budget)) for budget in BUDGETS}
     return {str(budget): round(1 - sum(lengths) / own, 4) for budget, own in slots.items()}
-
-
-def screens(requests: Sequence[Request]) -> dict[str, Any]:
-    """Compare the best 10 of 100 with and without an early look in bfloat16."""
-    exact = CrossEncoderRerankFunction(device="cpu")
-    screened = CrossEncoderRerankFunction(device="cpu", screen="bfloat16")
-    same, times = 0, []
-    for request in requests:
-        documents = list(request.documents)
-        found = [[one.index for one in rank(request.query, documents, TOP_K)] for rank in (exact, screened)]
-        same += found[0] == found[1]
-        runs = {"plain": lambda: exact(request.query, documents, TOP_K)}  # noqa: B023
-        runs["screened"] = lambda: screened(request.query, documents, TOP_K)  # noqa: B023
-        times.append(alternate(runs, 1))
-    ratios = [own["plain"] / own["screened"] for own in times]
-    return {
-        "reranker": repr(screened),
-        "queries": len(requests),
-        "same_top_10_in_the_same_order": same,
-        "times_plain": round(statistics.median(ratios), 3),
-    }
 
 
 def overhead(request: Request) -> dict[str, float]:
@@ -109,7 +87,6 @@ def main() -> None:
             "50 queries x 100 documents": padding(encoder, texts.requests),
         },
         "milliseconds of 100 short documents": {**overhead(short), **caches(short)},
-        "screen": screens(texts.requests[:10]),
     }
     (RESULTS / "parts.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))

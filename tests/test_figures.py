@@ -45,12 +45,9 @@ def test_other_figures_of_the_section_are_those_of_the_results() -> None:
     parts = json.loads((RESULTS / "parts.json").read_text("utf-8"))
     text = (REPO / "README.md").read_text("utf-8")
     section = re.sub(r"\s+", " ", text[text.index("## How fast") : text.index("## Coming from")])
-    screen = parts["screen"]
     outside = parts["milliseconds of 100 short documents"]["outside tokenizer and model"]
     rows = speed["cases"]["throughput"]["rows"]
     for sentence in (
-        f"{screen['times_plain']:.2f} times faster",
-        f"{screen['same_top_10_in_the_same_order']} of {screen['queries']} queries",
         f"{outside:.1f} ms",
         f"{100 * rows['milvus-rerank']['share_of_peak']:.0f}%",
         f"{100 * rows['sentence-transformers predict']['share_of_peak']:.0f}%",

@@ -144,14 +144,6 @@ def test_a_score_cache_remembers_windows_as_well(tiny: dict[str, Path]) -> None:
     assert other.score(QUERY, LONGS) != reranker.score(QUERY, LONGS)
 
 
-def test_a_screen_gives_the_same_results(tiny: dict[str, Path]) -> None:
-    options: dict[str, Any] = {"long": "chunk", "engine": "torch"}
-    plain = long_reranker(tiny["bert"], **options)(QUERY, DOCUMENTS, top_k=2)
-    screened = long_reranker(tiny["bert"], screen="bfloat16", **options)(QUERY, DOCUMENTS, top_k=2)
-    assert [(one.index, one.span) for one in screened] == [(one.index, one.span) for one in plain]
-    np.testing.assert_allclose([one.score for one in screened], [one.score for one in plain], atol=1e-5)
-
-
 def test_the_server_reads_windows_too(tiny: dict[str, Path]) -> None:
     for cache in (0, 100):
         reranker = long_reranker(tiny["bert"], long="chunk", score_cache=cache)

@@ -6,7 +6,7 @@ from typing import Any
 
 from milvus_rerank.models import ModelSource
 from milvus_rerank.reranker.engine import EngineRerankFunction
-from milvus_rerank.reranker.loading import load_scorer, load_screen
+from milvus_rerank.reranker.loading import load_scorer
 from milvus_rerank.reranker.options import LoadOptions, read_long
 from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
 from milvus_rerank.scoring.encoding import Chunks
@@ -46,8 +46,6 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
     :param token_cache: how many tokens of documents seen before to remember, 8 bytes each; 0 for none.
     :param score_cache: how many scores to remember (query, document), about 200 bytes each, or a
         :class:`~milvus_rerank.scoring.caches.ScoreCache` that several rerankers share; 0 for none.
-    :param screen: a faster dtype, such as ``bfloat16``, in which all candidates are looked at first; only those that
-        can reach the ``top_k`` are then scored in ``dtype``. Results are the same as without.
     :raises InputError: for an option that cannot be used.
     :raises ModelError: if the model cannot be found, read or used for reranking.
     :raises DeviceError: if the device is absent.
@@ -77,7 +75,6 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
         show_progress: bool = False,
         token_cache: int = TOKEN_CACHE,
         score_cache: int | ScoreCache = 0,
-        screen: str | None = None,
     ) -> None:
         options = LoadOptions(
             source=ModelSource(model_name, revision, cache_dir, local_files_only, trust_remote_code),
@@ -96,6 +93,5 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
             show_progress=show_progress,
             token_cache=token_cache,
             score_cache=score_cache,
-            screen=screen,
         )
-        super().__init__(load_scorer(options), model_name=str(model_name), screen=load_screen(options))
+        super().__init__(load_scorer(options), model_name=str(model_name))

@@ -8,7 +8,6 @@ from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.results import Judgement
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.scorer import PairScorer
-from milvus_rerank.scoring.screen import best_logits
 
 
 class EngineRerankFunction(BaseRerankFunction):
@@ -16,24 +15,19 @@ class EngineRerankFunction(BaseRerankFunction):
 
     :param scorer: encoder and engine of a model.
     :param model_name: what to call it.
-    :param screen: the same in a faster precision, for an early look at all candidates; None for none.
     """
 
-    def __init__(self, scorer: PairScorer, *, model_name: str, screen: PairScorer | None = None) -> None:
+    def __init__(self, scorer: PairScorer, *, model_name: str) -> None:
         self.scorer = scorer
         self.model_name = model_name
-        self.screen = screen
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
         """Score all documents of all queries in one pass over length-sorted batches."""
         return self.scorer.score(requests, stop)
 
     def judge(self, requests: Sequence[Request], keep: int | None, stop: threading.Event) -> list[Judgement]:
-        """Score all, or with a screen only what can be among the best ``keep`` exactly; say which windows counted."""
-        if self.screen is None or keep is None:
-            logits = self.scorer.logits(requests, stop)
-        else:
-            logits = best_logits(self.scorer, self.screen, requests, keep, stop)
+        """Score all; say which windows of long documents counted."""
+        logits = self.scorer.logits(requests, stop)
         judged = [Judgement(scores) for scores in self.scorer.activate([one.values for one in logits])]
         if self.scorer.chunks is None:
             return judged
@@ -50,8 +44,7 @@ class EngineRerankFunction(BaseRerankFunction):
 
     def __repr__(self) -> str:
         engine, encoder = self.scorer.engine, self.scorer.encoder
-        screen = "" if self.screen is None else f", screen={self.screen.engine.dtype!r}"
         return (
             f"{type(self).__name__}({self.model_name!r}, device={engine.device!r}, engine={engine.name!r}, "
-            f"dtype={engine.dtype!r}{screen}, max_length={encoder.max_length})"
+            f"dtype={engine.dtype!r}, max_length={encoder.max_length})"
         )

@@ -2,11 +2,10 @@
 
 import logging
 from collections.abc import Hashable
-from dataclasses import replace
 
-from milvus_rerank.engines.choice import DTYPES, candidates, choose_device
+from milvus_rerank.engines.choice import candidates, choose_device
 from milvus_rerank.errors import InputError
-from milvus_rerank.inputs import check_choice, check_count, check_limit
+from milvus_rerank.inputs import check_count, check_limit
 from milvus_rerank.models import model_folder
 from milvus_rerank.models.files import content_key
 from milvus_rerank.requirements import ENGINES, require
@@ -67,21 +66,6 @@ def load_scorer(options: LoadOptions) -> PairScorer:
         settings=_settings(options, loaded, max_length) if cache is not None else None,
         chunks=options.chunks,
     )
-
-
-def load_screen(options: LoadOptions) -> PairScorer | None:
-    """Load a model a second time, in the faster precision of its early look.
-
-    :param options: which model and how to run it.
-    :returns: a scorer in the precision that ``screen`` names; None without one.
-    :raises InputError: if ``screen`` is no dtype, or is that of the scores themselves.
-    """
-    if options.screen is None:
-        return None
-    check_choice(options.screen, "screen", DTYPES)
-    if options.screen == options.dtype:
-        raise InputError(f"screen={options.screen!r} is the dtype of the scores themselves; use a faster one, or None")
-    return load_scorer(replace(options, dtype=options.screen, screen=None))
 
 
 def _pair_encoder(options: LoadOptions, loaded: Loaded, max_length: int) -> Encoder:

@@ -70,7 +70,6 @@ class LoadOptions:
     :param show_progress: show progress bars on stderr.
     :param token_cache: how many tokens of documents to remember; 0 for none.
     :param score_cache: how many scores to remember, or a cache that rerankers share; 0 for none.
-    :param screen: a dtype for an early look at all candidates, as :mod:`milvus_rerank.scoring.screen` does it.
     """
 
     source: ModelSource
@@ -91,7 +90,6 @@ class LoadOptions:
     show_progress: bool = False
     token_cache: int = TOKEN_CACHE
     score_cache: int | ScoreCache = 0
-    screen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
