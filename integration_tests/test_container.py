@@ -98,7 +98,7 @@ def test_hits_of_a_plain_search_are_reranked(docs):
 def test_a_whole_search_result_is_reranked(docs):
     queries = [MILVUS_INDEX, SEARCH_RESULTS]
     result = docs.search("docs", data=embed(queries), anns_field="dense", limit=6, output_fields=["text"])
-    first, second = LexicalRerankFunction().rerank_hits(queries, result, top_k=2)
+    first, second = LexicalRerankFunction().rerank_search_result(queries, result, top_k=2)
     assert (ids(first), ids(second)) == (["d4", "d5"], ["d8", "d7"])
 
 

@@ -14,7 +14,7 @@ from milvus_rerank.inputs import check_count, check_list
 from milvus_rerank.registry import load
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.plugin import Scorer, wrap
-from milvus_rerank.results import Judgement, check_scores
+from milvus_rerank.results import DocumentScores, check_scores
 from milvus_rerank.scoring import Request, check_stop
 
 Reranker = BaseRerankFunction | Scorer | str | os.PathLike[str]
@@ -60,13 +60,15 @@ class CascadeRerankFunction(BaseRerankFunction):
         self.keeps = tuple(stage.keep for stage in read)
         self.rerankers = tuple(_ready(stage.reranker, f"stages[{number}]") for number, stage in enumerate(read))
 
-    def judge(self, requests: Sequence[Request], keep: int | None, stop: threading.Event) -> list[Judgement]:
+    def score_documents(
+        self, requests: Sequence[Request], top_k: int | None, stop: threading.Event
+    ) -> list[DocumentScores]:
         """Let each stage score what the former kept, all queries in one pass.
 
         :param requests: checked queries, each with its documents, none empty.
-        :param keep: how many documents of each query are wanted; None for all.
+        :param top_k: how many documents of each query are wanted; None for all.
         :param stop: as for :meth:`score_requests`.
-        :returns: one judgement per request, with the last stage that scored each document.
+        :returns: one value per request, with the last stage that scored each document.
         :raises StageError: if a stage fails; the message names it.
         """
         tables = [_Table(len(texts)) for _, texts in requests]
@@ -74,14 +76,14 @@ class CascadeRerankFunction(BaseRerankFunction):
             check_stop(stop)
             last = number + 1 == len(self.keeps)
             # What a stage does not pass on is a result, too, where the caller wants more than it keeps.
-            wanted = keep if last or keep is None else max(keep, passed or 0)
+            wanted = top_k if last or top_k is None else max(top_k, passed or 0)
             self._run_stage(number, requests, tables, wanted, stop)
-        return [Judgement(table.scores, table.spans, table.stages, table.limit) for table in tables]
+        return [DocumentScores(table.scores, table.spans, table.stages, table.limit) for table in tables]
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
         """Score in stages, and move the scores of earlier stages below those of later ones: they keep the order."""
         filled = [request for request in requests if request[1]]
-        scores = iter([one.flat() for one in self.judge(filled, None, stop)])
+        scores = iter([one.flat() for one in self.score_documents(filled, None, stop)])
         return [next(scores) if texts else [] for _, texts in requests]
 
     def _run_stage(
@@ -99,7 +101,7 @@ class CascadeRerankFunction(BaseRerankFunction):
             for (query, texts), table in zip(requests, tables, strict=True)
         ]
         try:
-            made = reranker.judge(asked, keep, stop) if asked else []
+            made = reranker.score_documents(asked, keep, stop) if asked else []
             if len(made) != len(asked):
                 raise ScoreError(f"the reranker returned scores for {len(made)} queries, expected {len(asked)}")
             for query, (table, one) in enumerate(zip(tables, made, strict=True)):
@@ -132,7 +134,7 @@ class _Table:
         self.left = list(range(self.count))
         self.scores, self.spans, self.stages = [0.0] * self.count, [None] * self.count, [0] * self.count
 
-    def note(self, stage: int, one: Judgement, keep: int | None, of_query: str) -> None:
+    def note(self, stage: int, one: DocumentScores, keep: int | None, of_query: str) -> None:
         """Write down what a stage said of those that are left, and leave the best."""
         left = self.left
         scores = check_scores(one.flat(), len(left), lambda spot: f"document {left[spot]}{of_query}")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from milvus_rerank.errors import HitError, InputError
 from milvus_rerank.inputs import check_choice, check_list
-from milvus_rerank.results import Judgement, RerankResult
+from milvus_rerank.results import RerankResult
 
 Missing = Literal["error", "skip", "last"]
 _MISSING = ("error", "skip", "last")
@@ -126,18 +126,6 @@ def read_search_result(
         except HitError as error:
             raise HitError(f"hits[{index}]: {error}" if queries > 1 else str(error)) from error
     return lists
-
-
-def results(candidates: Candidates, judged: Judgement, order: Iterable[int]) -> list[RerankResult]:
-    """Return the scored hits in their new order, then those without a text.
-
-    :param candidates: the hits.
-    :param judged: what was said of ``candidates.scored``.
-    :param order: positions into ``candidates.scored``, best first.
-    :returns: one result per hit.
-    """
-    best = [judged.result(place, candidates.scored[place].result) for place in order]
-    return best + [hit.result for hit in candidates.unscored]
 
 
 def _is_list(item: object) -> bool:

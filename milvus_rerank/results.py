@@ -56,8 +56,8 @@ class RerankResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a reranker says of one query's documents, in their input order.
+class DocumentScores:
+    """Scores of one query's documents, in input order.
 
     :param scores: one for each, larger is better.
     :param spans: the part of each that its score is of, None for all of it; empty where nobody cut texts.

@@ -22,7 +22,7 @@ from milvus_rerank import (
 )
 from milvus_rerank.errors import InputError, RegistryError, StageError, StoppedError
 from milvus_rerank.reranker.plugin import wrap
-from milvus_rerank.results import Judgement
+from milvus_rerank.results import DocumentScores
 from milvus_rerank.scoring import check_stop
 from milvus_rerank.server.hosted import host
 
@@ -181,9 +181,9 @@ class Looking(Table):
         super().__init__(values)
         self.wanted: list[int | None] = []
 
-    def judge(self, requests: Any, keep: int | None, stop: threading.Event) -> list[Judgement]:
+    def score_documents(self, requests: Any, keep: int | None, stop: threading.Event) -> list[DocumentScores]:
         self.wanted.append(keep)
-        return super().judge(requests, keep, stop)
+        return super().score_documents(requests, keep, stop)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +200,8 @@ def test_a_stage_that_can_stop_early_hears_how_many_documents_matter(
 class Passages(Table):
     """Say which part of a text its score is of."""
 
-    def judge(self, requests: Any, keep: int | None, stop: threading.Event) -> list[Judgement]:
-        return [Judgement(scores, [(0, 1)] * len(scores)) for scores in self.score_requests(requests, stop)]
+    def score_documents(self, requests: Any, keep: int | None, stop: threading.Event) -> list[DocumentScores]:
+        return [DocumentScores(scores, [(0, 1)] * len(scores)) for scores in self.score_requests(requests, stop)]
 
 
 def test_the_part_of_a_text_that_a_stage_scored_is_that_of_the_stage() -> None:
@@ -247,7 +247,7 @@ def test_a_stop_between_two_stages_is_heeded() -> None:
 
     strong = Deaf(STRONG)
     with pytest.raises(StoppedError, match="scoring was stopped"):
-        CascadeRerankFunction([(Stopping({}), 2), (strong, None)]).judge([("q", DOCUMENTS)], None, stop)
+        CascadeRerankFunction([(Stopping({}), 2), (strong, None)]).score_documents([("q", DOCUMENTS)], None, stop)
     assert strong.asked == []
 
 

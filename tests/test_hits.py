@@ -66,7 +66,7 @@ def test_a_slice_of_hits_keeps_its_own_places(client):
 
 def test_a_result_of_many_queries(client):
     result = client.search(**FOUND | {"data": [vector(0), vector(80)]})
-    first, second = lexical.rerank_hits([MILVUS_INDEX, SEARCH_RESULTS], result, top_k=2)
+    first, second = lexical.rerank_search_result([MILVUS_INDEX, SEARCH_RESULTS], result, top_k=2)
     assert brief(first) == BEST[:2]
     assert brief(second) == [("d8", 1.0, 0), ("d7", 1.0, 1)]
     assert second[0].distance == pytest.approx(cosine(8, SEARCH_RESULTS), abs=1e-6)
@@ -74,7 +74,7 @@ def test_a_result_of_many_queries(client):
 
 def test_a_result_with_a_query_that_found_nothing(client):
     result = client.search(**FOUND | {"data": ["milvus index", "zebra"], "anns_field": "sparse"})
-    first, second = lexical.rerank_hits([MILVUS_INDEX, "zebra"], result)
+    first, second = lexical.rerank_search_result([MILVUS_INDEX, "zebra"], result)
     assert (sorted(hit.id for hit in first), second) == (["d2", "d4", "d5"], [])
 
 
@@ -273,8 +273,8 @@ def test_no_hits_are_not_scored():
 
     assert Refusing().rerank_hits("q", []) == []
     assert Refusing().rerank_hits("q", [[]]) == []
-    assert Refusing().rerank_hits(["q", "r"], [[], []]) == [[], []]
-    assert Refusing().rerank_hits([], []) == []
+    assert Refusing().rerank_search_result(["q", "r"], [[], []]) == [[], []]
+    assert Refusing().rerank_search_result([], []) == []
 
 
 def test_null_texts(client):
@@ -305,7 +305,7 @@ def test_a_missing_field_names_the_list_of_the_query(client):
     result = client.search(**FOUND | {"data": [vector(0), vector(80)]})
     result[0][0]["entity"]["body"] = "only here"
     with pytest.raises(HitError, match=re.escape("hits[0]: hit 1 (id 'd1'): field 'body' is missing")):
-        lexical.rerank_hits(["a", "b"], result, text_field="body")
+        lexical.rerank_search_result(["a", "b"], result, text_field="body")
 
 
 @pytest.mark.parametrize(
@@ -325,8 +325,9 @@ def test_a_missing_field_names_the_list_of_the_query(client):
     ],
 )
 def test_what_is_no_list_of_hits_is_named(query, hits, error, message):
+    rerank = lexical.rerank_search_result if isinstance(query, list) else lexical.rerank_hits
     with pytest.raises(error) as caught:
-        lexical.rerank_hits(query, hits)
+        rerank(query, hits)
     assert message in str(caught.value)
 
 

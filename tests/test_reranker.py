@@ -98,7 +98,7 @@ def test_nothing_in_gives_nothing_out() -> None:
     assert RERANKER.rerank_many([], []) == []
     assert RERANKER.rerank_many(["a", "b"], [[], ["b"]]) == [[], [RerankResult("b", 1.0, 0)]]
     assert RERANKER.rerank_hits(QUERY, []) == []
-    assert RERANKER.rerank_hits([], []) == []
+    assert RERANKER.rerank_search_result([], []) == []
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_nan_score_names_its_document_as_the_caller_knows_it() -> None:
     with pytest.raises(ScoreError, match=r"score of hit 1 \(id 8\) is nan"):
         reranker.rerank_hits("q", rows, missing="skip")
     with pytest.raises(ScoreError, match=r"score of hit 1 \(id 8\) of query 0 is nan"):
-        reranker.rerank_hits(["q"], [rows], missing="skip")
+        reranker.rerank_search_result(["q"], [rows], missing="skip")
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -1,7 +1,8 @@
 """What a two-stage search returns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, overload
 
 from milvus_rerank.results import RerankResult
@@ -67,3 +68,24 @@ class SearchAnswer(Sequence[RerankResult]):
             "error": None if self.error is None else f"{type(self.error).__name__}: {self.error}",
             "timings": asdict(self.timings),
         }
+
+
+class Stopwatch:
+    """Time the stages of a search.
+
+    :param clock: returns seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._laps = [clock()]
+
+    def lap(self) -> None:
+        """End a stage."""
+        self._laps.append(self._clock())
+
+    def timings(self) -> Timings:
+        """End the last stage, and return the seconds of each."""
+        self.lap()
+        embed, search, rerank = (end - start for start, end in pairwise(self._laps))
+        return Timings(embed, search, rerank)

@@ -6,17 +6,15 @@ import inspect
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from milvus_rerank.errors import InputError
-
-Run: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 _GRACE = 0.25  # seconds: a client that keeps to its timeout gives its own error first, which says more
 
 
-async def here(work: Callable[[], Any]) -> Any:
-    """Do the work on the spot; awaiting this never suspends.
+def here(work: Callable[[], Any]) -> Any:
+    """Do the work on the spot.
 
     :param work: a function of the client, the embedder or the reranker.
     :returns: what it returns.

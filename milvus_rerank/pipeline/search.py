@@ -3,23 +3,32 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, overload
 
-from milvus_rerank.driving import run_here
 from milvus_rerank.errors import HitError, InputError, RerankError, StoppedError
 from milvus_rerank.hits import Candidates, Missing, check_missing, read_search_result
 from milvus_rerank.inputs import check_choice
-from milvus_rerank.pipeline.answer import SearchAnswer, Timings
+from milvus_rerank.pipeline.answer import SearchAnswer, Stopwatch
 from milvus_rerank.pipeline.ask import Ask, check_ask
 from milvus_rerank.pipeline.milvus import FirstStage, explain, is_refusal, milvus_errors, open_source
-from milvus_rerank.pipeline.runs import Run, bounded, here, off_loop
+from milvus_rerank.pipeline.runs import bounded, here, off_loop
 from milvus_rerank.pipeline.stages import Dense, Embed, FullText, Hybrid, Stage, check_vectors, searches_of
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.plugin import Scorer, wrap
 from milvus_rerank.results import RerankResult
 
 logger = logging.getLogger(__name__)
+
+
+class RerankOptions(TypedDict):
+    """The options of a search that its reranker takes."""
+
+    text_field: str
+    top_k: int | None
+    threshold: float | None
+    missing: Missing
 
 
 class TwoStageSearch:
@@ -135,8 +144,51 @@ class TwoStageSearch:
         :raises SearchError: if Milvus refuses, fails, or does not answer in time.
         """
         ask = check_ask(query, top_k, candidates, threshold, filter, partitions, output_fields, vectors, timeout)
-        answers = run_here(self._search(ask, here, self.reranker.rerank_hits))
+        if not ask.queries:
+            return []
+        clock = Stopwatch(self._clock)
+        embedded = [here(partial(embed, list(ask.queries))) for embed in self._embedders(ask)]
+        request = self._first_stage(ask, embedded)
+        clock.lap()
+        hits = self._retrieve(request)
+        clock.lap()
+        error = None
+        try:
+            results = self.reranker.rerank_search_result(ask.queries, hits, **self._rerank_options(ask))
+        except Exception as raised:  # a plugin may raise anything, and the caller may have asked to survive it
+            results, error = self._fall_back(raised, ask, hits), raised
+        answers = _answers(ask, results, error, clock)
         return answers[0] if isinstance(query, str) else answers
+
+    @overload
+    async def asearch(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too; here it is one query
+        self,
+        query: str,
+        *,
+        top_k: int | None = ...,
+        candidates: int = ...,
+        threshold: float | None = ...,
+        filter: str = ...,
+        partitions: Sequence[str] | None = ...,
+        output_fields: Sequence[str] | None = ...,
+        vectors: Any = ...,
+        timeout: float | None = ...,
+    ) -> SearchAnswer: ...
+
+    @overload
+    async def asearch(
+        self,
+        query: Sequence[str],
+        *,
+        top_k: int | None = ...,
+        candidates: int = ...,
+        threshold: float | None = ...,
+        filter: str = ...,
+        partitions: Sequence[str] | None = ...,
+        output_fields: Sequence[str] | None = ...,
+        vectors: Any = ...,
+        timeout: float | None = ...,
+    ) -> list[SearchAnswer]: ...
 
     async def asearch(
         self,
@@ -150,13 +202,26 @@ class TwoStageSearch:
         output_fields: Sequence[str] | None = None,
         vectors: Any = None,
         timeout: float | None = 30.0,
-    ) -> Any:
+    ) -> SearchAnswer | list[SearchAnswer]:
         """Like calling the object, with the same arguments and answers, but never blocking the event loop.
 
         An asynchronous client or embedder is awaited, any other runs in a thread; cancelling stops the reranker.
         """
         ask = check_ask(query, top_k, candidates, threshold, filter, partitions, output_fields, vectors, timeout)
-        answers = await self._search(ask, off_loop, self.reranker.arerank_hits)
+        if not ask.queries:
+            return []
+        clock = Stopwatch(self._clock)
+        embedded = [await off_loop(partial(embed, list(ask.queries))) for embed in self._embedders(ask)]
+        request = self._first_stage(ask, embedded)
+        clock.lap()
+        hits = await self._aretrieve(request)
+        clock.lap()
+        error = None
+        try:
+            results = await self.reranker.arerank_search_result(ask.queries, hits, **self._rerank_options(ask))
+        except Exception as raised:  # a plugin may raise anything, and the caller may have asked to survive it
+            results, error = self._fall_back(raised, ask, hits), raised
+        answers = _answers(ask, results, error, clock)
         return answers[0] if isinstance(query, str) else answers
 
     def __repr__(self) -> str:
@@ -165,23 +230,26 @@ class TwoStageSearch:
             f"first_stage={self.first_stage!r}, text_field={self.text_field!r})"
         )
 
-    async def _search(self, ask: Ask, run: Run, rerank: Callable[..., Any]) -> list[SearchAnswer]:
-        if not ask.queries:
-            return []
-        started = self._clock()
-        data = await self._query_data(ask, run)
-        embedded = self._clock()
-        hits = await self._retrieve(ask, data, run)
-        searched = self._clock()
-        ranked, error = await self._rerank(ask, hits, run, rerank)
-        timings = Timings(embedded - started, searched - embedded, self._clock() - searched)
-        return [
-            SearchAnswer(query, tuple(results), error is None, error, timings)
-            for query, results in zip(ask.queries, ranked, strict=True)
-        ]
+    def _embedders(self, ask: Ask) -> list[Embed]:
+        """Return the embedders that the first stage needs, each once: searches with the same one share its vectors."""
+        embedders: list[Embed] = []
+        for search in searches_of(self.first_stage):
+            if isinstance(search, FullText) or (search.embed is None and ask.vectors is not None):
+                continue
+            embed = search.embed or self.embed
+            if embed is None:
+                raise InputError(
+                    "vector search needs query vectors: pass an embedder, TwoStageSearch(..., embed=...), or ready "
+                    "ones, search(query, vectors=[vector]); for BM25, first_stage=FullText(field)"
+                )
+            if embed not in embedders:
+                embedders.append(embed)
+        return embedders
 
-    async def _query_data(self, ask: Ask, run: Run) -> tuple[list[Any], ...]:
-        made: dict[int, list[Any]] = {}  # searches with the same embedder share its vectors
+    def _first_stage(self, ask: Ask, embedded: Sequence[Any]) -> FirstStage:
+        """Return what to ask Milvus, given what each of :meth:`_embedders` made of the queries."""
+        vectors = [check_vectors(output, len(ask.queries), "the embedder's vectors") for output in embedded]
+        by_embedder = list(zip(self._embedders(ask), vectors, strict=True))
         data: list[list[Any]] = []
         for search in searches_of(self.first_stage):
             if isinstance(search, FullText):
@@ -189,69 +257,77 @@ class TwoStageSearch:
             elif search.embed is None and ask.vectors is not None:
                 data.append(ask.vectors)
             else:
-                embed = search.embed or self.embed
-                if embed is None:
-                    raise InputError(
-                        "vector search needs query vectors: pass an embedder, TwoStageSearch(..., embed=...), or ready "
-                        "ones, search(query, vectors=[vector]); for BM25, first_stage=FullText(field)"
-                    )
-                if id(embed) not in made:
-                    vectors = await run(partial(embed, list(ask.queries)))
-                    made[id(embed)] = check_vectors(vectors, len(ask.queries), "the embedder's vectors")
-                data.append(made[id(embed)])
-        return tuple(data)
-
-    async def _retrieve(self, ask: Ask, data: tuple[list[Any], ...], run: Run) -> Any:
-        request = FirstStage(
+                wanted = search.embed or self.embed
+                data.append(next(vectors for embed, vectors in by_embedder if embed == wanted))
+        return FirstStage(
             stage=self.first_stage,
-            data=data,
+            data=tuple(data),
             limit=ask.candidates,
             output_fields=list(dict.fromkeys([self.text_field, *ask.output_fields])),
             filter=ask.filter,
             partitions=ask.partitions,
             timeout=ask.timeout,
         )
+
+    def _retrieve(self, request: FirstStage) -> Any:
         try:
-            return await run(bounded(self.source.search(request), ask.timeout))
+            return here(bounded(self.source.search(request), request.timeout))
         except RerankError:
             raise
         except milvus_errors() as error:
-            schema = await self._schema(ask, run) if is_refusal(error) else None
-            raise explain(error, self.source, request, schema) from error
+            raise explain(error, self.source, request, self._schema(request, error)) from error
 
-    async def _schema(self, ask: Ask, run: Run) -> Mapping[str, Any] | None:
-        seconds = min(1.0, ask.timeout or 1.0)  # Milvus did answer, and this only makes the error clearer
+    async def _aretrieve(self, request: FirstStage) -> Any:
         try:
-            schema: Mapping[str, Any] = await run(bounded(self.source.describe(seconds), seconds))
-        except milvus_errors():
-            return None  # the first error is the one to tell
+            return await off_loop(bounded(self.source.search(request), request.timeout))
+        except RerankError:
+            raise
+        except milvus_errors() as error:
+            raise explain(error, self.source, request, await self._aschema(request, error)) from error
+
+    def _schema(self, request: FirstStage, error: Exception) -> Mapping[str, Any] | None:
+        """Return the collection's description if Milvus refused the search: it makes the error clearer."""
+        schema: Mapping[str, Any] | None = None
+        with suppress(*milvus_errors()):  # the first error is the one to raise
+            schema = here(self._describe(request)) if is_refusal(error) else None
         return schema
 
-    async def _rerank(
-        self, ask: Ask, hits: Any, run: Run, rerank: Callable[..., Any]
-    ) -> tuple[list[list[RerankResult]], Exception | None]:
-        work = partial(
-            rerank,
-            ask.queries,
-            hits,
-            text_field=self.text_field,
-            top_k=ask.top_k,
-            threshold=ask.threshold,
-            missing=self.missing,
-        )
-        try:
-            ranked: list[list[RerankResult]] = await run(work)
-        except (HitError, StoppedError):
-            raise  # the fields were named wrongly, or the caller no longer waits: no failure of the reranker
-        except Exception as error:  # a plugin may raise anything, and the caller asked to survive it
-            if self.on_rerank_error == "raise":
-                raise
-            logger.warning(
-                "the reranker failed (%s: %s); returning the first stage's order", type(error).__name__, error
-            )
-            lists = read_search_result(hits, self.text_field, len(ask.queries), missing=self.missing)
-            return [_first_stage_order(own)[: ask.top_k] for own in lists], error
-        return ranked, None
+    async def _aschema(self, request: FirstStage, error: Exception) -> Mapping[str, Any] | None:
+        schema: Mapping[str, Any] | None = None
+        with suppress(*milvus_errors()):
+            schema = await off_loop(self._describe(request)) if is_refusal(error) else None
+        return schema
+
+    def _describe(self, request: FirstStage) -> Callable[[], Any]:
+        seconds = min(1.0, request.timeout or 1.0)
+        return bounded(self.source.describe(seconds), seconds)
+
+    def _rerank_options(self, ask: Ask) -> RerankOptions:
+        return {
+            "text_field": self.text_field,
+            "top_k": ask.top_k,
+            "threshold": ask.threshold,
+            "missing": self.missing,
+        }
+
+    def _fall_back(self, error: Exception, ask: Ask, hits: Any) -> list[list[RerankResult]]:
+        """Return the first stage's order if the caller wants it after such an error; else raise the error."""
+        # Wrong field names, and a caller who no longer waits, are no failures of the reranker.
+        if self.on_rerank_error == "raise" or isinstance(error, (HitError, StoppedError)):
+            raise error
+        logger.warning("the reranker failed (%s: %s); returning the first stage's order", type(error).__name__, error)
+        lists = read_search_result(hits, self.text_field, len(ask.queries), missing=self.missing)
+        return [_first_stage_order(candidates)[: ask.top_k] for candidates in lists]
+
+
+def _answers(
+    ask: Ask, results: list[list[RerankResult]], error: Exception | None, clock: Stopwatch
+) -> list[SearchAnswer]:
+    timings = clock.timings()
+    return [
+        SearchAnswer(query, tuple(ranked), error is None, error, timings)
+        for query, ranked in zip(ask.queries, results, strict=True)
+    ]
 
 
 def _first_stage_order(candidates: Candidates) -> list[RerankResult]:

@@ -4,14 +4,21 @@ import asyncio
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any
 
 from milvus_rerank.hits import Missing
-from milvus_rerank.reranker import work
-from milvus_rerank.results import Judgement, RerankResult
+from milvus_rerank.reranker.call import (
+    CheckedCall,
+    check_hits,
+    check_pairs,
+    check_search_result,
+    check_texts,
+    hit_results,
+    pair_scores,
+    text_results,
+)
+from milvus_rerank.results import DocumentScores, RerankResult
 from milvus_rerank.scoring import Request
-
-T = TypeVar("T")
 
 
 class BaseRerankFunction(ABC):
@@ -29,18 +36,18 @@ class BaseRerankFunction(ABC):
         :returns: one list per request, one score per document, in input order, larger is better.
         """
 
-    def judge(self, requests: Sequence[Request], keep: int | None, stop: threading.Event) -> list[Judgement]:
-        """Score as far as the best ``keep`` documents of each query need it; here all of them.
-
-        A subclass that knows more than scores says it here. One that can tell which documents are out of reach may give
-        those a rough score, as long as it is lower.
+    def score_documents(
+        self, requests: Sequence[Request], top_k: int | None, stop: threading.Event
+    ) -> list[DocumentScores]:
+        """Score documents, and say more than scores where the reranker knows more: spans, stages of a cascade.
 
         :param requests: checked queries, each with its documents, none empty.
-        :param keep: how many documents of each query are wanted; None for all.
+        :param top_k: how many documents of each query are wanted; None for all. A reranker that can tell which ones are
+            out of reach may give those a rough score, as long as it is lower.
         :param stop: as for :meth:`score_requests`.
-        :returns: one judgement per request.
+        :returns: one value per request.
         """
-        return [Judgement(scores) for scores in self.score_requests(requests, stop)]
+        return [DocumentScores(scores) for scores in self.score_requests(requests, stop)]
 
     def __call__(
         self, query: str, documents: Sequence[str], top_k: int | None = 5, threshold: float | None = None
@@ -54,7 +61,8 @@ class BaseRerankFunction(ABC):
         :returns: results, best first; empty if there are no documents.
         :raises InputError: for a query, document or option that cannot be used.
         """
-        return self._run(work.rerank_texts([query], [documents], top_k, threshold))[0]
+        checked = check_texts([query], [documents], top_k, threshold)
+        return text_results(checked, self._score(checked))[0]
 
     def score(self, query: str, documents: Sequence[str]) -> list[float]:
         """Score documents for one query.
@@ -64,7 +72,8 @@ class BaseRerankFunction(ABC):
         :returns: one score per document, in input order.
         :raises InputError: for a query or document that cannot be used.
         """
-        return self._run(work.score_texts(query, documents))
+        checked = check_texts([query], [documents], only_scores=True)
+        return self._score(checked)[0].flat()
 
     def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[float]:
         """Score pairs of query and document.
@@ -73,7 +82,8 @@ class BaseRerankFunction(ABC):
         :returns: one score per pair, in input order.
         :raises InputError: for something that is no pair of strings.
         """
-        return self._run(work.score_pairs(pairs))
+        checked = check_pairs(pairs)
+        return pair_scores(checked, self._score(checked))
 
     def rerank_many(
         self,
@@ -91,37 +101,12 @@ class BaseRerankFunction(ABC):
         :returns: one list of results per query, best first.
         :raises InputError: for a query, document or option that cannot be used, or lists of different lengths.
         """
-        return self._run(work.rerank_texts(queries, documents, top_k, threshold))
+        checked = check_texts(queries, documents, top_k, threshold)
+        return text_results(checked, self._score(checked))
 
-    @overload
-    def rerank_hits(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too; here it is one query
+    def rerank_hits(
         self,
         query: str,
-        hits: Iterable[Any],
-        *,
-        text_field: str = ...,
-        top_k: int | None = ...,
-        threshold: float | None = ...,
-        missing: Missing = ...,
-        id_field: str | None = ...,
-    ) -> list[RerankResult]: ...
-
-    @overload
-    def rerank_hits(
-        self,
-        query: Sequence[str],
-        hits: Iterable[Any],
-        *,
-        text_field: str = ...,
-        top_k: int | None = ...,
-        threshold: float | None = ...,
-        missing: Missing = ...,
-        id_field: str | None = ...,
-    ) -> list[list[RerankResult]]: ...
-
-    def rerank_hits(
-        self,
-        query: str | Sequence[str],
         hits: Iterable[Any],
         *,
         text_field: str = "text",
@@ -129,38 +114,67 @@ class BaseRerankFunction(ABC):
         threshold: float | None = None,
         missing: Missing = "error",
         id_field: str | None = None,
-    ) -> list[RerankResult] | list[list[RerankResult]]:
-        """Rerank what a Milvus search returned: one query's hits, or a whole search result with a list of queries.
+    ) -> list[RerankResult]:
+        """Rerank one query's hits of a Milvus search.
 
-        :param query: one query for one list of hits (or for a search result of one query), or a list of queries for a
-            search result with as many lists of hits.
-        :param hits: hits of any form that pymilvus returns, or plain dicts.
+        :param query: the query.
+        :param hits: hits of any form that pymilvus returns, or plain dicts; or a search result with one list of them.
         :param text_field: the field that holds the text.
-        :param top_k: how many results to return for each query; None or 0 for all.
+        :param top_k: how many results to return; None or 0 for all.
         :param threshold: keep only scores of at least this; hits without a score are then dropped.
         :param missing: what to do with a hit whose text is absent or null: ``error``, ``skip`` it, or put it ``last``
             with ``score=None``.
         :param id_field: the primary key's name in plain dicts, where they do not say it; None guesses ``id`` or ``pk``.
-        :returns: results with ``id``, ``distance`` and ``entity`` of each hit, best first; ``index`` is its place.
+        :returns: results with ``id``, ``distance`` and ``entity`` of each hit, best first; ``index`` is its position.
         :raises HitError: if a hit has no text; the message names the field, the hit and the fields it has.
         :raises InputError: for a query or option that cannot be used.
         """
-        answer: list[Any] = self._run(work.rerank_hits(query, hits, text_field, top_k, threshold, missing, id_field))
-        return answer
+        checked = check_hits(query, hits, text_field, top_k, threshold, missing, id_field)
+        return hit_results(checked, self._score(checked))[0]
+
+    def rerank_search_result(
+        self,
+        queries: Sequence[str],
+        result: Iterable[Any],
+        *,
+        text_field: str = "text",
+        top_k: int | None = None,
+        threshold: float | None = None,
+        missing: Missing = "error",
+        id_field: str | None = None,
+    ) -> list[list[RerankResult]]:
+        """Rerank the hits of many queries in one pass.
+
+        :param queries: the queries of the search, in its order.
+        :param result: what the search returned: one list of hits per query.
+        :param text_field: as in :meth:`rerank_hits`, like all that follow.
+        :param top_k: how many results to return for each query.
+        :param threshold: the least score.
+        :param missing: what to do with a hit without text.
+        :param id_field: the primary key's name in plain dicts.
+        :returns: one list of results per query, best first.
+        :raises HitError: if a hit has no text.
+        :raises InputError: for a query or option that cannot be used, or if there is not one list of hits per query.
+        """
+        checked = check_search_result(queries, result, text_field, top_k, threshold, missing, id_field)
+        return hit_results(checked, self._score(checked))
 
     async def arerank(
         self, query: str, documents: Sequence[str], top_k: int | None = 5, threshold: float | None = None
     ) -> list[RerankResult]:
         """Like calling the object, off the event loop; a cancelled call stops before its next batch."""
-        return (await self._off_loop(work.rerank_texts([query], [documents], top_k, threshold)))[0]
+        checked = check_texts([query], [documents], top_k, threshold)
+        return text_results(checked, await self._ascore(checked))[0]
 
     async def ascore(self, query: str, documents: Sequence[str]) -> list[float]:
         """Like :meth:`score`, off the event loop; a cancelled call stops before its next batch."""
-        return await self._off_loop(work.score_texts(query, documents))
+        checked = check_texts([query], [documents], only_scores=True)
+        return (await self._ascore(checked))[0].flat()
 
     async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[float]:
         """Like :meth:`score_pairs`, off the event loop; a cancelled call stops before its next batch."""
-        return await self._off_loop(work.score_pairs(pairs))
+        checked = check_pairs(pairs)
+        return pair_scores(checked, await self._ascore(checked))
 
     async def arerank_many(
         self,
@@ -170,11 +184,12 @@ class BaseRerankFunction(ABC):
         threshold: float | None = None,
     ) -> list[list[RerankResult]]:
         """Like :meth:`rerank_many`, off the event loop; a cancelled call stops before its next batch."""
-        return await self._off_loop(work.rerank_texts(queries, documents, top_k, threshold))
+        checked = check_texts(queries, documents, top_k, threshold)
+        return text_results(checked, await self._ascore(checked))
 
     async def arerank_hits(
         self,
-        query: str | Sequence[str],
+        query: str,
         hits: Iterable[Any],
         *,
         text_field: str = "text",
@@ -182,26 +197,42 @@ class BaseRerankFunction(ABC):
         threshold: float | None = None,
         missing: Missing = "error",
         id_field: str | None = None,
-    ) -> Any:
+    ) -> list[RerankResult]:
         """Like :meth:`rerank_hits`, off the event loop; a cancelled call stops before its next batch."""
-        return await self._off_loop(work.rerank_hits(query, hits, text_field, top_k, threshold, missing, id_field))
+        checked = check_hits(query, hits, text_field, top_k, threshold, missing, id_field)
+        return hit_results(checked, await self._ascore(checked))[0]
 
-    def _run(self, call: work.Work[T], stop: threading.Event | None = None) -> T:
-        ask = next(call)
-        filled, stop = ask.filled, stop or threading.Event()
-        if not filled:
-            made = []
-        elif ask.numbers:
-            made = [Judgement(scores) for scores in self.score_requests(filled, stop)]
+    async def arerank_search_result(
+        self,
+        queries: Sequence[str],
+        result: Iterable[Any],
+        *,
+        text_field: str = "text",
+        top_k: int | None = None,
+        threshold: float | None = None,
+        missing: Missing = "error",
+        id_field: str | None = None,
+    ) -> list[list[RerankResult]]:
+        """Like :meth:`rerank_search_result`, off the event loop; a cancelled call stops before its next batch."""
+        checked = check_search_result(queries, result, text_field, top_k, threshold, missing, id_field)
+        return hit_results(checked, await self._ascore(checked))
+
+    def _score(self, checked: CheckedCall, stop: threading.Event | None = None) -> list[DocumentScores]:
+        """Return the checked scores of a call's requests."""
+        requests, stop = checked.with_documents, stop or threading.Event()
+        if not requests:
+            scores = []
+        elif checked.only_scores:
+            scores = [DocumentScores(query_scores) for query_scores in self.score_requests(requests, stop)]
         else:
-            made = self.judge(filled, ask.keep, stop)
-        return work.finish(call, ask.check(made))
+            scores = self.score_documents(requests, checked.top_k, stop)
+        return checked.check_scores(scores)
 
-    async def _off_loop(self, call: work.Work[T]) -> T:
-        """Run a call in a thread; a subclass that can wait without one does so here."""
+    async def _ascore(self, checked: CheckedCall) -> list[DocumentScores]:
+        """Score in a thread; a subclass that can wait without one does so here."""
         stop = threading.Event()
         try:
-            return await asyncio.to_thread(self._run, call, stop)
+            return await asyncio.to_thread(self._score, checked, stop)
         except asyncio.CancelledError:
             stop.set()
             raise

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from milvus_rerank.reranker.base import BaseRerankFunction
-from milvus_rerank.results import Judgement
+from milvus_rerank.results import DocumentScores
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.scorer import PairScorer
 
@@ -25,16 +25,18 @@ class EngineRerankFunction(BaseRerankFunction):
         """Score all documents of all queries in one pass over length-sorted batches."""
         return self.scorer.score(requests, stop)
 
-    def judge(self, requests: Sequence[Request], keep: int | None, stop: threading.Event) -> list[Judgement]:
+    def score_documents(
+        self, requests: Sequence[Request], top_k: int | None, stop: threading.Event
+    ) -> list[DocumentScores]:
         """Score all; say which windows of long documents counted."""
         logits = self.scorer.logits(requests, stop)
-        judged = [Judgement(scores) for scores in self.scorer.activate([one.values for one in logits])]
+        scores = [DocumentScores(numbers) for numbers in self.scorer.activate([query.values for query in logits])]
         if self.scorer.chunks is None:
-            return judged
+            return scores
         # Where a window lies in its text takes another tokenisation: only for what the caller gets to see.
         return [
-            replace(one, spans=self.scorer.spans(request, own, one.rank(keep), stop))
-            for one, request, own in zip(judged, requests, logits, strict=True)
+            replace(query, spans=self.scorer.spans(request, query_logits, query.rank(top_k), stop))
+            for query, request, query_logits in zip(scores, requests, logits, strict=True)
         ]
 
     @property

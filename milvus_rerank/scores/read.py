@@ -7,7 +7,7 @@ from typing import Any
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.inputs import check_list
-from milvus_rerank.results import Judgement, RerankResult
+from milvus_rerank.results import DocumentScores, RerankResult
 
 RERANK_SCORE = "rerank_score"
 """The key in ``RerankResult.extra`` under which the reranker's own score is kept when another takes its place."""
@@ -28,7 +28,7 @@ def read_results(results: object) -> tuple[list[RerankResult], dict[int, float]]
             raise InputError(f"{label(result, place)} has the score {result.score}, expected a finite number or None")
     places = [place for place, result in enumerate(given) if result.score is not None]
     stages = [given[place].stage or 0 for place in places]
-    scores = Judgement([given[place].score for place in places], stages=stages).flat()
+    scores = DocumentScores([given[place].score for place in places], stages=stages).flat()
     return given, dict(zip(places, scores, strict=True))
 
 

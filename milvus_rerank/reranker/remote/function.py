@@ -3,24 +3,22 @@
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.requirements import require
-from milvus_rerank.reranker import work
 from milvus_rerank.reranker.base import BaseRerankFunction
+from milvus_rerank.reranker.call import CheckedCall
 from milvus_rerank.reranker.remote.dialects import Question
 from milvus_rerank.reranker.remote.endpoints import Endpoint
 from milvus_rerank.reranker.remote.policy import Clock, Policy
-from milvus_rerank.results import Judgement
+from milvus_rerank.results import DocumentScores
 from milvus_rerank.scoring import Request, check_stop
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from milvus_rerank.reranker.remote.calls import Caller
-
-T = TypeVar("T")
 
 OWN_KEYS = frozenset({"documents", "input", "model", "query", "texts", "top_k", "top_n"})
 """What a request holds anyway: the query, its documents, and that all of them are wanted."""
@@ -92,11 +90,11 @@ class RemoteRerankFunction(BaseRerankFunction):
             f"dialect={self.endpoint.dialect.name!r}, max_documents={self.endpoint.max_documents})"
         )
 
-    async def _off_loop(self, call: work.Work[T]) -> T:
-        ask = next(call)
-        questions, owners = self._split(ask.filled)
-        scores = _joined(await self._caller.aask_all(questions), owners, len(ask.filled))
-        return work.finish(call, ask.check([Judgement(some) for some in scores]))
+    async def _ascore(self, checked: CheckedCall) -> list[DocumentScores]:
+        requests = checked.with_documents
+        questions, owners = self._split(requests)
+        scores = _joined(await self._caller.aask_all(questions), owners, len(requests))
+        return checked.check_scores([DocumentScores(query_scores) for query_scores in scores])
 
     def _split(self, requests: Sequence[Request]) -> tuple[list[Question], list[int]]:
         """Return requests no larger than the service takes, and whose each is."""
