@@ -19,7 +19,6 @@ PACKAGES = {
     "rich": "",
     "safetensors": "",
     "tokenizers": "",
-    "tqdm": "",
     "typer": "",
     "typing_extensions": "",
     "openvino": "openvino",

@@ -12,7 +12,7 @@ from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines import Batch
 from milvus_rerank.errors import InputError
 from milvus_rerank.scoring import scorer as scorer_module
-from milvus_rerank.scoring.caches import ScoreCache, TokenCache
+from milvus_rerank.scoring.caches import CachedScore, ScoreCache, TokenCache
 from milvus_rerank.scoring.pairs import PairEncoder
 from milvus_rerank.scoring.scorer import PairScorer
 
@@ -93,16 +93,21 @@ def test_known_pairs_are_not_scored_again(tokenizer: Any) -> None:
 
 def test_query_and_document_are_not_taken_for_each_other() -> None:
     cache = ScoreCache(10)
-    cache.put("model", [("ab", "c"), ("x", "y")], [1.0, 2.0])
-    assert cache.get("model", [("a", "bc"), ("abc", ""), ("y", "x"), ("ab", "c")]) == [None, None, None, 1.0]
+    cache.put("model", [("ab", "c"), ("x", "y")], [CachedScore(1.0), CachedScore(2.0)])
+    assert cache.get("model", [("a", "bc"), ("abc", ""), ("y", "x"), ("ab", "c")]) == [
+        None,
+        None,
+        None,
+        CachedScore(1.0),
+    ]
     assert cache.get("other model", [("ab", "c")]) == [None]
 
 
 def test_the_score_cache_keeps_to_its_size() -> None:
     cache = ScoreCache(3)
-    cache.put("m", [("q", str(number)) for number in range(5)], [float(number) for number in range(5)])
+    cache.put("m", [("q", str(number)) for number in range(5)], [CachedScore(float(number)) for number in range(5)])
     assert len(cache) == 3
-    assert cache.get("m", [("q", "1"), ("q", "2")]) == [None, 2.0]
+    assert cache.get("m", [("q", "1"), ("q", "2")]) == [None, CachedScore(2.0)]
 
 
 def test_rerankers_that_share_a_cache_share_only_what_is_the_same(tiny: dict[str, Path]) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import threading
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -329,7 +330,7 @@ def test_a_query_longer_than_the_limit_leaves_documents_room(causal: dict[str, P
     for options in ({}, {"query_max_length": 6}):
         reranker = CrossEncoderRerankFunction(str(causal["qwen3 roles"]), device="cpu", **options)  # type: ignore[arg-type]
         assert len(set(reranker.score(long, ["a dog", "a cat", "the quick brown fox"]))) == 3
-        [row] = reranker.scorer.rows([(long, "a dog")])
+        [row] = reranker.scorer.encoder.rows([(long, "a dog")], threading.Event())
         assert len(row.ids) < (80 if options else 480)
 
 
@@ -349,7 +350,9 @@ def test_a_documents_first_word_is_the_documents(tmp_path: Path) -> None:
     reranker = CrossEncoderRerankFunction(str(folder), device="cpu", long="chunk")
     document = "turing " + "the quick brown fox " * 60
     encoder: Any = reranker.scorer.encoder
-    first, second, *_ = encoder.windows(reranker.scorer.rows([("who", document)])[0], reranker.scorer.chunks)
+    first, second, *_ = encoder.windows(
+        reranker.scorer.encoder.rows([("who", document)], threading.Event())[0], reranker.scorer.chunks
+    )
     texts = [encoder._tokenizer.decode(row.ids[row.start : len(row.ids) - row.tail]) for row in (first, second)]
     assert texts[0].strip().startswith("turing the quick")
     assert "turing" not in texts[1]

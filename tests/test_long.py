@@ -3,6 +3,7 @@
 import asyncio
 import random
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ DOCUMENTS = ["a short one", LONG, "", " ".join(WORDS[:5]), LONG[::-1]]
 
 def long_reranker(folder: Path, **options: Any) -> CrossEncoderRerankFunction:
     return CrossEncoderRerankFunction(str(folder), device="cpu", **options)
+
+
+def windows_of(reranker: Any) -> list[Any]:
+    """Return the windows over LONG."""
+    [row] = reranker.scorer.encoder.rows([(QUERY, LONG)], threading.Event())
+    windows: list[Any] = reranker.scorer.encoder.windows(row, reranker.scorer.chunks)
+    return windows
 
 
 def by_hand(reranker: CrossEncoderRerankFunction, document: str, chunks: Chunks) -> list[float]:
@@ -114,7 +122,9 @@ def test_spans_of_language_models_and_of_instructions(tmp_path: Path, tiny: dict
         start, end = result.span
         assert 0 <= start < end <= len(LONG)
         assert any(LONG[start:end].startswith(word) or LONG[start - 1] != " " for word in WORDS)
-        windows = reranker.scorer.encoder.windows(reranker.scorer.rows([(QUERY, LONG)])[0], reranker.scorer.chunks)
+        windows = reranker.scorer.encoder.windows(
+            reranker.scorer.encoder.rows([(QUERY, LONG)], threading.Event())[0], reranker.scorer.chunks
+        )
         assert len(windows) > 3
 
 
@@ -206,7 +216,9 @@ def test_every_window_keeps_what_stands_around_a_document(tiny: dict[str, Path])
         str(tiny["bert"]), passage_instruction_format="{} {} end", long=Chunks(tokens=20, overlap=4), **options
     )
     encoder: Any = reranker.scorer.encoder
-    windows = encoder.windows(reranker.scorer.rows([(QUERY, LONG)])[0], reranker.scorer.chunks)
+    windows = encoder.windows(
+        reranker.scorer.encoder.rows([(QUERY, LONG)], threading.Event())[0], reranker.scorer.chunks
+    )
     texts = [encoder._tokenizer.backend_tokenizer.decode(ids.tolist()) for _, ids in windows]
     assert len(texts) > 10
     assert all(text.startswith("text 1 ") and text.endswith(" end") for text in texts)
@@ -222,7 +234,7 @@ def test_a_window_is_never_cut_again(tiny: dict[str, Path], max_length: int) -> 
     reranker = long_reranker(tiny["bert"], long=Chunks(overlap=0), max_length=max_length)
     encoder: Any = reranker.scorer.encoder
     for words in (1, 5, 8, 12, 40):
-        [row] = reranker.scorer.rows([(" ".join(WORDS[:words] * 3), LONG)])
+        [row] = reranker.scorer.encoder.rows([(" ".join(WORDS[:words] * 3), LONG)], threading.Event())
         read = [token for _, ids in encoder.windows(row, Chunks(overlap=0)) for token in ids.tolist()]
         kept = [
             encoder.lengths(len(row[0]), len(ids))[1] == len(ids) for _, ids in encoder.windows(row, Chunks(overlap=0))

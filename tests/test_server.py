@@ -312,6 +312,17 @@ def test_one_model_answers_to_any_name_and_several_only_to_their_own(reranker, e
         assert facts["version"] == milvus_rerank.__version__
 
 
+def test_usage_counts_the_tokens_that_the_model_reads_padding_and_cache_aside() -> None:
+    function = CrossEncoderRerankFunction("builtin/rerank", device="cpu", score_cache=100)
+    documents = ["a dog", "a dog barks at night", "a dog"]
+    encode = function.scorer.encoder._tokenizer
+    true = sum(len(encode(["who barks"], [text])["input_ids"][0]) for text in documents)
+    with serving({"m": lambda: function}) as running:
+        for _ in range(2):  # the second time from the score cache
+            answer = running.post("/v1/rerank", {"query": "who barks", "documents": documents}).json()
+            assert answer["usage"]["total_tokens"] == true
+
+
 def test_scores_are_remembered_if_asked_to() -> None:
     function = CrossEncoderRerankFunction("builtin/rerank", device="cpu", threads=1, score_cache=100)
     with serving({"m": lambda: function}) as running:

@@ -8,6 +8,7 @@ from typing import Any
 
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models.names import ModelSource, model_folder, not_loaded
+from milvus_rerank.progress import progress_bar
 
 CONFIGS = (
     "config.json",
@@ -140,7 +141,6 @@ def read_weights(folder: Path, *, show_progress: bool = False) -> dict[str, Any]
     import ml_dtypes  # gives numpy a bfloat16, by being imported
     import numpy as np
     from safetensors import SafetensorError, deserialize, safe_open
-    from tqdm import tqdm
 
     float8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
     weights: dict[str, Any] = {}
@@ -149,8 +149,10 @@ def read_weights(folder: Path, *, show_progress: bool = False) -> dict[str, Any]
             with safe_open(path, framework="numpy") as file:
                 types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  no mapping
                 plain = [name for name, stored in types.items() if stored not in float8]
-                names = tqdm(plain, "Loading weights", disable=not show_progress)
-                weights.update({name: file.get_tensor(name) for name in names})
+                with progress_bar("Loading weights", len(plain), show=show_progress) as bar:
+                    for name in plain:
+                        weights[name] = file.get_tensor(name)
+                        bar.advance(1)
             if len(plain) < len(types):  # safetensors looks for these types in numpy, which does not have them
                 for name, tensor in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
                     if types[name] in float8:

@@ -52,7 +52,7 @@ class BGERerankFunction(EngineRerankFunction):
     :param trust_remote_code: run Python code that comes with the model.
     :param show_progress: show progress bars for loading and scoring on stderr.
     :param token_cache: how many tokens of documents seen before to remember, 8 bytes each; 0 for none.
-    :param score_cache: how many scores to remember (query, document), about 200 bytes each, or a
+    :param score_cache: how many scores to remember (query, document), about 400 bytes each, or a
         :class:`~milvus_rerank.scoring.caches.ScoreCache` that several rerankers share; 0 for none.
     :raises InputError: for an option that cannot be used.
     :raises ModelError: if the model cannot be found, read or used for reranking.

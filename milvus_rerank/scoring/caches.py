@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from cachetools import LRUCache
@@ -45,10 +46,23 @@ class TokenCache:
                     self._ids[text] = own
 
 
+class CachedScore(NamedTuple):
+    """What is remembered of a pair.
+
+    :param logit: its logit.
+    :param window: the window of a long document that the logit is of.
+    :param tokens: the tokens that the model read.
+    """
+
+    logit: float
+    window: int = 0
+    tokens: int = 0
+
+
 class ScoreCache:
     """Remember the logits of pairs scored before; one object may serve several rerankers.
 
-    Texts are kept as 16-byte digests, so a pair takes about 200 bytes whatever its length.
+    Texts are kept as 16-byte digests, so a pair takes about 400 bytes whatever its length.
 
     :param max_pairs: how many pairs to keep, the least recently used forgotten first.
     :raises InputError: if ``max_pairs`` is no positive integer.
@@ -57,12 +71,12 @@ class ScoreCache:
     def __init__(self, max_pairs: int = 100_000) -> None:
         self.max_pairs = check_count(max_pairs, "max_pairs")
         self._lock = threading.Lock()
-        self._logits: LRUCache[Hashable, float] = LRUCache(self.max_pairs)
+        self._scores: LRUCache[Hashable, CachedScore] = LRUCache(self.max_pairs)
         self.hits = 0
         self.misses = 0
 
-    def get(self, settings: Hashable, pairs: Sequence[tuple[str, str]]) -> list[float | None]:
-        """Return the logit of each pair, None for those that are not remembered.
+    def get(self, settings: Hashable, pairs: Sequence[tuple[str, str]]) -> list[CachedScore | None]:
+        """Return what is remembered of each pair, None for those that are not remembered.
 
         :param settings: the model and all else that scores depend on.
         :param pairs: queries and documents.
@@ -70,26 +84,26 @@ class ScoreCache:
         """
         keys = [_digest(pair) for pair in pairs]
         with self._lock:
-            found = [self._logits.get((settings, key)) for key in keys]
-            known = sum(logit is not None for logit in found)
+            found = [self._scores.get((settings, key)) for key in keys]
+            known = sum(score is not None for score in found)
             self.hits += known
             self.misses += len(found) - known
         return found
 
-    def put(self, settings: Hashable, pairs: Sequence[tuple[str, str]], logits: Sequence[float]) -> None:
-        """Remember logits.
+    def put(self, settings: Hashable, pairs: Sequence[tuple[str, str]], scores: Sequence[CachedScore]) -> None:
+        """Remember pairs.
 
         :param settings: the model and all else that scores depend on.
         :param pairs: queries and documents.
-        :param logits: one per pair.
+        :param scores: one per pair.
         """
         keys = [_digest(pair) for pair in pairs]
         with self._lock:
-            self._logits.update({(settings, key): logit for key, logit in zip(keys, logits, strict=True)})
+            self._scores.update({(settings, key): score for key, score in zip(keys, scores, strict=True)})
 
     def __len__(self) -> int:
         """How many pairs are remembered."""
-        return len(self._logits)
+        return len(self._scores)
 
     def __repr__(self) -> str:
         return f"ScoreCache(max_pairs={self.max_pairs})"

@@ -6,18 +6,19 @@ import threading
 from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from milvus_rerank.engines.base import Engine
 from milvus_rerank.errors import OutOfMemoryError
+from milvus_rerank.progress import Bar, progress_bar
 from milvus_rerank.scoring import Request, check_stop
 from milvus_rerank.scoring.activation import Activation, raw
 from milvus_rerank.scoring.batches import by_length, cut
-from milvus_rerank.scoring.caches import ScoreCache
+from milvus_rerank.scoring.caches import CachedScore, ScoreCache
 from milvus_rerank.scoring.encoding import Chunks, Encoder, Pair, Row, Span
 
 logger = logging.getLogger(__name__)
@@ -29,18 +30,66 @@ AT_ONCE_CHARACTERS = 16_000_000
 
 
 class Logits(NamedTuple):
-    """What a model says of documents.
+    """What a model computed for documents.
 
-    :param values: a logit for each, float32.
-    :param windows: the number of the window that it is of, int32; 0 for a document that was read whole.
+    :param values: a logit for each, float32; NaN where there is none yet.
+    :param windows: the number of the window that the logit is of, int32; 0 for a document that was read whole.
+    :param tokens: the tokens that the model read of each pair, padding not counted, int64.
     """
 
     values: NDArray[np.float32]
     windows: NDArray[np.int32]
+    tokens: NDArray[np.int64]
 
-    def take(self, places: NDArray[np.intp]) -> "Logits":
+    def take(self, positions: NDArray[np.intp]) -> "Logits":
         """Return those of some documents."""
-        return Logits(self.values[places], self.windows[places])
+        return Logits(self.values[positions], self.windows[positions], self.tokens[positions])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLimits:
+    """TokenLimits of one request.
+
+    :param document_tokens: the most tokens of a document; None for no limit.
+    :param pair_tokens: the most tokens of a query with a document, special ones included; None for the model's limit.
+    :param left: cut at the beginning of texts instead of their end.
+    """
+
+    document_tokens: int | None = None
+    pair_tokens: int | None = None
+    left: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Pairs on their way through the model.
+
+    :param pairs: distinct pairs.
+    :param known: what is known of each; the logits of those to run are NaN.
+    :param missing: positions of the pairs to run.
+    :param rows: what to run: a row for each of them, or for each window over a long document.
+    :param lengths: the tokens of each row.
+    :param widths: how many tokens wide a batch must be to hold each row.
+    :param window_counts: how many rows each pair to run has.
+    :param cacheable: whether the logits may be remembered: not under limits of one request.
+    """
+
+    pairs: Sequence[Pair]
+    known: Logits
+    missing: NDArray[np.intp]
+    rows: list[Row]
+    lengths: list[int]
+    widths: list[int]
+    window_counts: list[int]
+    cacheable: bool
+
+    def tokens(self) -> NDArray[np.int64]:
+        """Return the tokens of each pair, int64."""
+        tokens: NDArray[np.int64] = self.known.tokens.copy()
+        ends = np.cumsum([0, *self.window_counts])
+        totals = np.cumsum([0, *self.lengths])
+        tokens[self.missing] = totals[ends[1:]] - totals[ends[:-1]]
+        return tokens
 
 
 class PairScorer:
@@ -97,7 +146,7 @@ class PairScorer:
         return [scores[start:end] for start, end in itertools.pairwise(ends)]
 
     def logits(self, requests: Sequence[Request], stop: threading.Event | None = None) -> list[Logits]:
-        """Return what the model says of every document of every request, before the activation.
+        """Return what the model computes for every document of every request, before the activation.
 
         Each distinct text is tokenised once and each distinct pair is scored once.
 
@@ -107,13 +156,83 @@ class PairScorer:
         :raises StoppedError: if ``stop`` was set.
         :raises OutOfMemoryError: if a single pair does not fit the device.
         """
-        numbers: dict[Pair, int] = {}
-        for query, documents in requests:
-            for document in documents:
-                numbers.setdefault((query, document), len(numbers))
-        made = self._logits(list(numbers), stop or threading.Event()) if numbers else _nothing(0)
-        places = [np.array([numbers[query, document] for document in own], dtype=np.intp) for query, own in requests]
-        return [made.take(own) for own in places]
+        pairs, positions = distinct_pairs(requests)
+        stop = stop or threading.Event()
+        parts = []
+        with progress_bar("rerank", len(pairs), show=self.show_progress) as bar:
+            for prepared in self._prepare_ahead(pairs, stop):
+                bar.extend(len(prepared.rows) - len(prepared.pairs))
+                parts.append(self.finish(prepared, self._run_all(prepared, stop, bar)))
+        found = Logits(*(np.concatenate(columns) for columns in zip(_unknown(0), *parts, strict=True)))
+        return [found.take(places) for places in positions]
+
+    def prepare(self, pairs: Sequence[Pair], stop: threading.Event, limits: TokenLimits | None = None) -> Prepared:
+        """Look pairs up in the score cache, tokenise the others, and cut long documents into windows.
+
+        :param pairs: distinct pairs.
+        :param stop: when set, the work ends early.
+        :param limits: of this request; None for the model's.
+        :returns: what to run.
+        :raises StoppedError: if ``stop`` was set.
+        """
+        known = _unknown(len(pairs))
+        if self.score_cache is not None and limits is None:
+            for index, score in enumerate(self.score_cache.get(self.settings, pairs)):
+                if score is not None:
+                    known.values[index], known.windows[index], known.tokens[index] = score
+        missing = np.flatnonzero(np.isnan(known.values))
+        rows = self.encoder.rows([pairs[index] for index in missing.tolist()], stop)
+        if limits is not None:
+            rows = [
+                self.encoder.shorten(
+                    row, document_tokens=limits.document_tokens, pair_tokens=limits.pair_tokens, left=limits.left
+                )
+                for row in rows
+            ]
+        windows = [[row] if self.chunks is None else self.encoder.windows(row, self.chunks) for row in rows]
+        flat = [window for row_windows in windows for window in row_windows]
+        lengths = [self.encoder.length(row) for row in flat]
+        widths = [self.encoder.padded_length(length) for length in lengths]
+        return Prepared(pairs, known, missing, flat, lengths, widths, [len(one) for one in windows], limits is None)
+
+    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Run the model on one batch.
+
+        :param rows: some of :class:`Prepared`'s.
+        :returns: one logit per row.
+        :raises OutOfMemoryError: if they do not fit the device; ``max_batch_tokens`` is then half of what was tried.
+        """
+        try:
+            return self.engine.logits(self.encoder.batch(rows))
+        except OutOfMemoryError:
+            if len(rows) > 1:
+                widest = max(self.encoder.padded_length(self.encoder.length(row)) for row in rows)
+                self._shrink(len(rows) * widest)
+            raise
+
+    def finish(self, prepared: Prepared, logits: NDArray[np.float32]) -> Logits:
+        """Join the windows of long documents, and remember the logits in the score cache, if there is one.
+
+        :param prepared: the pairs.
+        :param logits: one per row.
+        :returns: one logit per pair.
+        """
+        found = prepared.known._replace(tokens=prepared.tokens())
+        ends = np.cumsum(prepared.window_counts)
+        by_pair = np.split(np.arange(len(logits)), ends[:-1]) if len(ends) else []
+        for index, rows in zip(prepared.missing, by_pair, strict=True):
+            windows = logits[rows]
+            best = int(np.argmax(windows)) if self.chunks is not None and self.chunks.score != "first" else 0
+            mean = self.chunks is not None and self.chunks.score == "mean"
+            found.values[index] = windows.mean() if mean else windows[best]
+            found.windows[index] = best
+        if self.score_cache is not None and prepared.cacheable and len(prepared.missing):
+            new = found.take(prepared.missing)
+            scores = map(CachedScore, new.values.tolist(), new.windows.tolist(), new.tokens.tolist())
+            self.score_cache.put(
+                self.settings, [prepared.pairs[index] for index in prepared.missing.tolist()], list(scores)
+            )
+        return found
 
     def spans(
         self, request: Request, logits: Logits, wanted: Sequence[int], stop: threading.Event
@@ -137,125 +256,37 @@ class PairScorer:
                 spans[place] = self.encoder.span(pair, int(logits.windows[place]), self.chunks)
         return spans
 
-    def rows(self, pairs: Sequence[Pair]) -> list[Row]:
-        """Return pairs of texts as the encoder holds them, for :meth:`split` or :meth:`forward`."""
-        return self.encoder.rows(pairs, threading.Event())
-
-    def split(self, rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
-        """Return all windows over the rows' documents, one after the other, and how many each row has."""
-        if self.chunks is None:
-            return list(rows), [1] * len(rows)
-        windows = [self.encoder.windows(row, self.chunks) for row in rows]
-        return [window for own in windows for window in own], [len(own) for own in windows]
-
-    def join(self, values: NDArray[np.float32], counts: Sequence[int]) -> Logits:
-        """Return one logit per row of those of all windows.
-
-        :param values: as :meth:`split` put the windows in order.
-        :param counts: how many each row has.
-        :returns: what the documents get, and from which window.
-        """
-        if self.chunks is None:
-            return Logits(values, np.zeros(len(values), dtype=np.int32))
-        joined = _nothing(len(counts))
-        for place, own in enumerate(np.split(values, np.cumsum(counts)[:-1]) if counts else ()):
-            best = 0 if self.chunks.score == "first" else int(np.argmax(own))
-            joined.values[place] = own.mean() if self.chunks.score == "mean" else own[best]
-            joined.windows[place] = best
-        return joined
-
-    def widths(self, rows: Sequence[Row]) -> list[int]:
-        """Return how wide, in tokens, a batch must be to hold each row."""
-        return [self.encoder.padded_length(self.encoder.length(row)) for row in rows]
-
-    def forward(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """Run the model once.
-
-        :param rows: one batch, as :meth:`rows` made them.
-        :returns: one logit per row.
-        :raises OutOfMemoryError: if they do not fit the device; ``max_batch_tokens`` is then half of what was tried.
-        """
-        try:
-            return self.engine.logits(self.encoder.batch(rows))
-        except OutOfMemoryError:
-            if len(rows) > 1:
-                self._shrink(len(rows) * max(self.widths(rows)))
-            raise
-
-    def _logits(self, pairs: list[Pair], stop: threading.Event) -> Logits:
-        """Return the logits of distinct pairs, from the score cache where it has them."""
-        if self.score_cache is None:
-            return self._run(pairs, stop)
-        known = self.score_cache.get(self.settings, pairs)
-        found = known if self.chunks is None else self.score_cache.get(self._windows_of, pairs)
-        absent = [
-            place for place, (logit, window) in enumerate(zip(known, found, strict=True)) if None in (logit, window)
-        ]
-        values = np.array([np.nan if logit is None else logit for logit in known], dtype=np.float32)
-        windows = np.array([0 if self.chunks is None or window is None else window for window in found], dtype=np.int32)
-        if absent:
-            fresh = [pairs[place] for place in absent]
-            values[absent], windows[absent] = made = self._run(fresh, stop)
-            self.remember(fresh, made)
-        return Logits(values, windows)
-
-    def remember(self, pairs: Sequence[Pair], logits: Logits) -> None:
-        """Keep logits in the score cache, if there is one."""
-        if self.score_cache is not None:
-            self.score_cache.put(self.settings, pairs, logits.values.tolist())
-            if self.chunks is not None:
-                self.score_cache.put(self._windows_of, pairs, logits.windows.tolist())
-
-    @property
-    def _windows_of(self) -> Hashable:
-        return ("window", self.settings)
-
-    def _run(self, pairs: list[Pair], stop: threading.Event) -> Logits:
-        logits = _nothing(len(pairs))
-        start = 0
-        with tqdm(total=len(pairs), unit="pair", desc="rerank", disable=not self.show_progress) as bar:
-            for rows in self._rows(pairs, stop):
-                pieces, counts = self.split(rows)
-                bar.total += len(pieces) - len(rows)
-                end = start + len(rows)
-                logits.values[start:end], logits.windows[start:end] = self.join(
-                    self._forward(pieces, stop, bar), counts
-                )
-                start = end
-        return logits
-
-    def _forward(self, rows: list[Row], stop: threading.Event, bar: "tqdm[None]") -> NDArray[np.float32]:
-        logits = np.empty(len(rows), dtype=np.float32)
-        true = [self.encoder.length(row) for row in rows]
-        lengths = [self.encoder.padded_length(length) for length in true]
-        waiting = deque(cut(by_length(true), lengths, self.max_batch_tokens))
+    def _run_all(self, prepared: Prepared, stop: threading.Event, bar: Bar) -> NDArray[np.float32]:
+        """Return one logit per row, from batches of rows of about the same length."""
+        logits = np.empty(len(prepared.rows), dtype=np.float32)
+        waiting = deque(cut(by_length(prepared.lengths), prepared.widths, self.max_batch_tokens))
         while waiting:
             check_stop(stop)
             batch = waiting.popleft()
             try:
-                logits[batch] = self.forward([rows[index] for index in batch])
+                logits[batch] = self.run([prepared.rows[index] for index in batch])
             except OutOfMemoryError:
                 if len(batch) == 1:
                     raise
                 left = [*batch, *(index for later in waiting for index in later)]
-                waiting = deque(cut(left, lengths, self.max_batch_tokens))
+                waiting = deque(cut(left, prepared.widths, self.max_batch_tokens))
             else:
-                bar.update(len(batch))
+                bar.advance(len(batch))
         return logits
 
-    def _rows(self, pairs: list[Pair], stop: threading.Event) -> Iterator[list[Row]]:
-        """Yield the rows of some thousand pairs at once, the next ones tokenised while these are scored."""
+    def _prepare_ahead(self, pairs: Sequence[Pair], stop: threading.Event) -> Iterator[Prepared]:
+        """Yield some thousand pairs at once, the next ones prepared while these are scored."""
         parts = list(split_pairs(pairs, AT_ONCE, AT_ONCE_CHARACTERS))
-        if len(parts) == 1:
-            yield self.encoder.rows(pairs, stop)
+        if len(parts) < 2:
+            yield from (self.prepare(part, stop) for part in parts)
             return
         with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
-            coming: Future[list[Row]] = pool.submit(self.encoder.rows, parts[0], stop)
-            for number in range(len(parts)):
-                rows = coming.result()
-                if number + 1 < len(parts):
-                    coming = pool.submit(self.encoder.rows, parts[number + 1], stop)
-                yield rows
+            coming: Future[Prepared] = pool.submit(self.prepare, parts[0], stop)
+            for following in (*parts[1:], None):
+                prepared = coming.result()
+                if following is not None:
+                    coming = pool.submit(self.prepare, following, stop)
+                yield prepared
 
     def _shrink(self, tokens: int) -> None:
         self.max_batch_tokens = min(self.max_batch_tokens, max(1, tokens // 2))
@@ -287,5 +318,21 @@ def split_pairs(pairs: Sequence[Pair], count: int, characters: int) -> Iterator[
         yield part
 
 
-def _nothing(count: int) -> Logits:
-    return Logits(np.empty(count, dtype=np.float32), np.zeros(count, dtype=np.int32))
+def distinct_pairs(requests: Sequence[Request]) -> tuple[list[Pair], list[NDArray[np.intp]]]:
+    """Return the distinct pairs of requests, and the position of each document among them.
+
+    :param requests: queries with their documents.
+    :returns: the pairs, and for each request an array with one position per document.
+    """
+    numbers: dict[Pair, int] = {}
+    positions = [
+        np.array([numbers.setdefault((query, text), len(numbers)) for text in documents], dtype=np.intp)
+        for query, documents in requests
+    ]
+    return list(numbers), positions
+
+
+def _unknown(count: int) -> Logits:
+    return Logits(
+        np.full(count, np.nan, dtype=np.float32), np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int64)
+    )

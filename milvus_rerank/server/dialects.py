@@ -16,26 +16,13 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from typing_extensions import NotRequired, TypedDict
 
 from milvus_rerank.results import json_safe
+from milvus_rerank.scoring.scorer import TokenLimits
 
 Scale = Literal["model", "sigmoid", "raw"]
 """Which scores are asked for: those this package gives for the model, between 0 and 1, or logits."""
 
 Count = Annotated[int | None, Field(ge=0, description="How many results; 0 or absent for all.")]
 Tokens = Annotated[int | None, Field(ge=1, description="The most tokens; absent for the model's limit.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Limits of one request beside the model's own.
-
-    :param document_tokens: the most tokens of a document; None for no limit.
-    :param pair_tokens: the most tokens of a query with a document, special ones included; None for no limit.
-    :param left: cut texts at their beginning instead of their end.
-    """
-
-    document_tokens: int | None = None
-    pair_tokens: int | None = None
-    left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +34,7 @@ class Call:
     :param documents: the documents' texts.
     :param top_k: how many results to return; None for all.
     :param scale: which scores.
-    :param cut: limits of this request; None for the model's own.
+    :param limits: limits of this request; None for the model's own.
     """
 
     model: str | None
@@ -55,7 +42,7 @@ class Call:
     documents: list[str]
     top_k: int | None = None
     scale: Scale = "model"
-    cut: Cut | None = None
+    limits: TokenLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +128,7 @@ class DashScopeAnswer(TypedDict):
 class TeiRequest(Body):
     """text-embeddings-inference's ``/rerank``; Milvus' ``tei`` provider sends it.
 
-    Texts that are too long are always cut, whatever ``truncate`` says: to fail helps nobody who searches.
+    Texts that are too long are always limits, whatever ``truncate`` says: to fail helps nobody who searches.
     """
 
     query: str
@@ -153,8 +140,8 @@ class TeiRequest(Body):
 
     def call(self) -> Call:
         """Return what is asked for."""
-        cut = Cut(left=True) if self.truncation_direction.lower() == "left" else None
-        return Call(None, self.query, self.texts, scale="raw" if self.raw_scores else "sigmoid", cut=cut)
+        limits = TokenLimits(left=True) if self.truncation_direction.lower() == "left" else None
+        return Call(None, self.query, self.texts, scale="raw" if self.raw_scores else "sigmoid", limits=limits)
 
     def answer(self, scored: Scored) -> list[TeiResult]:
         """Return what the client expects."""
@@ -185,8 +172,10 @@ class RerankRequest(Body):
         """Return what is asked for."""
         texts = [_text(document, self.rank_fields) for document in self.documents]
         pair = None if self.truncate_prompt_tokens == -1 else self.truncate_prompt_tokens
-        cut = None if self.max_tokens_per_doc is None and pair is None else Cut(self.max_tokens_per_doc, pair)
-        return Call(self.model, self.query, texts, self.top_n or None, "raw" if self.raw_scores else "model", cut)
+        limits = (
+            None if self.max_tokens_per_doc is None and pair is None else TokenLimits(self.max_tokens_per_doc, pair)
+        )
+        return Call(self.model, self.query, texts, self.top_n or None, "raw" if self.raw_scores else "model", limits)
 
     def answer(self, scored: Scored) -> RerankAnswer:
         """Return what the client expects."""
@@ -209,8 +198,8 @@ class CohereRequest(Body):
 
     def call(self) -> Call:
         """Return what is asked for."""
-        cut = None if self.max_tokens_per_doc is None else Cut(self.max_tokens_per_doc)
-        return Call(self.model, self.query, self.documents, self.top_n or None, cut=cut)
+        limits = None if self.max_tokens_per_doc is None else TokenLimits(self.max_tokens_per_doc)
+        return Call(self.model, self.query, self.documents, self.top_n or None, limits=limits)
 
     def answer(self, scored: Scored) -> RerankAnswer:
         """Return what the client expects."""

@@ -14,35 +14,33 @@ from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.engine import EngineRerankFunction
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.activation import Activation, raw, sigmoid
+from milvus_rerank.scoring.scorer import Prepared, TokenLimits, distinct_pairs
 from milvus_rerank.server.batcher import Batcher, BatchReport
-from milvus_rerank.server.dialects import Cut, Scale
+from milvus_rerank.server.dialects import Scale
 
 CHARACTERS_PER_TOKEN = 4
 """A guess at the length of a text, for rerankers that count nothing themselves."""
 PLAIN_BATCH_TOKENS = 16384
 """The budget of their batches: so much is scored between two looks at who waits."""
 
-Pair = tuple[str, str]
-
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request on its way to the batcher.
+class ModelRequest:
+    """A request as a model takes it.
 
-    :param pairs: the distinct pairs whose logits will be remembered; none under limits of this request.
-    :param rows: what to score, as the model takes it.
-    :param widths: how many tokens wide a batch must be to hold each.
-    :param known: logits of all distinct pairs; those to score are NaN.
-    :param places: of each document in the request, its distinct pair.
-    :param counts: how many rows each pair to score has: one for each window over a long document.
+    :param rows: what to score.
+    :param widths: how many tokens wide a batch must be to hold each row.
+    :param positions: of each document, its position among the distinct pairs.
+    :param tokens: the tokens of all documents, each with its query's, without padding; a guess where the model does not
+        count any.
+    :param prepared: the same for an engine's scorer.
     """
 
-    pairs: list[Pair]
     rows: Sequence[Any]
     widths: Sequence[int]
-    known: NDArray[np.float32]
-    places: NDArray[np.intp]
-    counts: Sequence[int] = ()
+    positions: NDArray[np.intp]
+    tokens: int
+    prepared: Prepared | None = None
 
 
 class EngineModel:
@@ -76,41 +74,24 @@ class EngineModel:
             "max_batch_tokens": self.max_batch_tokens,
         }
 
-    def prepare(self, requests: Sequence[Request], cut: Cut | None) -> Prepared:
+    def prepare(self, requests: Sequence[Request], limits: TokenLimits | None, stop: threading.Event) -> ModelRequest:
         """Tokenise requests, but for the pairs whose logits are remembered."""
-        pairs, places = _distinct(requests)
-        known = np.full(len(pairs), np.nan, dtype=np.float32)
-        cache = self._scorer.score_cache
-        if cache is not None and cut is None:
-            found = cache.get(self._scorer.settings, pairs)
-            known[:] = [np.nan if logit is None else logit for logit in found]
-        absent = [pair for pair, logit in zip(pairs, known, strict=True) if np.isnan(logit)]
-        rows = self._scorer.rows(absent)
-        if cut is not None:
-            rows = [
-                self._scorer.encoder.shorten(
-                    row, document_tokens=cut.document_tokens, pair_tokens=cut.pair_tokens, left=cut.left
-                )
-                for row in rows
-            ]
-            absent = []  # not to be remembered: under other limits they have other logits
-        pieces, counts = self._scorer.split(rows)
-        return Prepared(absent, pieces, self._scorer.widths(pieces), known, places, counts)
+        pairs, positions = distinct_pairs(requests)
+        prepared = self._scorer.prepare(pairs, stop, limits)
+        flat = np.concatenate([*positions, np.empty(0, dtype=np.intp)])
+        return ModelRequest(prepared.rows, prepared.widths, flat, int(prepared.tokens()[flat].sum()), prepared)
 
     def run(self, rows: Sequence[Any]) -> NDArray[np.float32]:
         """Return the rows' logits."""
-        return self._scorer.forward(rows)
+        return self._scorer.run(rows)
 
-    def finish(self, prepared: Prepared, logits: NDArray[np.float32], scale: Scale) -> list[float]:
+    def finish(self, request: ModelRequest, logits: NDArray[np.float32], scale: Scale) -> list[float]:
         """Return the scores of all documents, requests one after the other."""
-        whole = prepared.known.copy()
-        joined = self._scorer.join(logits, prepared.counts)
-        whole[np.isnan(whole)] = joined.values
-        if prepared.pairs:
-            self._scorer.remember(prepared.pairs, joined)
+        if request.prepared is None:
+            raise TypeError("expected a request that this model has prepared")
+        values = self._scorer.finish(request.prepared, logits).values[request.positions]
         activations: dict[Scale, Activation] = {"raw": raw, "sigmoid": sigmoid, "model": self._scorer.activation}
-        activate = activations[scale]
-        return [float(score) for score in activate(whole[prepared.places])]
+        return [float(score) for score in activations[scale](values)]
 
 
 class PlainModel:
@@ -129,11 +110,12 @@ class PlainModel:
         """Return what ``/info`` says of it."""
         return {"device": self.device, "engine": type(self.reranker).__name__}
 
-    def prepare(self, requests: Sequence[Request], cut: Cut | None) -> Prepared:
-        """Return the pairs, and lengths as far as they can be guessed; it cuts texts as it likes."""
-        pairs, places = _distinct(requests)
-        widths = [_guess_tokens(query, text) for query, text in pairs]
-        return Prepared(pairs, pairs, widths, np.full(len(pairs), np.nan, dtype=np.float32), places)
+    def prepare(self, requests: Sequence[Request], limits: TokenLimits | None, stop: threading.Event) -> ModelRequest:
+        """Return the pairs, and lengths as far as they can be guessed; the reranker cuts texts as it likes."""
+        pairs, positions = distinct_pairs(requests)
+        widths = np.array([_guess_tokens(query, text) for query, text in pairs], dtype=np.int64)
+        flat = np.concatenate([*positions, np.empty(0, dtype=np.intp)])
+        return ModelRequest(pairs, widths.tolist(), flat, int(widths[flat].sum()))
 
     def run(self, rows: Sequence[Any]) -> NDArray[np.float32]:
         """Return the rows' scores, each query's in one call."""
@@ -147,9 +129,9 @@ class PlainModel:
             scores[own] = some
         return scores
 
-    def finish(self, prepared: Prepared, logits: NDArray[np.float32], scale: Scale) -> list[float]:
+    def finish(self, request: ModelRequest, logits: NDArray[np.float32], scale: Scale) -> list[float]:
         """Return the scores: what they mean, only the reranker knows."""
-        return [float(score) for score in logits[prepared.places]]
+        return [float(score) for score in logits[request.positions]]
 
 
 @dataclass(eq=False, slots=True)
@@ -166,11 +148,11 @@ class Whole:
 class WholeModel(PlainModel):
     """A reranker whose scores depend on what is asked together: a request is neither split nor mixed with others."""
 
-    def prepare(self, requests: Sequence[Request], cut: Cut | None) -> Prepared:
+    def prepare(self, requests: Sequence[Request], limits: TokenLimits | None, stop: threading.Event) -> ModelRequest:
         """Return one row for each request that has documents, as wide as all of its pairs."""
         rows = [Whole(request) for request in requests if request[1]]
         widths = [sum(_guess_tokens(row.request[0], text) for text in row.request[1]) for row in rows]
-        return Prepared([], rows, widths, np.empty(0, dtype=np.float32), np.empty(0, dtype=np.intp))
+        return ModelRequest(rows, widths, np.empty(0, dtype=np.intp), sum(widths))
 
     def run(self, rows: Sequence[Any]) -> NDArray[np.float32]:
         """Score each row's request, and note the scores in the row."""
@@ -179,9 +161,9 @@ class WholeModel(PlainModel):
             row.scores = [float(score) for score in scores]
         return np.zeros(len(rows), dtype=np.float32)
 
-    def finish(self, prepared: Prepared, logits: NDArray[np.float32], scale: Scale) -> list[float]:
+    def finish(self, request: ModelRequest, logits: NDArray[np.float32], scale: Scale) -> list[float]:
         """Return what was noted."""
-        return [score for row in prepared.rows for score in row.scores]
+        return [score for row in request.rows for score in row.scores]
 
 
 Model = EngineModel | PlainModel
@@ -272,12 +254,3 @@ class Models:
 
 def _guess_tokens(query: str, text: str) -> int:
     return 1 + min(len(query) + len(text), 4 * 2048) // CHARACTERS_PER_TOKEN
-
-
-def _distinct(requests: Sequence[Request]) -> tuple[list[Pair], NDArray[np.intp]]:
-    """Return the distinct pairs, and of each document its place among them."""
-    numbers: dict[Pair, int] = {}
-    places = [
-        numbers.setdefault((query, document), len(numbers)) for query, documents in requests for document in documents
-    ]
-    return list(numbers), np.array(places, dtype=np.intp)

@@ -29,7 +29,7 @@ class Metrics:
         self.outcomes = self._counter("outcomes", "How requests ended; adds up to requests.", "route", "outcome")
         self.active = self._gauge("active_requests", "Requests without an answer yet.")
         self.documents = self._counter("documents", "Documents scored.", "model")
-        self.tokens = self._counter("tokens", "Tokens scored, padding to the next multiple included.", "model")
+        self.tokens = self._counter("tokens", "Tokens of documents, each with its query's, without padding.", "model")
         self.stages = self._histogram("stage_seconds", "Seconds of a request in each stage.", _SECONDS, "stage")
         self._pairs = self._histogram("batch_pairs", "Pairs of a batch.", _SIZES, "device")
         self._tokens = self._histogram("batch_tokens", "Tokens of a batch, with padding.", _TOKENS, "device")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from milvus_rerank.errors import DeadlineError, InputError, OverloadedError
 from milvus_rerank.inputs import check_documents, check_query
 from milvus_rerank.results import check_scores, rank
 from milvus_rerank.scoring import Request
+from milvus_rerank.scoring.scorer import TokenLimits
 from milvus_rerank.server.batcher import Batcher
-from milvus_rerank.server.dialects import Call, Cut, Scale, Scored
+from milvus_rerank.server.dialects import Call, Scale, Scored
 from milvus_rerank.server.hosted import Model, Models
 from milvus_rerank.server.jobs import Job
 from milvus_rerank.server.metrics import Metrics
@@ -77,7 +79,9 @@ class Service:
         :raises OverloadedError: if there is too much to do.
         :raises DeadlineError: if it took too long.
         """
-        scores = await self.score(call.model, [(call.query, call.documents)], ticket, scale=call.scale, cut=call.cut)
+        scores = await self.score(
+            call.model, [(call.query, call.documents)], ticket, scale=call.scale, limits=call.limits
+        )
         return Scored(ticket.model, scores, rank(scores, call.top_k), ticket.tokens)
 
     async def score(
@@ -87,7 +91,7 @@ class Service:
         ticket: Ticket,
         *,
         scale: Scale = "model",
-        cut: Cut | None = None,
+        limits: TokenLimits | None = None,
     ) -> list[float]:
         """Score the documents of several queries.
 
@@ -95,7 +99,7 @@ class Service:
         :param requests: queries with their documents.
         :param ticket: filled in.
         :param scale: which scores.
-        :param cut: limits of this request.
+        :param limits: token limits of this request.
         :returns: one score per document, requests one after the other.
         :raises DeadlineError: if it took too long; all else as :meth:`rerank`.
         """
@@ -104,7 +108,7 @@ class Service:
         ticket.documents = sum(len(documents) for _, documents in requests)
         try:
             with anyio.fail_after(self._limits.deadline) as scope:
-                return await self._score(requests, ticket, scale, cut, scope)
+                return await self._score(requests, ticket, scale, limits, scope)
         except TimeoutError as error:
             raise DeadlineError(f"not done within the deadline of {self._limits.deadline:g} s") from error
 
@@ -116,27 +120,36 @@ class Service:
         return await anyio.to_thread.run_sync(self.models.get, name, limiter=self._loading, abandon_on_cancel=True)
 
     async def _score(
-        self, requests: Sequence[Request], ticket: Ticket, scale: Scale, cut: Cut | None, scope: anyio.CancelScope
+        self,
+        requests: Sequence[Request],
+        ticket: Ticket,
+        scale: Scale,
+        limits: TokenLimits | None,
+        scope: anyio.CancelScope,
     ) -> list[float]:
         model = await self.model(ticket.model)
-        with self._stage("tokenize"):
-            prepared = await anyio.to_thread.run_sync(
-                lambda: model.prepare(requests, cut), limiter=self._tokenizing, abandon_on_cancel=True
-            )
-        ticket.tokens = sum(prepared.widths)
-        if prepared.rows:
-            job = Job(model, prepared.rows, prepared.widths, scope.deadline - anyio.current_time())
-            logits = await self._run(job, self.models.batchers[model.device], ticket)
-        else:
-            logits = np.empty(0, dtype=np.float32)
+        stop = threading.Event()
+        try:
+            with self._stage("tokenize"):
+                request = await anyio.to_thread.run_sync(
+                    lambda: model.prepare(requests, limits, stop), limiter=self._tokenizing, abandon_on_cancel=True
+                )
+        except asyncio.CancelledError:  # the client left, or the deadline passed
+            stop.set()
+            raise
+        ticket.tokens = request.tokens
+        logits = np.empty(0, dtype=np.float32)
+        if request.rows:
+            job = Job(model, request.rows, request.widths, scope.deadline - anyio.current_time())
+            logits = await self._run(job, self.models.batchers[model.device])
         self._metrics.documents.labels(ticket.model).inc(ticket.documents)
         self._metrics.tokens.labels(ticket.model).inc(ticket.tokens)
-        return check_scores(model.finish(prepared, logits, scale), ticket.documents, "document {}".format)
+        return check_scores(model.finish(request, logits, scale), ticket.documents, "document {}".format)
 
-    async def _run(self, job: Job, batcher: Batcher, ticket: Ticket) -> np.ndarray:
-        waiting = batcher.waiting_tokens
-        if waiting and waiting + ticket.tokens > self._limits.queue_tokens:
-            raise OverloadedError(f"{waiting} tokens are waiting already, and this request has {ticket.tokens}", 1)
+    async def _run(self, job: Job, batcher: Batcher) -> np.ndarray:
+        waiting, tokens = batcher.waiting_tokens, sum(job.widths)
+        if waiting and waiting + tokens > self._limits.queue_tokens:
+            raise OverloadedError(f"{waiting} tokens are waiting already, and this request has {tokens}", 1)
         batcher.submit(job)
         try:
             with self._stage("score"):
