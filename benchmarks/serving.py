@@ -64,7 +64,7 @@ def serving(*options: str) -> Iterator[Server]:
             while address is None:
                 time.sleep(0.05)
                 assert process.poll() is None, log.read_text()
-                found = re.search(r" at (http://\S+)", log.read_text())
+                found = re.search(r'"address": "(http[^"]+)"', log.read_text())
                 address = found[1] if found else None
             while httpx.get(f"{address}/ready").status_code != 200:
                 time.sleep(0.05)

@@ -43,7 +43,19 @@ class InputError(RerankError, ValueError):
 
 
 class HitError(InputError):
-    """A Milvus hit has no usable text."""
+    """A Milvus hit has no usable text.
+
+    :param problem: which hit, and what it lacks.
+    :param advice: what a caller of the function can do; "" for nothing.
+    """
+
+    def __init__(self, problem: str, advice: str = "") -> None:
+        super().__init__(f"{problem}. {advice}" if advice else problem)
+        self.problem = problem
+        self.advice = advice
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.problem, self.advice)
 
 
 class OptionError(InputError, TypeError):

@@ -90,8 +90,9 @@ def read_hits(hits: Any, text_field: str, *, missing: str = "error", id_field: s
             state = "is null" if text_field in hit.entity else "is missing"
             raise HitError(
                 f"hit {hit.index} (id {hit.id!r}): field {text_field!r} {state}; the hit has the fields "
-                f"{sorted(map(str, hit.entity)) or 'none'}. Name the field with text_field=..., ask Milvus for it with "
-                f"output_fields=[{text_field!r}], or pass missing='skip' or 'last'"
+                f"{sorted(map(str, hit.entity)) or 'none'}",
+                "Name the field with text_field=..., ask Milvus for it with "
+                f"output_fields=[{text_field!r}], or pass missing='skip' or 'last'",
             )
     return Candidates(
         [hit for hit in read if hit.text is not None],
@@ -124,7 +125,8 @@ def read_search_result(
         try:
             lists.append(read_hits(item, text_field, missing=missing, id_field=id_field))
         except HitError as error:
-            raise HitError(f"hits[{index}]: {error}" if queries > 1 else str(error)) from error
+            problem = f"hits[{index}]: {error.problem}" if queries > 1 else error.problem
+            raise HitError(problem, error.advice) from error
     return lists
 
 

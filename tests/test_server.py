@@ -364,7 +364,7 @@ def test_health_readiness_and_metrics(server) -> None:
     page = server.client.get("/metrics")
     assert page.headers["content-type"].startswith("text/plain")
     for name in (
-        'milvus_rerank_outcomes_total{outcome="answered",route="/rerank"}',
+        'milvus_rerank_outcomes_total{outcome="ok",route="/rerank"}',
         'milvus_rerank_stage_seconds_count{stage="tokenize"}',
         'milvus_rerank_stage_seconds_count{stage="queue"}',
         'milvus_rerank_stage_seconds_count{stage="score"}',

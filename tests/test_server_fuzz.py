@@ -47,4 +47,4 @@ def test_whatever_is_asked(server, mode) -> None:
         ask()
     server.settled()
     assert asked > 100
-    assert server.metric("milvus_rerank_outcomes_total", outcome="failed") == 0
+    assert server.metric("milvus_rerank_outcomes_total", outcome="internal_error") == 0

@@ -71,7 +71,7 @@ def search(
                 timeout=timeout,
             )
         except HitError as error:  # its advice is for callers of the function
-            raise InputError(f"{str(error).partition('. Name the field')[0]}. Choose one with --text-field") from error
+            raise InputError(f"{error.problem}. Choose one with --text-field") from error
     answer = answer if rerank else without_scores(answer)
     if as_json:
         output.print_json({"collection": info.name, "mode": mode.value, **_document(answer)})

@@ -102,13 +102,13 @@ def serve(
     with _milvus(milvus_uri, token, embedder) as milvus, _traces(traces) as spans:
         preload = () if lazy else tuple(loaders)
         application = Application(Models(loaders), settings, preload, milvus=milvus, traces=spans)
-        server = Server(application, settings, lambda address: output.note(f"{', '.join(loaders)} at {address}"))
+        server = Server(application, settings)
         with suppress(SystemExit):  # uvicorn's way to say that it could not start
             server.run()
     if application.problem:
         raise RerankError(application.problem)
     if not server.started:
-        raise RerankError(f"cannot listen on {host}:{port}; see the line above, or choose another --port")
+        raise RerankError(f"cannot listen on {host}:{port}; see the log line above, or choose another --port")
 
 
 @contextmanager

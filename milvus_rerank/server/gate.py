@@ -30,7 +30,13 @@ logger = structlog.get_logger("milvus_rerank.server")
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LEFT = 499  # as nginx counts clients that left; nobody gets it
-_OUTCOMES = {401: "denied", 429: "refused", _LEFT: "left", 503: "stopped", 504: "late"}
+_OUTCOMES = {
+    401: "unauthorized",
+    429: "overloaded",
+    _LEFT: "client_disconnected",
+    503: "shutting_down",
+    504: "deadline_exceeded",
+}
 _FRAMES = 6  # of a traceback that are logged; above them are the frameworks
 _TYPES = {401: "Unauthorized", 429: "Overloaded", 503: "Unhealthy"}
 
@@ -164,7 +170,8 @@ class Gate:
             tasks.cancel_scope.cancel()
 
     def _count(self, scope: Scope, route: str, status: int, seconds: float) -> None:
-        outcome = _OUTCOMES.get(status) or ("answered" if status < 400 else "invalid" if status < 500 else "failed")
+        other = "ok" if status < 400 else "invalid_request" if status < 500 else "internal_error"
+        outcome = _OUTCOMES.get(status, other)
         self._metrics.outcomes.labels(route, outcome).inc()
         self._metrics.stages.labels("total").observe(seconds)
         ticket = scope["state"].get("ticket")

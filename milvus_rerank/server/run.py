@@ -16,6 +16,8 @@ from milvus_rerank.server.app import Application
 from milvus_rerank.server.patience import PatientProtocol
 from milvus_rerank.server.settings import Settings
 
+logger = structlog.get_logger("milvus_rerank.server")
+
 KEEP_ALIVE = 30
 """Seconds that an idle connection is kept: Milvus asks again and again over the same one."""
 
@@ -28,7 +30,7 @@ class Server(uvicorn.Server):
 
     :param application: what to serve.
     :param settings: where, and with which limits.
-    :param announce: told the address once requests are taken.
+    :param announce: called with the address once requests are taken.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class Server(uvicorn.Server):
         application.stop = self._stop
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
-        """Listen, and say where."""
+        """Listen, and log where."""
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            logger.info("listening", address=address, models=self._application.models.names)
+            self._announce(address)
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         """Take nothing more, finish what there is, refuse what is left."""
@@ -100,14 +104,32 @@ class _Lines:
 
 
 def log_to(stream: Any) -> None:
-    """Write the server's log as one JSON object a line."""
+    """Write every log line of this package and of uvicorn as one JSON object.
+
+    :param stream: where to write.
+    """
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(_Lines(stream)),  # type: ignore[arg-type]
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+    handler = logging.StreamHandler(_Lines(stream))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    for name, level in (("milvus_rerank", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
