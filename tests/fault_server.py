@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from milvus_rerank.reranker.remote.dialects import DIALECTS
-from milvus_rerank.reranker.remote.endpoints import find_endpoint
+from milvus_rerank.reranker.remote.api_formats import DIALECTS
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
-from milvus_rerank.reranker.remote.policy import Clock, Policy
+from milvus_rerank.reranker.remote.providers import find_endpoint
+from milvus_rerank.reranker.remote.retry_policy import Clock, Policy
 
 KEY = "sk-0123456789abcdef"
 

@@ -23,9 +23,9 @@ from milvus_rerank import (
     create,
 )
 from milvus_rerank.errors import InputError, ServiceError
-from milvus_rerank.reranker.remote.dialects import COHERE, DASHSCOPE, JINA, TEI, VOYAGE, Dialect
-from milvus_rerank.reranker.remote.endpoints import find_endpoint
+from milvus_rerank.reranker.remote.api_formats import COHERE, DASHSCOPE, JINA, TEI, VOYAGE, Dialect
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
+from milvus_rerank.reranker.remote.providers import find_endpoint
 
 pytestmark = pytest.mark.compat
 

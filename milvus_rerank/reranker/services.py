@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from milvus_rerank.inputs import check_choice, check_count
-from milvus_rerank.reranker.remote.dialects import COHERE, DIALECTS, JINA, TEI, VOYAGE
-from milvus_rerank.reranker.remote.endpoints import find_endpoint
+from milvus_rerank.reranker.remote.api_formats import COHERE, DIALECTS, JINA, TEI, VOYAGE
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
-from milvus_rerank.reranker.remote.policy import Policy
+from milvus_rerank.reranker.remote.providers import find_endpoint
+from milvus_rerank.reranker.remote.retry_policy import Policy
 
 
 class CohereRerankFunction(RemoteRerankFunction):

@@ -7,8 +7,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from milvus_rerank.errors import ServiceError
-from milvus_rerank.reranker.remote.endpoints import Endpoint
-from milvus_rerank.reranker.remote.policy import Policy
+from milvus_rerank.reranker.remote.providers import Endpoint
+from milvus_rerank.reranker.remote.retry_policy import Policy
 
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 """The statuses after which the same request may succeed."""

@@ -9,16 +9,16 @@ from milvus_rerank.errors import InputError
 from milvus_rerank.requirements import require
 from milvus_rerank.reranker import work
 from milvus_rerank.reranker.base import BaseRerankFunction
-from milvus_rerank.reranker.remote.dialects import Question
-from milvus_rerank.reranker.remote.endpoints import Endpoint
-from milvus_rerank.reranker.remote.policy import Clock, Policy
+from milvus_rerank.reranker.remote.api_formats import Question
+from milvus_rerank.reranker.remote.providers import Endpoint
+from milvus_rerank.reranker.remote.retry_policy import Clock, Policy
 from milvus_rerank.results import Judgement
 from milvus_rerank.scoring import Request, check_stop
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from milvus_rerank.reranker.remote.calls import Caller
+    from milvus_rerank.reranker.remote.client import Caller
 
 T = TypeVar("T")
 
@@ -118,7 +118,7 @@ def _joined(scores: Sequence[list[float]], owners: Sequence[int], count: int) ->
 
 def _caller(endpoint: Endpoint, policy: Policy, clock: Clock) -> "Caller":
     require("reranking with a service", "httpx", "tenacity")
-    from milvus_rerank.reranker.remote.calls import Caller
+    from milvus_rerank.reranker.remote.client import Caller
 
     return Caller(endpoint, policy, clock)
 

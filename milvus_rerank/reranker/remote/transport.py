@@ -12,9 +12,9 @@ import anyio
 import httpx
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.reranker.remote.endpoints import Endpoint
 from milvus_rerank.reranker.remote.failures import AttemptError
-from milvus_rerank.reranker.remote.policy import Clock
+from milvus_rerank.reranker.remote.providers import Endpoint
+from milvus_rerank.reranker.remote.retry_policy import Clock
 
 SPARE_BYTES = 1024 * 1024
 """How large any answer may be; it may repeat the documents, too, as vLLM's do."""

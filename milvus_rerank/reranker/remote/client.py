@@ -16,10 +16,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 
 from milvus_rerank.driving import run_here
 from milvus_rerank.errors import RerankError
-from milvus_rerank.reranker.remote.dialects import Question, UnreadableError
-from milvus_rerank.reranker.remote.endpoints import Endpoint
+from milvus_rerank.reranker.remote.api_formats import Question, UnreadableError
 from milvus_rerank.reranker.remote.failures import AttemptError, clean, refusal
-from milvus_rerank.reranker.remote.policy import Clock, Policy
+from milvus_rerank.reranker.remote.providers import Endpoint
+from milvus_rerank.reranker.remote.retry_policy import Clock, Policy
 from milvus_rerank.reranker.remote.transport import Connections, Reply
 from milvus_rerank.scoring import check_stop
 

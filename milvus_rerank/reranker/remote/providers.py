@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.inputs import check_count, is_loopback
-from milvus_rerank.reranker.remote.dialects import COHERE, DASHSCOPE, JINA, VOYAGE, Dialect
+from milvus_rerank.reranker.remote.api_formats import COHERE, DASHSCOPE, JINA, VOYAGE, Dialect
 
 
 @dataclass(frozen=True, slots=True)
