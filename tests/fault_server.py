@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from milvus_rerank.reranker.remote.api_formats import DIALECTS
+from milvus_rerank.reranker.remote.api_formats import API_FORMATS
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
 from milvus_rerank.reranker.remote.providers import find_endpoint
-from milvus_rerank.reranker.remote.retry_policy import Clock, Policy
+from milvus_rerank.reranker.remote.retry_policy import CallLimits, Clock
 
 KEY = "sk-0123456789abcdef"
 
@@ -176,10 +176,9 @@ def remote(
     time: Time | None = None,
     api_key: str | None = KEY,
     max_documents: int | None = None,
-    **policy: Any,
+    client: Any = None,
+    **limits: Any,
 ) -> RemoteRerankFunction:
     """A rerank function of a server of the tests."""
-    endpoint = find_endpoint(
-        address, DIALECTS[dialect], name="url", api_key=api_key, max_documents=max_documents, whole=True
-    )
-    return RemoteRerankFunction(endpoint, policy=Policy(**policy), clock=time.clock if time else None)
+    endpoint = find_endpoint(address, API_FORMATS[dialect], "url", api_key, max_documents, keep_path=True)
+    return RemoteRerankFunction(endpoint, CallLimits(**limits), client=client, clock=time.clock if time else None)

@@ -1,11 +1,13 @@
-"""The caller's context variables reach pymilvus, embedders and custom rerankers on every path."""
+"""The caller's context variables reach pymilvus, httpx, embedders and custom rerankers on every path."""
 
 import asyncio
+import json
 from contextvars import ContextVar
 
+import httpx
 import pytest
 
-from milvus_rerank import TwoStageSearch
+from milvus_rerank import JinaRerankFunction, TwoStageSearch
 from milvus_rerank.reranker.plugin import wrap
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="lost")
@@ -87,3 +89,45 @@ def test_a_custom_reranker_sees_the_context(rerank):
     reranker = Reranker()
     assert rerank(wrap(reranker, "custom"))
     assert reranker.seen == ["r-1"]
+
+
+def answer(request):
+    documents = json.loads(request.content)["documents"]
+    return httpx.Response(200, json={"results": [{"index": i, "relevance_score": 1} for i in range(len(documents))]})
+
+
+@pytest.mark.parametrize("requests", [1, 5])
+def test_a_service_call_keeps_the_context(requests):
+    transports, hooks = [], []
+
+    def handle(request):
+        transports.append(REQUEST_ID.get())
+        return answer(request)
+
+    client = httpx.Client(
+        transport=httpx.MockTransport(handle), event_hooks={"request": [lambda _: hooks.append(REQUEST_ID.get())]}
+    )
+    with client:
+        function = JinaRerankFunction(api_key="key", client=client, max_documents=2)
+        assert function.score("q", ["a", "b"] * requests) == [1.0, 1.0] * requests
+    assert transports == hooks == ["r-1"] * requests
+
+
+@pytest.mark.parametrize("requests", [1, 5])
+def test_an_awaited_service_call_keeps_the_context(requests):
+    transports, hooks = [], []
+
+    async def handle(request):
+        transports.append(REQUEST_ID.get())
+        return answer(request)
+
+    async def note(_):
+        hooks.append(REQUEST_ID.get())
+
+    async def main():
+        async with httpx.AsyncClient(transport=httpx.MockTransport(handle), event_hooks={"request": [note]}) as client:
+            function = JinaRerankFunction(api_key="key", client=client, max_documents=2)
+            return await function.ascore("q", ["a", "b"] * requests)
+
+    assert asyncio.run(main()) == [1.0, 1.0] * requests
+    assert transports == hooks == ["r-1"] * requests

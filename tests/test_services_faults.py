@@ -522,7 +522,7 @@ def test_two_event_loops_one_after_the_other_and_plain_calls_between(server: Fau
     for _ in range(3):
         assert asyncio.run(twice()) == [[1.0, 3.0, 2.0], [1.0, 3.0]]
         assert function.score("q", ["four"]) == [4.0]
-    assert not function._caller.connections._loops
+    assert not function._client.connections._loops
     function.close()
 
 
@@ -553,15 +553,15 @@ def test_connections_stay_open_between_calls_until_they_are_closed(server: Fault
             await function.ascore("q", TEXTS)
             await function.ascore("q", TEXTS)
             await function.aclose()
-            assert not function._caller.connections._loops
+            assert not function._client.connections._loops
             await function.ascore("q", TEXTS)
-        assert not function._caller.connections._loops
+        assert not function._client.connections._loops
 
     asyncio.run(loop())
     with remote(server.address) as function:
         for _ in range(3):
             function.score("q", TEXTS)
-        client = function._caller.connections._plain
+        client = function._client.connections._client
         assert client is not None
     assert client.is_closed
     assert function.score("q", TEXTS) == [1.0, 3.0, 2.0]
@@ -574,7 +574,7 @@ def test_connections_stay_open_between_calls_until_they_are_closed(server: Fault
 def test_an_object_that_is_dropped_closes_its_connections(server: FaultServer) -> None:
     function = remote(server.address)
     function.score("q", TEXTS)
-    client = function._caller.connections._plain
+    client = function._client.connections._client
     assert client is not None
     del function
     gc.collect()

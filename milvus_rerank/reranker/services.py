@@ -1,13 +1,16 @@
 """The rerank services by name: Cohere, Jina, Voyage, text-embeddings-inference, and any that speaks like them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from milvus_rerank.inputs import check_choice, check_count
-from milvus_rerank.reranker.remote.api_formats import COHERE, DIALECTS, JINA, TEI, VOYAGE
+from milvus_rerank.reranker.remote.api_formats import API_FORMATS, COHERE, JINA, TEI, VOYAGE
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
 from milvus_rerank.reranker.remote.providers import find_endpoint
-from milvus_rerank.reranker.remote.retry_policy import Policy
+from milvus_rerank.reranker.remote.retry_policy import CallLimits, RetryPolicy
+
+if TYPE_CHECKING:
+    from milvus_rerank.reranker.remote.transport import HttpxClient
 
 
 class CohereRerankFunction(RemoteRerankFunction):
@@ -23,12 +26,12 @@ class CohereRerankFunction(RemoteRerankFunction):
     :param max_tokens_per_doc: the most tokens of a document; None for the service's 4096.
     :param max_documents: the most documents of a request; longer lists are split. None for 1000.
     :param timeout: seconds for one attempt.
-    :param deadline: seconds for a whole call, with all its requests and attempts; None for no limit.
-    :param attempts: how often a request is sent before it is given up.
-    :param concurrency: how many requests of one call are under way at once.
-    :param allow_http: send the key without encryption, to others than this machine.
+    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
+    :param concurrency: the most requests of one call at once.
+    :param allow_http: send the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
     :raises InputError: for an option that cannot be used, or a key that is missing.
-    :raises MissingDependencyError: if httpx or tenacity is not installed.
     """
 
     def __init__(
@@ -42,18 +45,17 @@ class CohereRerankFunction(RemoteRerankFunction):
         max_documents: int | None = None,
         timeout: float = 30.0,
         deadline: float | None = None,
-        attempts: int = 4,
+        attempts: int | RetryPolicy = 4,
         concurrency: int = 4,
         allow_http: bool = False,
+        client: "HttpxClient | None" = None,
     ) -> None:
-        endpoint = find_endpoint(
-            base_url, COHERE, name="base_url", api_key=api_key, max_documents=max_documents, allow_http=allow_http
-        )
+        endpoint = find_endpoint(base_url, COHERE, "base_url", api_key, max_documents, allow_http)
+        limits = CallLimits(timeout, deadline, attempts, concurrency)
         parameters = {}
         if max_tokens_per_doc is not None:
             parameters["max_tokens_per_doc"] = check_count(max_tokens_per_doc, "max_tokens_per_doc")
-        policy = Policy(timeout, deadline, attempts, concurrency)
-        super().__init__(endpoint, model_name=model_name, parameters=parameters, policy=policy)
+        super().__init__(endpoint, limits, model_name=model_name, parameters=parameters, client=client)
 
 
 class JinaRerankFunction(RemoteRerankFunction):
@@ -67,12 +69,12 @@ class JinaRerankFunction(RemoteRerankFunction):
     :param base_url: the service's address; ``/v1/rerank`` is added where it is not there yet.
     :param max_documents: the most documents of a request; longer lists are split. None for 2048 at Jina, else 1000.
     :param timeout: seconds for one attempt.
-    :param deadline: seconds for a whole call, with all its requests and attempts; None for no limit.
-    :param attempts: how often a request is sent before it is given up.
-    :param concurrency: how many requests of one call are under way at once.
-    :param allow_http: send the key without encryption, to others than this machine.
+    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
+    :param concurrency: the most requests of one call at once.
+    :param allow_http: send the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
     :raises InputError: for an option that cannot be used, or a key that is missing.
-    :raises MissingDependencyError: if httpx or tenacity is not installed.
     """
 
     def __init__(
@@ -84,14 +86,14 @@ class JinaRerankFunction(RemoteRerankFunction):
         max_documents: int | None = None,
         timeout: float = 30.0,
         deadline: float | None = None,
-        attempts: int = 4,
+        attempts: int | RetryPolicy = 4,
         concurrency: int = 4,
         allow_http: bool = False,
+        client: "HttpxClient | None" = None,
     ) -> None:
-        endpoint = find_endpoint(
-            base_url, JINA, name="base_url", api_key=api_key, max_documents=max_documents, allow_http=allow_http
-        )
-        super().__init__(endpoint, model_name=model_name, policy=Policy(timeout, deadline, attempts, concurrency))
+        endpoint = find_endpoint(base_url, JINA, "base_url", api_key, max_documents, allow_http)
+        limits = CallLimits(timeout, deadline, attempts, concurrency)
+        super().__init__(endpoint, limits, model_name=model_name, client=client)
 
 
 class VoyageRerankFunction(RemoteRerankFunction):
@@ -107,12 +109,12 @@ class VoyageRerankFunction(RemoteRerankFunction):
     :param truncation: cut texts that are too long; False makes them an error.
     :param max_documents: the most documents of a request; longer lists are split. None for 1000.
     :param timeout: seconds for one attempt.
-    :param deadline: seconds for a whole call, with all its requests and attempts; None for no limit.
-    :param attempts: how often a request is sent before it is given up.
-    :param concurrency: how many requests of one call are under way at once.
-    :param allow_http: send the key without encryption, to others than this machine.
+    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
+    :param concurrency: the most requests of one call at once.
+    :param allow_http: send the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
     :raises InputError: for an option that cannot be used, or a key that is missing.
-    :raises MissingDependencyError: if httpx or tenacity is not installed.
     """
 
     def __init__(
@@ -125,15 +127,16 @@ class VoyageRerankFunction(RemoteRerankFunction):
         max_documents: int | None = None,
         timeout: float = 30.0,
         deadline: float | None = None,
-        attempts: int = 4,
+        attempts: int | RetryPolicy = 4,
         concurrency: int = 4,
         allow_http: bool = False,
+        client: "HttpxClient | None" = None,
     ) -> None:
-        endpoint = find_endpoint(
-            base_url, VOYAGE, name="base_url", api_key=api_key, max_documents=max_documents, allow_http=allow_http
+        endpoint = find_endpoint(base_url, VOYAGE, "base_url", api_key, max_documents, allow_http)
+        limits = CallLimits(timeout, deadline, attempts, concurrency)
+        super().__init__(
+            endpoint, limits, model_name=model_name, parameters={"truncation": bool(truncation)}, client=client
         )
-        policy = Policy(timeout, deadline, attempts, concurrency)
-        super().__init__(endpoint, model_name=model_name, parameters={"truncation": bool(truncation)}, policy=policy)
 
 
 class TEIRerankFunction(RemoteRerankFunction):
@@ -152,12 +155,12 @@ class TEIRerankFunction(RemoteRerankFunction):
     :param truncation_direction: ``Right`` cuts the end of a text, ``Left`` its beginning.
     :param max_documents: the most documents of a request; longer lists are split. None for 32, the server's default.
     :param timeout: seconds for one attempt.
-    :param deadline: seconds for a whole call, with all its requests and attempts; None for no limit.
-    :param attempts: how often a request is sent before it is given up.
-    :param concurrency: how many requests of one call are under way at once.
-    :param allow_http: send the key without encryption, to others than this machine.
+    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
+    :param concurrency: the most requests of one call at once.
+    :param allow_http: send the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
     :raises InputError: for an option that cannot be used.
-    :raises MissingDependencyError: if httpx or tenacity is not installed.
     """
 
     def __init__(
@@ -171,19 +174,19 @@ class TEIRerankFunction(RemoteRerankFunction):
         max_documents: int | None = None,
         timeout: float = 30.0,
         deadline: float | None = None,
-        attempts: int = 4,
+        attempts: int | RetryPolicy = 4,
         concurrency: int = 4,
         allow_http: bool = False,
+        client: "HttpxClient | None" = None,
     ) -> None:
-        endpoint = find_endpoint(
-            api_url, TEI, name="api_url", api_key=api_key, max_documents=max_documents, allow_http=allow_http
-        )
+        endpoint = find_endpoint(api_url, TEI, "api_url", api_key, max_documents, allow_http)
+        limits = CallLimits(timeout, deadline, attempts, concurrency)
         parameters = {
             "raw_scores": bool(raw_scores),
             "truncate": bool(truncate),
             "truncation_direction": check_choice(truncation_direction, "truncation_direction", ("Left", "Right")),
         }
-        super().__init__(endpoint, parameters=parameters, policy=Policy(timeout, deadline, attempts, concurrency))
+        super().__init__(endpoint, limits, parameters=parameters, client=client)
 
 
 class HTTPRerankFunction(RemoteRerankFunction):
@@ -203,12 +206,12 @@ class HTTPRerankFunction(RemoteRerankFunction):
     :param parameters: more keys of a request's JSON, such as ``{"truncate_prompt_tokens": 512}`` for vLLM.
     :param max_documents: the most documents of a request; longer lists are split. None for what the service takes.
     :param timeout: seconds for one attempt.
-    :param deadline: seconds for a whole call, with all its requests and attempts; None for no limit.
-    :param attempts: how often a request is sent before it is given up.
-    :param concurrency: how many requests of one call are under way at once.
-    :param allow_http: send the key without encryption, to others than this machine.
+    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
+    :param concurrency: the most requests of one call at once.
+    :param allow_http: send the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
     :raises InputError: for an option that cannot be used, or a key that is missing.
-    :raises MissingDependencyError: if httpx or tenacity is not installed.
     """
 
     def __init__(
@@ -222,18 +225,12 @@ class HTTPRerankFunction(RemoteRerankFunction):
         max_documents: int | None = None,
         timeout: float = 30.0,
         deadline: float | None = None,
-        attempts: int = 4,
+        attempts: int | RetryPolicy = 4,
         concurrency: int = 4,
         allow_http: bool = False,
+        client: "HttpxClient | None" = None,
     ) -> None:
-        endpoint = find_endpoint(
-            url,
-            DIALECTS.get(check_choice(dialect, "dialect", ("auto", *DIALECTS))),
-            name="url",
-            whole=True,
-            api_key=api_key,
-            max_documents=max_documents,
-            allow_http=allow_http,
-        )
-        policy = Policy(timeout, deadline, attempts, concurrency)
-        super().__init__(endpoint, model_name=model_name, parameters=parameters, policy=policy)
+        api_format = API_FORMATS.get(check_choice(dialect, "dialect", ("auto", *API_FORMATS)))
+        endpoint = find_endpoint(url, api_format, "url", api_key, max_documents, allow_http, keep_path=True)
+        limits = CallLimits(timeout, deadline, attempts, concurrency)
+        super().__init__(endpoint, limits, model_name=model_name, parameters=parameters, client=client)

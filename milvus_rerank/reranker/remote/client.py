@@ -1,255 +1,218 @@
-"""Asking a service: attempts, pauses and deadlines, the same lines for plain calls and for an event loop.
-
-The core is asynchronous. A plain call drives it too: on its line nothing ever suspends, it blocks instead.
-"""
+"""The client of a rerank service: splits requests into batches, sends several at once, and retries."""
 
 import asyncio
 import json
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
+from itertools import chain, islice
+from typing import Any, cast
 
-import anyio
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from milvus_rerank.driving import run_here
-from milvus_rerank.errors import RerankError
-from milvus_rerank.reranker.remote.api_formats import Question, UnreadableError
-from milvus_rerank.reranker.remote.failures import AttemptError, clean, refusal
+from milvus_rerank.reranker.remote.api_formats import InvalidAnswerError
+from milvus_rerank.reranker.remote.failures import AttemptError, clean, redact, refusal
 from milvus_rerank.reranker.remote.providers import Endpoint
-from milvus_rerank.reranker.remote.retry_policy import Clock, Policy
-from milvus_rerank.reranker.remote.transport import Connections, Reply
-from milvus_rerank.scoring import check_stop
+from milvus_rerank.reranker.remote.retry_policy import CallLimits, Clock
+from milvus_rerank.reranker.remote.transport import Answer, Connections, HttpxClient
+from milvus_rerank.scoring import Request, check_stop
 
-_BACKOFF = wait_random_exponential(multiplier=1.0, max=8.0, min=0.25)  # up to 1, 2, 4 and 8 s
-_LOOK = 0.1  # seconds between two looks, during a pause, at whether anybody still waits
-
-
-class Line(Protocol):
-    """A way to a service: blocking or not."""
-
-    async def post(self, content: bytes, seconds: float) -> Reply:
-        """Send a request."""
-        ...
-
-    async def pause(self, seconds: float) -> None:
-        """Wait."""
-        ...
-
-    def check(self) -> None:
-        """Raise if nobody waits any more."""
-        ...
+_MIN_WAIT = 0.25  # seconds
+_POLL = 0.1  # seconds between two checks, during a pause, whether the call was stopped
 
 
-@dataclass(frozen=True, slots=True)
-class PlainLine:
-    """The way of a caller that blocks.
+class RerankClient:
+    """Scores documents with one service.
 
-    :param connections: what it goes over.
-    :param clock: how it waits.
-    :param stops: any of them set ends it.
+    :param endpoint: the service's route.
+    :param model: the model's name at the service; None to leave it to the service.
+    :param parameters: further keys of a request's JSON.
+    :param limits: time limits, retries, and how many requests to send at once.
+    :param clock: the time.
+    :param client: the user's httpx client; None to open one.
     """
 
-    connections: Connections
-    clock: Clock
-    stops: Sequence[threading.Event]
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        model: str | None,
+        parameters: Mapping[str, Any],
+        limits: CallLimits,
+        clock: Clock,
+        client: HttpxClient | None,
+    ) -> None:
+        self.connections = Connections(endpoint, clock.now, client)
+        self._endpoint, self._model, self._parameters = endpoint, model, parameters
+        self._limits, self._clock = limits, clock
+        self._backoff = wait_random_exponential(max=limits.retries.max_wait, min=_MIN_WAIT)
 
-    async def post(self, content: bytes, seconds: float) -> Reply:
-        """Send a request."""
-        return self.connections.post(content, seconds)
+    def score(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
+        """Score the documents of each request, with several HTTP requests at once in threads.
 
-    async def pause(self, seconds: float) -> None:
-        """Wait, unless nobody does any more."""
-        if self.clock.pause is not None:
-            self.clock.pause(seconds)
-        else:
-            end = self.clock.now() + seconds
-            while (left := end - self.clock.now()) > 0:
-                self.check()
-                self.stops[0].wait(min(left, _LOOK))
-        self.check()
+        :param requests: queries with their documents.
+        :param stop: set when the caller no longer waits.
+        :returns: one list of scores for each request.
+        """
+        deadline, failed = self._deadline(), threading.Event()
 
-    def check(self) -> None:
-        """Raise if nobody waits any more."""
-        for stop in self.stops:
+        def check() -> None:
             check_stop(stop)
+            check_stop(failed)
 
+        def pause(seconds: float) -> None:
+            end = self._clock.now() + seconds
+            while (left := end - self._clock.now()) > 0:
+                check()
+                stop.wait(min(left, _POLL))
 
-@dataclass(frozen=True, slots=True)
-class LoopLine:
-    """The way of a task in an event loop; to stop it, it is cancelled.
+        def score_batch(batch: Request) -> list[float]:
+            content = self._encode(batch)
 
-    :param connections: what it goes over.
-    :param clock: how it waits.
-    """
+            def attempt() -> list[float]:
+                check()
+                return self._read(self.connections.post(content, self._seconds(deadline)), len(batch[1]))
 
-    connections: Connections
-    clock: Clock
+            return Retrying(sleep=self._clock.pause or pause, **self._retries(deadline))(attempt)
 
-    async def post(self, content: bytes, seconds: float) -> Reply:
-        """Send a request."""
-        return await self.connections.apost(content, seconds)
+        batches = self._batches(requests)
+        with self._service_errors():
+            return _join(_map_in_threads(score_batch, batches, self._limits.concurrency, failed), requests)
 
-    async def pause(self, seconds: float) -> None:
-        """Wait."""
-        if self.clock.pause is not None:
-            self.clock.pause(seconds)
+    async def ascore(self, requests: Sequence[Request]) -> list[list[float]]:
+        """Like :meth:`score`, in tasks of the running event loop; cancelling stops it."""
+        deadline, slots = self._deadline(), asyncio.Semaphore(self._limits.concurrency)
+
+        async def score_batch(batch: Request) -> list[float]:
+            async def attempt() -> list[float]:
+                return self._read(await self.connections.apost(content, self._seconds(deadline)), len(batch[1]))
+
+            async with slots:
+                content = self._encode(batch)
+                return await AsyncRetrying(sleep=self._pause_loop, **self._retries(deadline))(attempt)
+
+        with self._service_errors():
+            return _join(await _gather([score_batch(batch) for batch in self._batches(requests)]), requests)
+
+    def _batches(self, requests: Sequence[Request]) -> list[Request]:
+        size = self._endpoint.max_documents
+        return [
+            (query, texts[start : start + size]) for query, texts in requests for start in range(0, len(texts), size)
+        ]
+
+    def _encode(self, batch: Request) -> bytes:
+        body = self._endpoint.api_format.body(*batch, self._model, self._parameters)
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def _read(self, answer: Answer, count: int) -> list[float]:
+        endpoint, api_format = self._endpoint, self._endpoint.api_format
+        if not 200 <= answer.status < 300:
+            text = self._shown(answer)
+            limits = self._limits
+            raise refusal(answer.status, answer.headers, text, endpoint, limits.concurrency, self._clock.utc())
+        try:
+            if len(answer.body) > answer.max_bytes:
+                raise InvalidAnswerError(f"it is larger than {answer.max_bytes} bytes")
+            return api_format.read(json.loads(answer.body), count)
+        except InvalidAnswerError as error:
+            problem = str(error)
+        except (ValueError, RecursionError):  # RecursionError: a thousand brackets
+            content_type = clean(answer.headers.get("content-type", "")) or "no content type"
+            body = f"{clean(self._shown(answer)[:400])!r} ({content_type})" if answer.body else "an empty body"
+            problem = f"expected JSON, got {body}"
+        advice = f"does it speak the dialect {api_format.name!r}, and is the address right?"
+        raise AttemptError(f"gave an answer that cannot be used: {problem}", advice, answer.status)
+
+    def _shown(self, answer: Answer) -> str:
+        """Return an answer's text without the key, before anything shortens the text and leaves half a key."""
+        return redact(answer.body.decode("utf-8", "replace"), self._endpoint.key)
+
+    def _deadline(self) -> float | None:
+        return None if self._limits.deadline is None else self._clock.now() + self._limits.deadline
+
+    def _seconds(self, deadline: float | None) -> float:
+        """Return the seconds that an attempt may take."""
+        left = self._limits.timeout if deadline is None else min(self._limits.timeout, deadline - self._clock.now())
+        if left <= 0:
+            raise AttemptError(f"was not asked: the call's deadline of {self._limits.deadline:g} s is over")
+        return left
+
+    async def _pause_loop(self, seconds: float) -> None:
+        if self._clock.pause is not None:
+            self._clock.pause(seconds)
             seconds = 0.0
         await asyncio.sleep(seconds)
 
-    def check(self) -> None:
-        """Do nothing: who no longer waits cancels the task."""
+    def _retries(self, deadline: float | None) -> dict[str, Any]:
+        """Return the arguments of tenacity's loops, plain or asynchronous."""
+        return {
+            "retry": retry_if_exception(lambda error: isinstance(error, AttemptError) and error.retryable),
+            "wait": self._wait,
+            "stop": partial(self._gives_up, deadline),
+            "reraise": True,
+        }
 
+    def _wait(self, state: RetryCallState) -> float:
+        asked = _failure(state).retry_after
+        return self._backoff(state) if asked is None else asked
 
-class Caller:
-    """Asks one service.
+    def _gives_up(self, deadline: float | None, state: RetryCallState) -> bool:
+        failure, pause, retries = _failure(state), state.upcoming_sleep, self._limits.retries
+        if state.attempt_number >= retries.attempts:
+            failure.gave_up = f" at attempt {state.attempt_number} of {retries.attempts}"
+        elif (failure.retry_after or 0.0) > retries.max_retry_after:
+            failure.gave_up = f" and wants to be asked again after {pause:g} s, which is too long to wait here"
+        elif deadline is not None and self._clock.now() + pause >= deadline:
+            limit = f"the call's deadline of {self._limits.deadline:g} s"
+            failure.gave_up = f", and {limit} leaves no time to ask again"
+        return bool(failure.gave_up)
 
-    :param endpoint: whom.
-    :param policy: how long, how often, how much at once.
-    :param clock: the time.
-    """
-
-    def __init__(self, endpoint: Endpoint, policy: Policy, clock: Clock) -> None:
-        self.endpoint, self.policy, self.clock = endpoint, policy, clock
-        self.connections = Connections(endpoint, clock)
-
-    def ask_all(self, questions: Sequence[Question], stop: threading.Event) -> list[list[float]]:
-        """Ask all, several at once in threads.
-
-        :param questions: queries with no more documents each than a request may have.
-        :param stop: set when the caller no longer waits.
-        :returns: the scores of each.
-        """
-        if not questions:
-            return []
-        failed = threading.Event()
-        work = _Queue(questions)
-        line = PlainLine(self.connections, self.clock, (stop, failed))
-
-        def run() -> None:
-            try:
-                run_here(self._work(line, work, end))
-            except BaseException as error:
-                work.errors.append(error)
-                failed.set()
-                raise
-
-        end = self._end()
-        size = min(self.policy.concurrency, len(questions))
-        if size == 1:
-            run()
-            return work.scores
-        pool = ThreadPoolExecutor(size, thread_name_prefix="rerank-service")
+    @contextmanager
+    def _service_errors(self) -> Iterator[None]:
         try:
-            wait([pool.submit(run) for _ in range(size)], return_when=FIRST_EXCEPTION)
-        except BaseException:  # such as Ctrl-C, which only the main thread sees
-            failed.set()
-            raise
-        finally:  # what the others still wait for, nobody wants any more
-            pool.shutdown(wait=not failed.is_set(), cancel_futures=True)
-        if work.errors:
-            raise work.errors[0]
-        return work.scores
-
-    async def aask_all(self, questions: Sequence[Question]) -> list[list[float]]:
-        """Like :meth:`ask_all`, several at once in tasks of the running event loop."""
-        work = _Queue(questions)
-        line, end = LoopLine(self.connections, self.clock), self._end()
-
-        async def run() -> None:
-            try:
-                await self._work(line, work, end)
-            except RerankError as error:  # the others are cancelled, and this one is raised by itself, in no group
-                work.errors.append(error)
-                tasks.cancel_scope.cancel()
-
-        if len(questions) == 1:
-            await self._work(line, work, end)
-            return work.scores
-        async with anyio.create_task_group() as tasks:
-            for _ in range(min(self.policy.concurrency, len(questions))):
-                tasks.start_soon(run)
-        if work.errors:
-            raise work.errors[0]
-        return work.scores
-
-    async def _work(self, line: Line, work: "_Queue", end: float | None) -> None:
-        for place, question in work.waiting:
-            work.scores[place] = await self._ask(line, question, end)
-
-    async def _ask(self, line: Line, question: Question, end: float | None) -> list[float]:
-        """Ask until there is an answer, or no hope or time for one."""
-        content = json.dumps(self.endpoint.dialect.body(question), ensure_ascii=False, separators=(",", ":")).encode()
-
-        async def attempt() -> list[float]:
-            line.check()
-            left = self.policy.timeout if end is None else min(self.policy.timeout, end - self.clock.now())
-            if left <= 0:
-                raise AttemptError(f"was not asked: the call's deadline of {self.policy.deadline:g} s is over")
-            return self._read(await line.post(content, left), len(question.documents))
-
-        retrying = AsyncRetrying(
-            sleep=line.pause,
-            retry=retry_if_exception(lambda error: isinstance(error, AttemptError) and error.again),
-            wait=_wait,
-            stop=lambda state: self._gives_up(state, end),
-            reraise=True,
-        )
-        try:
-            return await retrying(attempt)
+            yield
         except AttemptError as failure:
-            raise failure.error(self.endpoint) from failure.__cause__
-
-    def _read(self, reply: Reply, count: int) -> list[float]:
-        # A service may say the key; it is taken out before anything is shortened, which might leave its beginning.
-        body = reply.body.replace(self.endpoint.key.encode(), b"***") if self.endpoint.key else reply.body
-        if not 200 <= reply.status < 300:
-            raise refusal(reply.status, reply.headers, body, self.endpoint, self.policy, self.clock.utc())
-        advice = f"does it speak the dialect {self.endpoint.dialect.name!r}, and is the address right?"
-        try:
-            if not reply.whole:
-                raise UnreadableError(f"it is larger than {len(reply.body) - 1} bytes")
-            return self.endpoint.dialect.read(json.loads(reply.body), count)
-        except UnreadableError as error:
-            problem = str(error)
-        except (ValueError, RecursionError):  # RecursionError: a thousand brackets
-            kind = clean(reply.headers.get("content-type", "")) or "no content type"
-            said = clean(body[:400].decode("utf-8", "replace"))
-            problem = f"expected JSON, got {f'{said!r} ({kind})' if reply.body else 'an empty body'}"
-        raise AttemptError(f"gave an answer that cannot be used: {problem}", advice=advice, status=reply.status)
-
-    def _gives_up(self, state: RetryCallState, end: float | None) -> bool:
-        failure, pause = _failure(state), state.upcoming_sleep
-        if state.attempt_number >= self.policy.attempts:
-            failure.end = f" at attempt {state.attempt_number} of {self.policy.attempts}"
-        elif pause > self.policy.max_wait:
-            failure.end = f" and wants to be asked again after {pause:g} s, which is too long to wait here"
-        elif end is not None and self.clock.now() + pause >= end:
-            failure.end = f", and the call's deadline of {self.policy.deadline:g} s leaves no time to ask again"
-        return bool(failure.end)
-
-    def _end(self) -> float | None:
-        return None if self.policy.deadline is None else self.clock.now() + self.policy.deadline
-
-
-class _Queue:
-    """What the workers of one call share: each takes the next question that waits."""
-
-    def __init__(self, questions: Sequence[Question]) -> None:
-        self.waiting: Iterator[tuple[int, Question]] = enumerate(questions)
-        self.scores: list[list[float]] = [[] for _ in questions]
-        self.errors: list[BaseException] = []
-
-
-def _wait(state: RetryCallState) -> float:
-    asked = _failure(state).retry_after
-    return _BACKOFF(state) if asked is None else asked
+            raise failure.service_error(self._endpoint) from failure.__cause__
 
 
 def _failure(state: RetryCallState) -> AttemptError:
-    failure = None if state.outcome is None else state.outcome.exception()
-    if not isinstance(failure, AttemptError):
-        raise RuntimeError("only failures are tried again")
-    return failure
+    """Return why the last attempt failed; tenacity waits and gives up only after failures to retry."""
+    return cast(AttemptError, cast(Any, state.outcome).exception())
+
+
+def _join(scores: Iterable[list[float]], requests: Sequence[Request]) -> list[list[float]]:
+    """Return the scores of consecutive batches as one list for each request."""
+    flat = chain.from_iterable(scores)
+    return [list(islice(flat, len(texts))) for _, texts in requests]
+
+
+def _map_in_threads(
+    function: Callable[[Request], list[float]], batches: Sequence[Request], threads: int, failed: threading.Event
+) -> list[list[float]]:
+    """Call a function with each batch, in threads that see the caller's context; set ``failed`` at the first error."""
+    if min(threads, len(batches)) <= 1:
+        return [function(batch) for batch in batches]
+    pool = ThreadPoolExecutor(min(threads, len(batches)), thread_name_prefix="rerank-service")
+    try:
+        futures = [pool.submit(copy_context().run, function, batch) for batch in batches]
+        for future in as_completed(futures):
+            future.result()
+    except BaseException:  # such as Ctrl-C, which only the main thread sees
+        failed.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+    return [future.result() for future in futures]
+
+
+async def _gather(coroutines: Sequence[Coroutine[Any, Any, list[float]]]) -> list[list[float]]:
+    """Await all; the first error cancels the others."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
