@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,6 +67,18 @@ class FaultServer:
         self.received: list[Received] = []
         self.hanging, self.left, self.over = threading.Event(), threading.Event(), threading.Event()
         self.lock = threading.Lock()
+        self.connections = 0
+
+    def connect(self, change: int) -> None:
+        with self.lock:
+            self.connections += change
+
+    def has_connections(self, count: int) -> bool:
+        """Wait until so many connections are open; an idle one would be closed here after five seconds."""
+        end = time.monotonic() + 2
+        while self.connections != count and time.monotonic() < end:
+            time.sleep(0.005)
+        return self.connections == count
 
     def next(self, received: Received) -> Answer:
         with self.lock:
@@ -78,6 +91,14 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     faults: FaultServer
+
+    def setup(self) -> None:
+        super().setup()
+        self.faults.connect(1)
+
+    def finish(self) -> None:
+        self.faults.connect(-1)
+        super().finish()
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["content-length"]))

@@ -25,15 +25,7 @@ _POLL = 0.1  # seconds between two checks, during a pause, whether the call was 
 
 
 class RerankClient:
-    """Scores documents with one service.
-
-    :param endpoint: the service's route.
-    :param model: the model's name at the service; None to leave it to the service.
-    :param parameters: further keys of a request's JSON.
-    :param limits: time limits, retries, and how many requests to send at once.
-    :param clock: the time.
-    :param client: the user's httpx client; None to open one.
-    """
+    """Scores documents with one service, through the user's httpx client or one of its own."""
 
     def __init__(
         self,
@@ -50,12 +42,7 @@ class RerankClient:
         self._backoff = wait_random_exponential(max=limits.retries.max_wait, min=_MIN_WAIT)
 
     def score(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
-        """Score the documents of each request, with several HTTP requests at once in threads.
-
-        :param requests: queries with their documents.
-        :param stop: set when the caller no longer waits.
-        :returns: one list of scores for each request.
-        """
+        """Return the scores of each request's documents, from several HTTP requests at once in threads."""
         deadline, failed = self._deadline(), threading.Event()
 
         def check() -> None:
@@ -109,9 +96,8 @@ class RerankClient:
     def _read(self, answer: Answer, count: int) -> list[float]:
         endpoint, api_format = self._endpoint, self._endpoint.api_format
         if not 200 <= answer.status < 300:
-            text = self._shown(answer)
-            limits = self._limits
-            raise refusal(answer.status, answer.headers, text, endpoint, limits.concurrency, self._clock.utc())
+            concurrency, utc = self._limits.concurrency, self._clock.utc()
+            raise refusal(answer.status, answer.headers, self._text(answer), endpoint, concurrency, utc)
         try:
             if len(answer.body) > answer.max_bytes:
                 raise InvalidAnswerError(f"it is larger than {answer.max_bytes} bytes")
@@ -120,12 +106,12 @@ class RerankClient:
             problem = str(error)
         except (ValueError, RecursionError):  # RecursionError: a thousand brackets
             content_type = clean(answer.headers.get("content-type", "")) or "no content type"
-            body = f"{clean(self._shown(answer)[:400])!r} ({content_type})" if answer.body else "an empty body"
+            body = f"{clean(self._text(answer)[:400])!r} ({content_type})" if answer.body else "an empty body"
             problem = f"expected JSON, got {body}"
         advice = f"does it speak the dialect {api_format.name!r}, and is the address right?"
         raise AttemptError(f"gave an answer that cannot be used: {problem}", advice, answer.status)
 
-    def _shown(self, answer: Answer) -> str:
+    def _text(self, answer: Answer) -> str:
         """Return an answer's text without the key, before anything shortens the text and leaves half a key."""
         return redact(answer.body.decode("utf-8", "replace"), self._endpoint.key)
 

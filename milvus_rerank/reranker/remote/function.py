@@ -17,7 +17,6 @@ from milvus_rerank.scoring import Request, check_stop
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from milvus_rerank.reranker.remote.client import RerankClient
     from milvus_rerank.reranker.remote.transport import HttpxClient
 
 T = TypeVar("T")
@@ -60,7 +59,12 @@ class RemoteRerankFunction(BaseRerankFunction):
         self.endpoint = endpoint
         self.model_name = _check_model(model_name)
         self.parameters = _check_parameters({} if parameters is None else parameters)
-        self._client = self._open(limits or CallLimits(), client, clock or Clock())
+        require("reranking with a service", "httpx", "tenacity")
+        from milvus_rerank.reranker.remote.client import RerankClient
+
+        self._client = RerankClient(
+            endpoint, self.model_name, self.parameters, limits or CallLimits(), clock or Clock(), client
+        )
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
         """Ask the service for the scores."""
@@ -98,12 +102,6 @@ class RemoteRerankFunction(BaseRerankFunction):
         ask = next(call)
         scores = await self._client.ascore(ask.filled)
         return work.finish(call, ask.check([Judgement(query_scores) for query_scores in scores]))
-
-    def _open(self, limits: CallLimits, client: "HttpxClient | None", clock: Clock) -> "RerankClient":
-        require("reranking with a service", "httpx", "tenacity")
-        from milvus_rerank.reranker.remote.client import RerankClient
-
-        return RerankClient(self.endpoint, self.model_name, self.parameters, limits, clock, client)
 
 
 def _check_model(name: object) -> str | None:

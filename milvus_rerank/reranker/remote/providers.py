@@ -11,14 +11,7 @@ from milvus_rerank.reranker.remote.api_formats import COHERE, DASHSCOPE, JINA, V
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A hosted service.
-
-    :param title: its name.
-    :param hosts: its hosts; a key from the environment goes to no other.
-    :param variables: environment variables that may hold its key; the first that is set wins.
-    :param api_format: the JSON of its requests and answers.
-    :param max_documents: the most documents of a request.
-    """
+    """A hosted service. Only its ``hosts`` get a key from its environment ``variables``; the first that is set wins."""
 
     title: str
     hosts: tuple[str, ...]

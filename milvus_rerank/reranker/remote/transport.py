@@ -31,12 +31,10 @@ class Answer(NamedTuple):
 
 
 class Connections:
-    """The connections to one endpoint: through the user's client, or through own ones for threads and each event loop.
+    """The connections to one endpoint.
 
-    :param endpoint: where requests go.
-    :param now: returns monotonic seconds.
-    :param client: the user's client, which stays open; None to open clients here.
-    :raises InputError: for an address that httpx cannot use, or something else than a client.
+    They belong to the user's client, which stays open. Without one, a client for threads and one for each event loop
+    open at first use.
     """
 
     def __init__(self, endpoint: Endpoint, now: Callable[[], float], client: HttpxClient | None) -> None:
@@ -75,13 +73,7 @@ class Connections:
         ] = weakref.WeakKeyDictionary()
 
     def post(self, content: bytes, seconds: float) -> Answer:
-        """Send a request and return its answer.
-
-        :param content: the body.
-        :param seconds: the timeout of each step, and of all once the answer's body has begun.
-        :returns: the answer.
-        :raises AttemptError: if there is none.
-        """
+        """Send a request; each step may take so many ``seconds``, and all of them once the answer's body begins."""
         start, body, max_bytes = self._now(), bytearray(), SPARE_BYTES + 3 * len(content)
         client = self._plain_client()
         with _attempt_errors(seconds), client.stream(**self._request, content=content, timeout=seconds) as response:
