@@ -1,4 +1,4 @@
-"""The rerank services by name: Cohere, Jina, Voyage, text-embeddings-inference, and any that speaks like them."""
+"""Rerank services by name: Cohere, Jina, Voyage, text-embeddings-inference, and any other with the same API."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,15 +14,14 @@ if TYPE_CHECKING:
 
 
 class CohereRerankFunction(RemoteRerankFunction):
-    """Rerank with Cohere, or with a server that speaks like it. The first three arguments are pymilvus.model's.
+    """Rerank with Cohere, or with a server that has its API. The first three arguments are pymilvus.model's.
 
-    Cohere's scores are from 0 to 1, another server's are its own. Connections and sharing:
-    :class:`~milvus_rerank.reranker.remote.function.RemoteRerankFunction`.
+    Cohere's scores are from 0 to 1; other servers have their own range.
 
     :param model_name: the model's name at the service.
-    :param api_key: the key; None takes ``CO_API_KEY`` or ``COHERE_API_KEY``, for Cohere's own address only.
-    :param return_documents: taken for pymilvus.model's sake; results always carry the texts that were passed in.
-    :param base_url: the service's address; ``/v2/rerank`` is added where it is not there yet.
+    :param api_key: the key; None reads ``CO_API_KEY`` or ``COHERE_API_KEY``, for Cohere's own address only.
+    :param return_documents: accepted as in pymilvus.model, without effect: results always carry their texts.
+    :param base_url: the service's address; ``/v2/rerank`` is added where it is missing.
     :param max_tokens_per_doc: the most tokens of a document; None for the service's 4096.
     :param max_documents: the most documents of a request; longer lists are split. None for 1000.
     :param timeout: seconds for one attempt.
@@ -59,14 +58,13 @@ class CohereRerankFunction(RemoteRerankFunction):
 
 
 class JinaRerankFunction(RemoteRerankFunction):
-    """Rerank with Jina, or with a server that speaks like it. The first two arguments are pymilvus.model's.
+    """Rerank with Jina, or with a server that has its API. The first two arguments are pymilvus.model's.
 
-    Jina's scores are from 0 to 1, another server's are its own. Connections and sharing:
-    :class:`~milvus_rerank.reranker.remote.function.RemoteRerankFunction`.
+    Jina's scores are from 0 to 1; other servers have their own range.
 
     :param model_name: the model's name at the service.
-    :param api_key: the key; None takes ``JINA_API_KEY`` or ``JINAAI_API_KEY``, for Jina's own address only.
-    :param base_url: the service's address; ``/v1/rerank`` is added where it is not there yet.
+    :param api_key: the key; None reads ``JINA_API_KEY`` or ``JINAAI_API_KEY``, for Jina's own address only.
+    :param base_url: the service's address; ``/v1/rerank`` is added where it is missing.
     :param max_documents: the most documents of a request; longer lists are split. None for 2048 at Jina, else 1000.
     :param timeout: seconds for one attempt.
     :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
@@ -97,14 +95,13 @@ class JinaRerankFunction(RemoteRerankFunction):
 
 
 class VoyageRerankFunction(RemoteRerankFunction):
-    """Rerank with Voyage, or with a server that speaks like it. The first two arguments are pymilvus.model's.
+    """Rerank with Voyage, or with a server that has its API. The first two arguments are pymilvus.model's.
 
-    Voyage's scores are from 0 to 1, another server's are its own. Connections and sharing:
-    :class:`~milvus_rerank.reranker.remote.function.RemoteRerankFunction`.
+    Voyage's scores are from 0 to 1; other servers have their own range.
 
     :param model_name: the model's name at the service.
-    :param api_key: the key; None takes ``VOYAGE_API_KEY``, for Voyage's own address only.
-    :param base_url: the service's address; ``/v1/rerank`` is added where it is not there yet. A ``milvus-rerank serve``
+    :param api_key: the key; None reads ``VOYAGE_API_KEY``, for Voyage's own address only.
+    :param base_url: the service's address; ``/v1/rerank`` is added where it is missing. A ``milvus-rerank serve``
         has this dialect below ``/voyage``.
     :param truncation: cut texts that are too long; False makes them an error.
     :param max_documents: the most documents of a request; longer lists are split. None for 1000.
@@ -143,12 +140,11 @@ class TEIRerankFunction(RemoteRerankFunction):
     """Rerank with a text-embeddings-inference server. The first argument is pymilvus.model's.
 
     Scores are sigmoids, from 0 to 1, unless ``raw_scores`` asks for logits: then they are those of
-    :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction` with ``activation_fct="raw"``, and a
-    threshold means something else. Connections and sharing:
-    :class:`~milvus_rerank.reranker.remote.function.RemoteRerankFunction`.
+    :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction` with ``activation_fct="raw"``, and need
+    another threshold.
 
-    :param api_url: the server's address, such as ``http://localhost:8080``; ``/rerank`` is added where it is not there
-        yet.
+    :param api_url: the server's address, such as ``http://localhost:8080``; ``/rerank`` is added where it is
+        missing.
     :param api_key: the key, if the server wants one.
     :param raw_scores: ask for logits instead of sigmoids.
     :param truncate: cut texts that are too long, as other rerankers do; False makes them an error.
@@ -190,20 +186,17 @@ class TEIRerankFunction(RemoteRerankFunction):
 
 
 class HTTPRerankFunction(RemoteRerankFunction):
-    """Rerank with any service that speaks like one of those that are known here.
-
-    What its scores mean, the service decides. Connections and sharing:
-    :class:`~milvus_rerank.reranker.remote.function.RemoteRerankFunction`.
+    """Rerank with any service whose JSON is one of the known formats. The scores' range is the service's.
 
     :param url: the whole address of the route. Where it has no path, or only the beginning of a route such as ``/v1``,
-        the dialect's is added. A query is sent along, but is in no message; put no key into it.
-    :param api_key: the key, if the service wants one; at SiliconFlow, DashScope, Cohere, Jina and Voyage None takes it
+        the dialect's is added. No message shows its query; put no key into it.
+    :param api_key: the key, if the service wants one; at SiliconFlow, DashScope, Cohere, Jina and Voyage None reads it
         from the environment, such as ``SILICONFLOW_API_KEY`` and ``DASHSCOPE_API_KEY``.
     :param model_name: the model's name at the service; None to leave it to the service.
     :param dialect: ``jina``, ``vllm``, ``infinity`` and ``siliconflow`` (all the same), ``cohere``, ``voyage``, ``tei``
-        or ``dashscope``; ``auto`` goes by the address: the hosted services' own, ``/v2/rerank`` for Cohere's, else
+        or ``dashscope``; ``auto`` goes by the address: a hosted service's format, ``/v2/rerank`` for Cohere's, else
         ``jina``.
-    :param parameters: more keys of a request's JSON, such as ``{"truncate_prompt_tokens": 512}`` for vLLM.
+    :param parameters: further keys of a request's JSON, such as ``{"truncate_prompt_tokens": 512}`` for vLLM.
     :param max_documents: the most documents of a request; longer lists are split. None for what the service takes.
     :param timeout: seconds for one attempt.
     :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.

@@ -54,7 +54,7 @@ class Connections:
             "method": "POST",
             # httpx logs addresses, and the query may hold a secret: "target" sends it outside the address.
             "url": url.copy_with(query=None),
-            "extensions": {"target": url.raw_path},
+            "extensions": {"target": url.raw_path} if url.query else {},
             "headers": headers | ({"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}),
             "follow_redirects": False,  # the key and the texts go to one address only
         }
