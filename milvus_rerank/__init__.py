@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         HTTPRerankFunction,
         JinaRerankFunction,
         LexicalRerankFunction,
+        RetryPolicy,
         TEIRerankFunction,
         VoyageRerankFunction,
     )
@@ -46,6 +47,7 @@ _HOME = {
     "LexicalRerankFunction": "reranker",
     "RRF": "scores",
     "RerankResult": "results",
+    "RetryPolicy": "reranker",
     "SearchAnswer": "pipeline",
     "Stage": "cascade",
     "StaticEmbedder": "embedding",
@@ -77,6 +79,7 @@ __all__ = [
     "LexicalRerankFunction",
     "RRF",
     "RerankResult",
+    "RetryPolicy",
     "SearchAnswer",
     "Stage",
     "StaticEmbedder",

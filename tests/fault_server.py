@@ -3,16 +3,17 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from milvus_rerank.reranker.remote.dialects import DIALECTS
-from milvus_rerank.reranker.remote.endpoints import find_endpoint
+from milvus_rerank.reranker.remote.api_formats import API_FORMATS
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
-from milvus_rerank.reranker.remote.policy import Clock, Policy
+from milvus_rerank.reranker.remote.providers import find_endpoint
+from milvus_rerank.reranker.remote.retry_policy import CallLimits, Clock
 
 KEY = "sk-0123456789abcdef"
 
@@ -66,6 +67,18 @@ class FaultServer:
         self.received: list[Received] = []
         self.hanging, self.left, self.over = threading.Event(), threading.Event(), threading.Event()
         self.lock = threading.Lock()
+        self.connections = 0
+
+    def connect(self, change: int) -> None:
+        with self.lock:
+            self.connections += change
+
+    def has_connections(self, count: int) -> bool:
+        """Wait until so many connections are open; an idle one would be closed here after five seconds."""
+        end = time.monotonic() + 2
+        while self.connections != count and time.monotonic() < end:
+            time.sleep(0.005)
+        return self.connections == count
 
     def next(self, received: Received) -> Answer:
         with self.lock:
@@ -78,6 +91,14 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     faults: FaultServer
+
+    def setup(self) -> None:
+        super().setup()
+        self.faults.connect(1)
+
+    def finish(self) -> None:
+        self.faults.connect(-1)
+        super().finish()
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["content-length"]))
@@ -176,10 +197,9 @@ def remote(
     time: Time | None = None,
     api_key: str | None = KEY,
     max_documents: int | None = None,
-    **policy: Any,
+    client: Any = None,
+    **limits: Any,
 ) -> RemoteRerankFunction:
     """A rerank function of a server of the tests."""
-    endpoint = find_endpoint(
-        address, DIALECTS[dialect], name="url", api_key=api_key, max_documents=max_documents, whole=True
-    )
-    return RemoteRerankFunction(endpoint, policy=Policy(**policy), clock=time.clock if time else None)
+    endpoint = find_endpoint(address, API_FORMATS[dialect], "url", api_key, max_documents, keep_path=True)
+    return RemoteRerankFunction(endpoint, CallLimits(**limits), client=client, clock=time.clock if time else None)

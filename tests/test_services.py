@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from fault_server import KEY, Answer, FaultServer, fault_server
 from serving import Running, serving
@@ -18,14 +19,15 @@ from milvus_rerank import (
     HTTPRerankFunction,
     JinaRerankFunction,
     LexicalRerankFunction,
+    RetryPolicy,
     TEIRerankFunction,
     VoyageRerankFunction,
     create,
 )
 from milvus_rerank.errors import InputError, ServiceError
-from milvus_rerank.reranker.remote.dialects import COHERE, DASHSCOPE, JINA, TEI, VOYAGE, Dialect
-from milvus_rerank.reranker.remote.endpoints import find_endpoint
+from milvus_rerank.reranker.remote.api_formats import COHERE, DASHSCOPE, JINA, TEI, VOYAGE, ApiFormat
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
+from milvus_rerank.reranker.remote.providers import find_endpoint
 
 pytestmark = pytest.mark.compat
 
@@ -270,7 +272,7 @@ def test_any_other_is_sent_jinas_json_with_its_own_keys(faults: FaultServer) -> 
 
 
 @pytest.mark.parametrize(
-    ("base", "dialect", "url"),
+    ("base", "api_format", "url"),
     [
         ("https://h", COHERE, "https://h/v2/rerank"),
         ("https://h/", COHERE, "https://h/v2/rerank"),
@@ -291,14 +293,14 @@ def test_any_other_is_sent_jinas_json_with_its_own_keys(faults: FaultServer) -> 
         ("https://h/rerank#part", JINA, "https://h/rerank"),
     ],
 )
-def test_the_route_is_added_to_an_address_where_it_is_not_there(base: str, dialect: Dialect, url: str) -> None:
-    endpoint = find_endpoint(base, dialect, name="base_url")
+def test_the_route_is_added_to_an_address_where_it_is_not_there(base: str, api_format: ApiFormat, url: str) -> None:
+    endpoint = find_endpoint(base, api_format, "base_url")
     assert endpoint.url == url
     assert endpoint.address == url.partition("?")[0]
 
 
 @pytest.mark.parametrize(
-    ("url", "dialect", "asked"),
+    ("url", "api_format", "asked"),
     [
         ("http://h:7997", JINA, "http://h:7997/v1/rerank"),
         ("http://h:7997/rerank", JINA, "http://h:7997/rerank"),
@@ -309,13 +311,13 @@ def test_the_route_is_added_to_an_address_where_it_is_not_there(base: str, diale
         ("http://h/services/rerank/text-rerank", DASHSCOPE, "http://h/services/rerank/text-rerank"),
     ],
 )
-def test_auto_goes_by_the_address(url: str, dialect: Dialect, asked: str) -> None:
+def test_auto_goes_by_the_address(url: str, api_format: ApiFormat, asked: str) -> None:
     with HTTPRerankFunction(url) as function:
-        assert (function.endpoint.dialect.name, function.endpoint.url) == (dialect.name, asked)
+        assert (function.endpoint.api_format.name, function.endpoint.url) == (api_format.name, asked)
 
 
 @pytest.mark.parametrize(
-    ("url", "variable", "dialect", "limit"),
+    ("url", "variable", "api_format", "limit"),
     [
         ("https://api.cohere.com", "CO_API_KEY", COHERE, 1000),
         ("https://api.jina.ai", "JINA_API_KEY", JINA, 2048),
@@ -325,12 +327,12 @@ def test_auto_goes_by_the_address(url: str, dialect: Dialect, asked: str) -> Non
     ],
 )
 def test_the_hosted_services_are_known(
-    url: str, variable: str, dialect: Dialect, limit: int, monkeypatch: pytest.MonkeyPatch
+    url: str, variable: str, api_format: ApiFormat, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, f" {KEY}\n")
     with HTTPRerankFunction(url, model_name="m") as function:
         endpoint = function.endpoint
-    assert (endpoint.dialect.name, endpoint.max_documents, endpoint.key) == (dialect.name, limit, KEY)
+    assert (endpoint.api_format.name, endpoint.max_documents, endpoint.key) == (api_format.name, limit, KEY)
 
 
 @pytest.mark.parametrize(
@@ -499,3 +501,65 @@ except errors.MissingDependencyError as error:
         f"reranking with a service needs the package {package!r}, which is not installed. "
         'Type: pip install "milvus-rerank[services]"\n'
     )
+
+
+# The user's own client
+
+
+def note_headers(seen: list[Any]) -> Any:
+    def answer(request: Any) -> Any:
+        seen.append((str(request.url), request.headers["authorization"], request.headers["x-team"]))
+        return httpx.Response(200, json={"results": [{"index": 0, "relevance_score": 0.5}]})
+
+    return httpx.MockTransport(answer)
+
+
+def test_a_users_client_sends_the_requests_and_stays_open() -> None:
+    seen: list[Any] = []
+    with httpx.Client(transport=note_headers(seen), headers={"x-team": "search"}, follow_redirects=True) as client:
+        with JinaRerankFunction("m", KEY, client=client) as function:
+            assert function.score("q", ["a"]) == [0.5]
+            with pytest.raises(InputError, match=r"client is an httpx\.Client: use the plain calls, or pass an httpx"):
+                asyncio.run(function.ascore("q", ["a"]))
+        assert not client.is_closed
+    assert seen == [("https://api.jina.ai/v1/rerank", f"Bearer {KEY}", "search")]
+
+
+def test_a_users_asynchronous_client_sends_the_requests_and_stays_open() -> None:
+    seen: list[Any] = []
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=note_headers(seen), headers={"x-team": "search"}) as client:
+            async with JinaRerankFunction("m", KEY, client=client) as function:
+                assert await function.ascore("q", ["a"]) == [0.5]
+                with pytest.raises(InputError, match=r"client is an httpx\.AsyncClient: await arerank\(\) or its like"):
+                    function.score("q", ["a"])
+            assert not client.is_closed
+
+    asyncio.run(main())
+    assert seen == [("https://api.jina.ai/v1/rerank", f"Bearer {KEY}", "search")]
+
+
+def test_a_client_that_follows_redirections_takes_no_key_elsewhere(faults: FaultServer) -> None:
+    faults.answers = [Answer({}, 307, {"location": "https://elsewhere/x"})]
+    with httpx.Client(follow_redirects=True) as client:
+        function = JinaRerankFunction("m", KEY, base_url=faults.address, client=client)
+        with pytest.raises(ServiceError, match="it points to https://elsewhere/x: give that address"):
+            function.score("q", ["a"])
+
+
+def test_something_else_than_a_client_is_refused() -> None:
+    with pytest.raises(InputError, match=r"client must be an httpx\.Client or httpx\.AsyncClient, got str"):
+        TEIRerankFunction("http://localhost:1", client="proxy")  # type: ignore[arg-type]
+
+
+def test_a_retry_policy_sets_the_attempts_and_pauses(faults: FaultServer) -> None:
+    faults.answers = [Answer({}, 503), Answer({}, 503, {"retry-after": "0.3"}), Answer({}, 503)]
+    retries = RetryPolicy(attempts=9, max_wait=0.01, max_retry_after=0.2)
+    with JinaRerankFunction("m", KEY, base_url=faults.address, attempts=retries) as function:
+        with pytest.raises(ServiceError, match=r"asked again after 0.3 s, which is too long"):
+            function.score("q", ["a"])
+        assert len(faults.received) == 2
+        assert function.score("q", ["a", "bb"]) == [1.0, 2.0]
+    with pytest.raises(InputError, match="max_wait must be a positive number of seconds, got 0"):
+        RetryPolicy(max_wait=0)

@@ -519,11 +519,12 @@ def test_two_event_loops_one_after_the_other_and_plain_calls_between(server: Fau
     async def twice() -> list[list[float]]:
         return [await function.ascore("q", TEXTS), await function.ascore("q", TEXTS[:2])]
 
-    for _ in range(3):
+    for plain_connections in (0, 1, 1):
         assert asyncio.run(twice()) == [[1.0, 3.0, 2.0], [1.0, 3.0]]
+        assert server.has_connections(plain_connections)  # those of the loop ended with it
         assert function.score("q", ["four"]) == [4.0]
-    assert not function._caller.connections._loops
     function.close()
+    assert server.has_connections(0)
 
 
 def test_eight_threads_and_eight_loops_share_one_object(server: FaultServer) -> None:
@@ -553,17 +554,16 @@ def test_connections_stay_open_between_calls_until_they_are_closed(server: Fault
             await function.ascore("q", TEXTS)
             await function.ascore("q", TEXTS)
             await function.aclose()
-            assert not function._caller.connections._loops
+            assert server.has_connections(0)
             await function.ascore("q", TEXTS)
-        assert not function._caller.connections._loops
+        assert server.has_connections(0)
 
     asyncio.run(loop())
     with remote(server.address) as function:
         for _ in range(3):
             function.score("q", TEXTS)
-        client = function._caller.connections._plain
-        assert client is not None
-    assert client.is_closed
+        assert server.has_connections(1)
+    assert server.has_connections(0)
     assert function.score("q", TEXTS) == [1.0, 3.0, 2.0]
     function.close()
     ports = [one.port for one in server.received]
@@ -574,11 +574,10 @@ def test_connections_stay_open_between_calls_until_they_are_closed(server: Fault
 def test_an_object_that_is_dropped_closes_its_connections(server: FaultServer) -> None:
     function = remote(server.address)
     function.score("q", TEXTS)
-    client = function._caller.connections._plain
-    assert client is not None
+    assert server.has_connections(1)
     del function
     gc.collect()
-    assert client.is_closed
+    assert server.has_connections(0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextvars
 import inspect
 import threading
 from collections.abc import Awaitable, Callable
@@ -74,7 +75,8 @@ def _in_thread(work: Callable[[], Any], seconds: float) -> Any:
         except BaseException as error:  # whatever it is, it belongs to the thread that waits
             answer.set_exception(error)
 
-    threading.Thread(target=run, name="milvus-rerank-search", daemon=True).start()
+    context = contextvars.copy_context()  # a trace's span, for instance, must reach the client
+    threading.Thread(target=context.run, args=(run,), name="milvus-rerank-search", daemon=True).start()
     done, _ = concurrent.futures.wait([answer], seconds)
     if not done:
         raise TimeoutError("the call was given up")

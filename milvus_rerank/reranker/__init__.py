@@ -4,6 +4,7 @@ from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.bge import BGERerankFunction
 from milvus_rerank.reranker.cross_encoder import CrossEncoderRerankFunction
 from milvus_rerank.reranker.lexical import LexicalRerankFunction
+from milvus_rerank.reranker.remote.retry_policy import RetryPolicy
 from milvus_rerank.reranker.services import (
     CohereRerankFunction,
     HTTPRerankFunction,
@@ -20,6 +21,7 @@ __all__ = [
     "HTTPRerankFunction",
     "JinaRerankFunction",
     "LexicalRerankFunction",
+    "RetryPolicy",
     "TEIRerankFunction",
     "VoyageRerankFunction",
 ]

@@ -1,5 +1,6 @@
 """PairScorer: many queries and their documents in, scores in the caller's order out."""
 
+import contextvars
 import itertools
 import logging
 import threading
@@ -281,11 +282,12 @@ class PairScorer:
             yield from (self.prepare(part, stop) for part in parts)
             return
         with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
-            coming: Future[Prepared] = pool.submit(self.prepare, parts[0], stop)
+            run = contextvars.copy_context().run
+            coming: Future[Prepared] = pool.submit(run, self.prepare, parts[0], stop)
             for following in (*parts[1:], None):
                 prepared = coming.result()
                 if following is not None:
-                    coming = pool.submit(self.prepare, following, stop)
+                    coming = pool.submit(run, self.prepare, following, stop)
                 yield prepared
 
     def _shrink(self, tokens: int) -> None:

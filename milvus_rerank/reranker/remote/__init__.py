@@ -1,1 +1,1 @@
-"""Rerank over HTTP: dialects and endpoints say whom to ask and how, calls ask, function is a rerank function of it."""
+"""Rerank over HTTP: the providers, their JSON formats, the client that asks them, and a rerank function on top."""

@@ -1,144 +1,120 @@
-"""What can go wrong with a service, in words: what it said, when to ask again, and what its user can do."""
+"""Failed attempts: what the service said, whether to retry, and what the user can do."""
 
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from milvus_rerank.errors import ServiceError
-from milvus_rerank.reranker.remote.endpoints import Endpoint
-from milvus_rerank.reranker.remote.policy import Policy
+from milvus_rerank.reranker.remote.providers import Endpoint
 
-AGAIN = frozenset({408, 429, 500, 502, 503, 504})
-"""The statuses after which the same request may succeed."""
-_SHOWN = 200
-_KEYS = ("message", "detail", "error", "msg")
+RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
+"""Statuses after which the same request may succeed."""
+_MAX_SHOWN = 200
+_MESSAGE_KEYS = ("message", "detail", "error", "msg")
 
 
+@dataclass(eq=False)
 class AttemptError(Exception):
     """One attempt failed.
 
     :param problem: what happened, as the rest of a sentence about the service.
-    :param advice: what its user can do.
+    :param advice: what the user can do.
     :param status: the HTTP status; None if there was no answer.
-    :param retry_after: after how many seconds the service wants to be asked again; None if it did not say.
-    :param again: whether another attempt may succeed.
+    :param retry_after: seconds after which the service asks for the next attempt; None if it does not say.
+    :param retryable: whether another attempt may succeed.
+    :param gave_up: why no other attempt was made, as the rest of the problem's sentence.
     """
 
-    def __init__(
-        self,
-        problem: str,
-        *,
-        advice: str = "",
-        status: int | None = None,
-        retry_after: float | None = None,
-        again: bool = False,
-    ) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.advice = advice
-        self.status = status
-        self.retry_after = retry_after
-        self.again = again
-        self.end = ""
-        """Why there was no other attempt."""
+    problem: str
+    advice: str = ""
+    status: int | None = None
+    retry_after: float | None = None
+    retryable: bool = False
+    gave_up: str = ""
 
-    def error(self, endpoint: Endpoint) -> ServiceError:
-        """Return the error that the caller sees.
+    def service_error(self, endpoint: Endpoint) -> ServiceError:
+        """Return the error that the caller sees, without the endpoint's key."""
+        message = f"{self.problem}{self.gave_up}" + (f"; {self.advice}" if self.advice else "")
+        return ServiceError(f"{endpoint.address} {redact(message, endpoint.key)}", self.status, self.retry_after)
 
-        :param endpoint: whom it was asked of; its key is taken out of whatever the service said.
-        :returns: the error.
-        """
-        said = f"{self.problem}{self.end}" + (f"; {self.advice}" if self.advice else "")
-        if endpoint.key:
-            said = said.replace(endpoint.key, "***")
-        return ServiceError(f"{endpoint.address} {said}", self.status, self.retry_after)
+
+def redact(text: str, key: str | None) -> str:
+    """Return a text without the key."""
+    return text.replace(key, "***") if key else text
 
 
 def refusal(
-    status: int, headers: Mapping[str, str], body: bytes, endpoint: Endpoint, policy: Policy, utc: float
+    status: int, headers: Mapping[str, str], text: str, endpoint: Endpoint, concurrency: int, utc: float
 ) -> AttemptError:
-    """Return the failure that a status tells of.
-
-    :param status: the HTTP status, none of 200 to 299.
-    :param headers: the answer's headers, by names in lower case.
-    :param body: the answer, or its beginning.
-    :param endpoint: who answered.
-    :param policy: what the advice may name.
-    :param utc: seconds since 1970.
-    :returns: the failure.
-    """
-    said = message_of(body)
+    """Return the failure of an answer whose status is not 200 to 299; ``utc`` is the time in seconds since 1970."""
+    message = read_message(text)
     return AttemptError(
-        f"answered {status}" + (f" ({said})" if said else ""),
-        advice=_advice(status, headers, endpoint, policy),
-        status=status,
-        retry_after=retry_after(headers, utc),
-        again=status in AGAIN,
+        f"answered {status}" + (f" ({message})" if message else ""),
+        _advice(status, headers, endpoint, concurrency),
+        status,
+        retry_after(headers, utc),
+        status in RETRYABLE,
     )
 
 
-def _advice(status: int, headers: Mapping[str, str], endpoint: Endpoint, policy: Policy) -> str:
+def _advice(status: int, headers: Mapping[str, str], endpoint: Endpoint, concurrency: int) -> str:
+    target = clean(headers.get("location", "").partition("?")[0])
     if 300 <= status < 400:
-        target = headers.get("location", "").partition("?")[0]
-        return f"it points to {clean(target)}: give that address" if target else "give the address it points to"
-    if status in (401, 403):
-        sources = ["pass api_key=...", *(f"set {name}" for name in endpoint.variables)]
-        return f"is the key right? {' or '.join(sources)}"
-    if status in (400, 422):
-        return f"are model_name and dialect {endpoint.dialect.name!r} right? A request had up to {_limit(endpoint)}"
-    if status == 413:
-        return f"lower max_documents: a request had up to {_limit(endpoint)}"
-    if status in (404, 405):
-        return f"is the address right? The dialect {endpoint.dialect.name!r} has the route /{endpoint.dialect.path}"
-    return f"ask less at once: concurrency is {policy.concurrency}" if status == 429 else ""
+        return f"it points to {target}: give that address" if target else "give the address it points to"
+    key_sources = " or ".join(["pass api_key=...", *(f"set {name}" for name in endpoint.variables)])
+    name, route = endpoint.api_format.name, endpoint.api_format.path
+    size = f"request had up to {endpoint.max_documents} documents (max_documents)"
+    wrong_key = f"is the key right? {key_sources}"
+    wrong_body = f"are model_name and dialect {name!r} right? A {size}"
+    wrong_address = f"is the address right? The dialect {name!r} has the route /{route}"
+    advice = {
+        400: wrong_body,
+        401: wrong_key,
+        403: wrong_key,
+        404: wrong_address,
+        405: wrong_address,
+        413: f"lower max_documents: a {size}",
+        422: wrong_body,
+        429: f"ask less at once: concurrency is {concurrency}",
+    }
+    return advice.get(status, "")
 
 
-def _limit(endpoint: Endpoint) -> str:
-    return f"{endpoint.max_documents} documents (max_documents)"
-
-
-def message_of(body: bytes) -> str:
-    """Return what an error's body says, on one short line.
-
-    :param body: JSON of any service, a page, or nothing.
-    :returns: the message; the beginning of the body where it holds none.
-    """
-    text = body[:65536].decode("utf-8", "replace")
+def read_message(text: str) -> str:
+    """Return the message in an error's body, on one short line: JSON of any service, a page, or nothing."""
+    text = text[:65536]
     try:
-        held: Any = json.loads(text)
+        value: Any = json.loads(text)
     except (ValueError, RecursionError):
         return clean(text)
-    while isinstance(held, dict) and (found := next((held[key] for key in _KEYS if held.get(key)), None)) is not None:
-        held = found
-    return clean(held if isinstance(held, str) else json.dumps(held, ensure_ascii=False) if held else "")
+    while isinstance(value, dict) and (key := next((key for key in _MESSAGE_KEYS if value.get(key)), None)):
+        value = value[key]
+    return clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) if value else "")
 
 
 def clean(text: str) -> str:
     """Return a stranger's text on one line of printable characters, shortened."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text[: 4 * _SHOWN]).split())
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
+    printable = "".join(letter if letter.isprintable() else " " for letter in text[: 4 * _MAX_SHOWN])
+    line = " ".join(printable.split())
+    return line if len(line) <= _MAX_SHOWN else line[: _MAX_SHOWN - 3] + "..."
 
 
 def retry_after(headers: Mapping[str, str], utc: float) -> float | None:
-    """Return after how many seconds a service wants to be asked again.
-
-    :param headers: the answer's headers.
-    :param utc: seconds since 1970, for a service that gives a date and does not say what time it has.
-    :returns: the seconds, at least 0; None if it does not say, or not in a way that can be read.
-    """
-    given = headers.get("retry-after", "").strip()
+    """Return the seconds of ``Retry-After`` (a date counts from the answer's ``Date``, else from ``utc``), if any."""
+    value = headers.get("retry-after", "").strip()
     try:
-        seconds = float(given)
+        seconds = float(value)
     except ValueError:
-        then, now = _date(given), _date(headers.get("date", ""))
+        then, now = _timestamp(value), _timestamp(headers.get("date", ""))
         return None if then is None else max(0.0, then - (utc if now is None else now))
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
-def _date(text: str) -> float | None:
+def _timestamp(date: str) -> float | None:
     try:
-        return parsedate_to_datetime(text).timestamp()
+        return parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError, OverflowError):
         return None

@@ -1,4 +1,4 @@
-"""Sending a request and receiving its answer, with and without an event loop: all there is of httpx."""
+"""Requests and answers over httpx, in threads and in event loops."""
 
 import asyncio
 import os
@@ -6,198 +6,162 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, MutableMapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 import anyio
 import httpx
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.reranker.remote.endpoints import Endpoint
 from milvus_rerank.reranker.remote.failures import AttemptError
-from milvus_rerank.reranker.remote.policy import Clock
+from milvus_rerank.reranker.remote.providers import Endpoint
+
+HttpxClient: TypeAlias = httpx.Client | httpx.AsyncClient
 
 SPARE_BYTES = 1024 * 1024
-"""How large any answer may be; it may repeat the documents, too, as vLLM's do."""
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32)  # how many are open, the callers decide
+"""The most bytes of an answer, besides three for each byte sent: vLLM repeats the documents, and JSON escapes them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer.
-
-    :param status: the HTTP status.
-    :param headers: its headers.
-    :param body: its bytes.
-    :param whole: whether these are all; no more than a request's fair share is read.
-    """
+class Answer(NamedTuple):
+    """The answer to a request; a body longer than ``max_bytes`` is not read to its end."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    whole: bool
+    max_bytes: int
 
 
 class Connections:
-    """The open connections to one service: some for plain calls, and some for each event loop.
+    """The connections to one endpoint.
 
-    :param endpoint: where it is.
-    :param clock: tells when an answer takes too long.
-    :raises InputError: if no client can use the address.
+    They belong to the user's client, which stays open. Without one, a client for threads and one for each event loop
+    open at first use.
     """
 
-    def __init__(self, endpoint: Endpoint, clock: Clock) -> None:
+    def __init__(self, endpoint: Endpoint, now: Callable[[], float], client: HttpxClient | None) -> None:
         try:
             url = httpx.URL(endpoint.url)
         except httpx.InvalidURL as error:
             raise InputError(f"{endpoint.address!r} is no address: {error}") from error
-        # The query may hold a secret, and httpx logs addresses, so it is sent past the address.
-        self._url = url.copy_with(query=None)
-        self._extensions = {"target": url.raw_path}
-        self._clock = clock
-        self._headers = {
+        if client is not None and not isinstance(client, (httpx.Client, httpx.AsyncClient)):
+            raise InputError(f"client must be an httpx.Client or httpx.AsyncClient, got {type(client).__name__}")
+        headers = {
             "accept": "application/json",
-            "accept-encoding": "identity",  # answers are small, and what is not packed cannot burst
+            "accept-encoding": "identity",  # answers are small, and uncompressed ones cannot expand
             "content-type": "application/json",
             "user-agent": "milvus-rerank",
         }
-        if endpoint.key:
-            self._headers["authorization"] = f"Bearer {endpoint.key}"
-        self._context = httpx.create_ssl_context()
+        self._request: dict[str, Any] = {
+            "method": "POST",
+            # httpx logs addresses, and the query may hold a secret: "target" sends it outside the address.
+            "url": url.copy_with(query=None),
+            "extensions": {"target": url.raw_path} if url.query else {},
+            "headers": headers | ({"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}),
+            "follow_redirects": False,  # the key and the texts go to one address only
+        }
+        self._now = now
+        self._user_client = client
+        self._options: dict[str, Any] = {
+            "verify": httpx.create_ssl_context() if client is None else True,
+            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=32),
+        }
         self._lock = threading.Lock()
-        self._plain: httpx.Client | None = None
+        self._client: httpx.Client | None = None
         self._process = os.getpid()
         self._close: Callable[[], object] = lambda: None
-        self._loops: MutableMapping[asyncio.AbstractEventLoop, _Open] = weakref.WeakKeyDictionary()
+        self._loops: MutableMapping[
+            asyncio.AbstractEventLoop, tuple[httpx.AsyncClient, AsyncGenerator[httpx.AsyncClient, None]]
+        ] = weakref.WeakKeyDictionary()
 
-    def post(self, content: bytes, seconds: float) -> Reply:
-        """Send a request and wait for its answer.
-
-        :param content: the body.
-        :param seconds: for each step, and for all of them once the answer's body has begun.
-        :returns: the answer.
-        :raises AttemptError: if there is none.
-        """
-        start = self._clock.now()
-        with (
-            _told(seconds),
-            self._client().stream(
-                "POST", self._url, content=content, timeout=seconds, extensions=self._extensions
-            ) as response,
-        ):
-            taken = _Taken(response, len(content))
+    def post(self, content: bytes, seconds: float) -> Answer:
+        """Send a request; each step may take so many ``seconds``, and all of them once the answer's body begins."""
+        start, body, max_bytes = self._now(), bytearray(), SPARE_BYTES + 3 * len(content)
+        client = self._plain_client()
+        with _attempt_errors(seconds), client.stream(**self._request, content=content, timeout=seconds) as response:
             for chunk in response.iter_bytes():
-                if self._clock.now() - start > seconds:
+                if self._now() - start > seconds:
                     raise httpx.ReadTimeout("the answer takes too long")
-                if not taken.add(chunk):
+                body += chunk
+                if len(body) > max_bytes:
                     break
-            return taken.reply()
+        return Answer(response.status_code, response.headers, bytes(body), max_bytes)
 
-    async def apost(self, content: bytes, seconds: float) -> Reply:
-        """Like :meth:`post`, without a thread; a cancelled call closes its connection."""
-        client = await self._client_here()
-        with _told(seconds), anyio.fail_after(seconds):
+    async def apost(self, content: bytes, seconds: float) -> Answer:
+        """Like :meth:`post`, in an event loop; a cancelled call closes its connection."""
+        body, max_bytes = bytearray(), SPARE_BYTES + 3 * len(content)
+        client = await self._loop_client()
+        with _attempt_errors(seconds), anyio.fail_after(seconds):
             async with (
-                client.stream(
-                    "POST", self._url, content=content, timeout=seconds, extensions=self._extensions
-                ) as response,
+                client.stream(**self._request, content=content, timeout=seconds) as response,
                 aclosing(response.aiter_bytes()) as chunks,  # type: ignore[type-var]
             ):
-                taken = _Taken(response, len(content))
                 async for chunk in chunks:
-                    if not taken.add(chunk):
+                    body += chunk
+                    if len(body) > max_bytes:
                         break
-                return taken.reply()
+        return Answer(response.status_code, response.headers, bytes(body), max_bytes)
 
     def close(self) -> None:
-        """Close the connections of plain calls; the next call opens new ones."""
+        """Close the own connections of plain calls; the next call opens new ones."""
         with self._lock:
-            self._plain = None
+            self._client = None
             close, self._close = self._close, lambda: None
         close()
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop."""
-        held = self._loops.get(asyncio.get_running_loop())
-        if held is not None:
-            await held.keeper.aclose()
+        """Close the own connections of the running event loop."""
+        if asyncio.get_running_loop() in self._loops:
+            await self._loops[asyncio.get_running_loop()][1].aclose()
 
-    def _client(self) -> httpx.Client:
+    def _plain_client(self) -> httpx.Client:
+        if isinstance(self._user_client, httpx.AsyncClient):
+            raise InputError("client is an httpx.AsyncClient: await arerank() or its like, or pass an httpx.Client")
+        if self._user_client is not None:
+            return self._user_client
         with self._lock:
-            if self._plain is None or self._process != os.getpid():  # a fork must not share its parent's connections
-                client = httpx.Client(headers=self._headers, verify=self._context, limits=_LIMITS)
-                self._plain, self._process = client, os.getpid()
-                self._close = weakref.finalize(self, client.close)
-            return self._plain
+            if self._client is None or self._process != os.getpid():  # a fork must not share its parent's connections
+                self._client, self._process = httpx.Client(**self._options), os.getpid()
+                self._close = weakref.finalize(self, self._client.close)
+            return self._client
 
-    async def _client_here(self) -> httpx.AsyncClient:
+    async def _loop_client(self) -> httpx.AsyncClient:
+        if isinstance(self._user_client, httpx.Client):
+            raise InputError("client is an httpx.Client: use the plain calls, or pass an httpx.AsyncClient")
+        if self._user_client is not None:
+            return self._user_client
         loop = asyncio.get_running_loop()
-        held = self._loops.get(loop)
-        if held is None:
-            client = httpx.AsyncClient(headers=self._headers, verify=self._context, limits=_LIMITS)
-            held = _Open(client, _keep(client, self._loops, loop))
-            await anext(held.keeper)
-            self._loops[loop] = held
-        return held.client
+        if loop not in self._loops:
+            opened = _open_client(self._options, self._loops, loop)
+            self._loops[loop] = (await anext(opened), opened)
+        return self._loops[loop][0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
-    client: httpx.AsyncClient
-    keeper: AsyncGenerator[None, None]
-
-
-async def _keep(
-    client: httpx.AsyncClient,
-    loops: MutableMapping[asyncio.AbstractEventLoop, _Open],
-    loop: asyncio.AbstractEventLoop,
-) -> AsyncGenerator[None, None]:
-    """Close a client when its event loop ends: ``asyncio.run`` and its like then close the generators left open."""
+async def _open_client(
+    options: Mapping[str, Any], loops: MutableMapping[asyncio.AbstractEventLoop, Any], loop: asyncio.AbstractEventLoop
+) -> AsyncGenerator[httpx.AsyncClient, None]:
+    """Yield a client that closes with its event loop: ``asyncio.run`` closes the generators left open."""
+    client = httpx.AsyncClient(**options)
     try:
-        yield
+        yield client
     finally:
         loops.pop(loop, None)
         await client.aclose()
 
 
-class _Taken:
-    """What has come of an answer."""
-
-    def __init__(self, response: httpx.Response, sent: int) -> None:
-        self._response = response
-        self._limit = SPARE_BYTES + 3 * sent  # with its escapes JSON may take that much more for a text
-        self._body = bytearray()
-
-    def add(self, chunk: bytes) -> bool:
-        """Take a part, and tell whether there is room for more."""
-        self._body += chunk[: self._limit + 1 - len(self._body)]
-        return len(self._body) <= self._limit
-
-    def reply(self) -> Reply:
-        """Return what there is."""
-        whole = len(self._body) <= self._limit
-        return Reply(self._response.status_code, self._response.headers, bytes(self._body), whole)
-
-
 @contextmanager
-def _told(seconds: float) -> Iterator[None]:
-    """Say what an exception of httpx means."""
+def _attempt_errors(seconds: float) -> Iterator[None]:
+    """Turn httpx's exceptions into :class:`AttemptError`."""
     try:
         yield
     except (httpx.TimeoutException, TimeoutError) as error:
-        raise AttemptError(
-            f"did not answer within {seconds:.3g} s",
-            advice="raise timeout=..., or deadline=... if there is one, or send less at once with max_documents=...",
-            again=True,
-        ) from error
+        advice = "raise timeout=..., or deadline=... if there is one, or send less at once with max_documents=..."
+        raise AttemptError(f"did not answer within {seconds:.3g} s", advice, retryable=True) from error
     except (httpx.NetworkError, httpx.ProxyError) as error:
-        untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
-        advice = "if its certificate is your own authority's, set SSL_CERT_FILE to the authority's"
-        raise AttemptError(
-            f"cannot be reached ({error or type(error).__name__})",
-            advice=advice if untrusted else "is it running, and is the address right?",
-            again=not untrusted,
-        ) from error
+        problem = f"cannot be reached ({error or type(error).__name__})"
+        if "CERTIFICATE_VERIFY_FAILED" in problem:
+            advice = "if its certificate is your own authority's, set SSL_CERT_FILE to the authority's"
+            raise AttemptError(problem, advice) from error
+        raise AttemptError(problem, "is it running, and is the address right?", retryable=True) from error
     except httpx.RemoteProtocolError as error:
-        raise AttemptError(f"broke off its answer ({error})", again=True) from error
+        raise AttemptError(f"broke off its answer ({error})", retryable=True) from error
     except httpx.HTTPError as error:
         raise AttemptError(f"cannot be asked, or its answer cannot be read ({error})") from error
