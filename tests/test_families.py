@@ -184,9 +184,11 @@ def test_options_that_its_library_does_not_know_say_so(
     tiny: dict[str, Path], tmp_path: Path, options: dict[str, Any]
 ) -> None:
     save_modules(tiny, tmp_path / "m")
-    with pytest.raises(InputError, match=r"put together by sentence-transformers|label is for|no sequence classifier"):
+    with pytest.raises(
+        InputError, match=r"put together by sentence-transformers|label is for|not a sequence classifier"
+    ):
         CrossEncoderRerankFunction(str(tmp_path / "m"), device="cpu", **options)
-    with pytest.raises(InputError, match=r"is none of BGE's: use CrossEncoderRerankFunction\("):
+    with pytest.raises(InputError, match=r"is not a BGE reranker; load it with CrossEncoderRerankFunction\("):
         BGERerankFunction(str(tmp_path / "m"), device="cpu")
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from milvus_rerank.engines.choice import choose_dtype, cpu_limit, require_engine
-from milvus_rerank.errors import InputError, ModelError
-from milvus_rerank.models.kinds import Kind, Settings, kind_of, may_chat, read_settings
+from milvus_rerank.engines.base import Label
+from milvus_rerank.engines.choice import choose_dtype, cpu_limit
+from milvus_rerank.models.kinds import ModelType, Settings
+from milvus_rerank.reranker.inspect import ModelInfo
 from milvus_rerank.reranker.library import load_library
-from milvus_rerank.reranker.options import Flag, Loaded, LoadOptions, check_flag, pick_label
+from milvus_rerank.reranker.options import Flag, Loaded, LoadOptions
 from milvus_rerank.scoring.encoding import Encoder
 
 _QUESTION = (
@@ -18,64 +19,38 @@ _SHORT_QUESTION = "Predict whether passage B contains an answer to query A."
 """What BGE's language models were trained to be asked, as FlagEmbedding's documentation gives it."""
 
 
-def load_torch(options: LoadOptions, device: str) -> Loaded:
+def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label | None) -> Loaded:
     """Load a model for torch.
 
-    :param options: which model and how to run it.
+    :param info: the model.
+    :param options: how to run it.
     :param device: where, as :func:`~milvus_rerank.engines.choice.choose_device` returns it.
+    :param label: the label that is the score; None for the only one.
     :returns: the model.
-    :raises InputError: if the other rerank function is for this kind of model.
-    :raises ModelError: if it cannot be found, read or used for reranking.
+    :raises ModelError: if it cannot be read.
     """
-    require_engine("torch")
     from milvus_rerank.engines.torch_engine import has_bfloat16
-    from milvus_rerank.models.files import CONFIGS, fetch_folder, read_config
 
-    folder = fetch_folder(options.source, CONFIGS, show_progress=options.show_progress)
-    config, settings = read_config(folder), read_settings(folder)
-    kind = kind_of(config, settings)
-    _check_kind(kind, options, config, tokens=settings.tokens is not None)
     dtype = choose_dtype(options.dtype, "torch", device, has_bfloat16)
-    if kind == "classifier":
-        return _classifier(options, device, dtype, settings, chat=may_chat(folder, settings))
-    if kind == "library":
-        return load_library(options, device, dtype, config, settings)
-    if kind == "causal" and options.flag is None:
-        return _causal(options, device, dtype, settings)
-    return _flag(options, options.flag or Flag(), device, dtype, kind, config)
+    if info.model_type == "classifier":
+        return _classifier(info, options, device, dtype, label)
+    if info.model_type == "library":
+        return load_library(options, device, dtype, info.config, info.settings)
+    if info.model_type == "causal" and options.flag is None:
+        return _causal(options, device, dtype, info.settings)
+    return _flag(options, options.flag or Flag(), device, dtype, info)
 
 
-def _check_kind(kind: Kind, options: LoadOptions, config: dict[str, Any], *, tokens: bool) -> None:
-    name = options.source.name
-    if kind in ("layerwise", "lightweight") and options.flag is None:
-        raise InputError(f"model {name!r} is one of BGE's: use BGERerankFunction({name!r})")
-    if kind == "causal" and options.flag is None and "bge-reranker" in name.casefold():
-        raise InputError(f"model {name!r} is one of BGE's and asked in its own way: use BGERerankFunction({name!r})")
-    if kind == "library" and options.flag is not None:
-        raise InputError(f"model {name!r} is none of BGE's: use CrossEncoderRerankFunction({name!r})")
-    if kind == "none":
-        found = ", ".join(config.get("architectures") or ["model without an architecture"])
-        raise ModelError(
-            f"model {name!r} is a {found}; expected a cross-encoder: a ...ForSequenceClassification, or a language "
-            "model that says yes or no"
-        )
-    if kind == "causal" and options.flag is not None and tokens:
-        raise InputError(f"model {name!r} answers with tokens of its own: use CrossEncoderRerankFunction({name!r})")
-    check_flag(kind, options)
-    if kind != "classifier" and options.label is not None:
-        raise InputError(f"label is for classifiers; model {name!r} is none")
-
-
-def _classifier(options: LoadOptions, device: str, dtype: str, settings: Settings, *, chat: bool) -> Loaded:
+def _classifier(info: ModelInfo, options: LoadOptions, device: str, dtype: str, label: Label | None) -> Loaded:
     from milvus_rerank.engines.torch_engine import TorchEngine
     from milvus_rerank.models.hub import load_model
 
+    settings = info.settings
     loaded = load_model(options.source, show_progress=options.show_progress)
-    label = pick_label(options.source, loaded.config, options)
     threads = options.threads or cpu_limit()
     engine = TorchEngine(loaded.model, device=device, dtype=dtype, threads=threads, label=label)
     encode = None
-    if chat and options.flag is None:
+    if info.has_chat_template and options.flag is None:
         from milvus_rerank.models.chat import chat_prompt
 
         prompt = options.prompt if options.prompt is not None else settings.prompt
@@ -171,13 +146,13 @@ def _mxbai_encoder(options: LoadOptions, tokenizer: Any, instruction: str | None
     return encode
 
 
-def _flag(options: LoadOptions, flag: Flag, device: str, dtype: str, kind: Kind, config: dict[str, Any]) -> Loaded:
+def _flag(options: LoadOptions, flag: Flag, device: str, dtype: str, info: ModelInfo) -> Loaded:
     """Load one of BGE's language models, as FlagEmbedding asks them."""
     from milvus_rerank.engines.decoders import Merging, NextToken
     from milvus_rerank.engines.torch_engine import TorchEngine
     from milvus_rerank.models import hub
 
-    source, bars = options.source, options.show_progress
+    source, bars, kind, config = options.source, options.show_progress, info.model_type, info.config
     forward: Any
     if kind == "causal":
         loaded = hub.load_causal(source, dtype, show_progress=bars)
@@ -198,7 +173,7 @@ def _flag(options: LoadOptions, flag: Flag, device: str, dtype: str, kind: Kind,
 
 
 def _flag_encoder(
-    options: LoadOptions, flag: Flag, tokenizer: Any, prompt: str, kind: Kind
+    options: LoadOptions, flag: Flag, tokenizer: Any, prompt: str, kind: ModelType
 ) -> Callable[[int], Encoder]:
     """Return what makes an encoder that puts pairs together as FlagEmbedding does for language models."""
     from milvus_rerank.scoring.pairs import PairEncoder

@@ -6,10 +6,10 @@ from typing import Any
 
 from milvus_rerank.engines import Engine
 from milvus_rerank.engines.base import Label
-from milvus_rerank.errors import InputError
+from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.models import ModelSource
-from milvus_rerank.models.files import label_count
-from milvus_rerank.models.kinds import Kind, Settings
+from milvus_rerank.models.kinds import Settings
+from milvus_rerank.reranker.inspect import ModelInfo
 from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
 from milvus_rerank.scoring.encoding import Chunks, Encoder
 from milvus_rerank.scoring.pairs import Truncation, Wording
@@ -114,10 +114,6 @@ class Loaded:
     encode: Callable[[int], Encoder] | None = None
 
 
-class NotReadyError(InputError):
-    """An engine is installed, but this model has no file for it; another engine may do."""
-
-
 def read_long(long: str | Chunks) -> Chunks | None:
     """Return how to read documents that are too long.
 
@@ -132,59 +128,69 @@ def read_long(long: str | Chunks) -> Chunks | None:
     return Chunks() if long == "chunk" else None
 
 
-def check_flag(kind: Kind, options: LoadOptions) -> None:
-    """Refuse what only another kind of BGE's models can be told.
+def check_model_options(info: ModelInfo, options: LoadOptions) -> None:
+    """Raise if a model cannot rerank, or not with these options.
 
-    :param kind: the model's.
-    :param options: what it was told.
-    :raises InputError: for an option that would be ignored.
+    :param info: the model.
+    :param options: how to run it.
+    :raises InputError: if the other rerank function is for it, or an option is for another type of model.
+    :raises ModelError: if it does not rerank.
     """
-    flag = options.flag
+    name, kind, flag = info.source.name, info.model_type, options.flag
+    if kind == "none":
+        found = ", ".join(info.config.get("architectures") or ["model without an architecture"])
+        raise ModelError(
+            f"model {name!r} is a {found}; expected a cross-encoder: a ...ForSequenceClassification, or a language "
+            "model that says yes or no"
+        )
+    if flag is None and (kind in ("layerwise", "lightweight") or (kind == "causal" and info.is_bge)):
+        raise InputError(f"model {name!r} is a BGE reranker; load it with BGERerankFunction({name!r})")
+    if flag is not None and (kind == "library" or (kind == "causal" and info.settings.tokens is not None)):
+        raise InputError(f"model {name!r} is not a BGE reranker; load it with CrossEncoderRerankFunction({name!r})")
+    if kind != "classifier" and options.label is not None:
+        raise InputError(f"label is for classifiers; model {name!r} is of type {kind}")
     if flag is None:
         return
-    own = Flag()
-    told = {
-        "prompt": (options.prompt is not None, ("causal", "layerwise", "lightweight")),
-        "cutoff_layers": (flag.layer is not None, ("layerwise", "lightweight")),
-        "compress_layers": (flag.compress_layers != own.compress_layers, ("lightweight",)),
-        "compress_ratio": (flag.compress_ratio != own.compress_ratio, ("lightweight",)),
-    }
-    for name, (given, kinds) in told.items():
-        if given and kind not in kinds:
-            raise InputError(
-                f"{name} is for models of the kind {' or '.join(kinds)}; {options.source.name!r} is a {kind}"
-            )
+    default = Flag()
+    limited = (
+        ("prompt", options.prompt is not None, ("causal", "layerwise", "lightweight")),
+        ("cutoff_layers", flag.layer is not None, ("layerwise", "lightweight")),
+        ("compress_layers", flag.compress_layers != default.compress_layers, ("lightweight",)),
+        ("compress_ratio", flag.compress_ratio != default.compress_ratio, ("lightweight",)),
+    )
+    for option, is_set, types in limited:
+        if is_set and kind not in types:
+            raise InputError(f"{option} is for models of type {' or '.join(types)}; {name!r} is of type {kind}")
 
 
-def pick_label(source: ModelSource, config: dict[str, Any], options: LoadOptions) -> Label | None:
-    """Return which label of a classifier is the score; None for the only one.
+def pick_label(info: ModelInfo, options: LoadOptions) -> Label | None:
+    """Return which label of a classifier is the score; None for the only one, and for other types of model.
 
-    :param source: the model, for messages.
-    :param config: its ``config.json``.
+    :param info: the model.
     :param options: the label that was asked for.
-    :returns: its place.
+    :returns: its number.
     :raises InputError: if there are several and none was chosen, or the chosen one is not among them.
     """
-    count = label_count(config)
-    names = {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
-    shown = ", ".join(repr(names.get(number, number)) for number in range(min(count, 8)))
+    if info.model_type != "classifier":
+        return None
+    name, names = info.source.name, [label.casefold() for label in info.labels]
+    shown = ", ".join(map(repr, info.labels[:8]))
+    wanted = options.label.casefold() if isinstance(options.label, str) else options.label
     odds = options.activation == "softmax"
-    if count == 1:
-        same = isinstance(options.label, str) and options.label.casefold() == names.get(0, "").casefold()
+    if len(names) == 1:
         if odds:
-            raise InputError(f"model {source.name!r} has one label, of which softmax is always 1: use sigmoid, or raw")
-        if same or options.label is None or options.label == 0:
+            raise InputError(f"model {name!r} has one label, of which softmax is always 1: use sigmoid, or raw")
+        if wanted is None or wanted in (0, names[0]):
             return None
-        raise InputError(f"model {source.name!r} has one label, {shown}: leave label={options.label!r} out")
-    if options.label is None:
+        raise InputError(f"model {name!r} has one label, {shown}: leave label={options.label!r} out")
+    if wanted is None:
         raise InputError(
-            f"model {source.name!r} has {count} labels: {shown}. Say which one is the score with label=..., and with "
+            f"model {name!r} has {len(names)} labels: {shown}. Say which one is the score with label=..., and with "
             "activation_fct='softmax' for its probability"
         )
-    places = {name.casefold(): number for number, name in names.items()}
-    chosen = places.get(options.label.casefold()) if isinstance(options.label, str) else options.label
-    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < count:
-        raise InputError(f"model {source.name!r} has no label {options.label!r}; it has {shown}, or 0 to {count - 1}")
+    chosen = names.index(wanted) if isinstance(wanted, str) and wanted in names else wanted
+    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < len(names):
+        raise InputError(f"model {name!r} has no label {options.label!r}; it has {shown}, or 0 to {len(names) - 1}")
     return Label(chosen, odds)
 
 
