@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from milvus_rerank.cascade import CascadeRerankFunction, Stage
     from milvus_rerank.embedding import StaticEmbedder
     from milvus_rerank.pipeline import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
-    from milvus_rerank.registry import available, create, register
+    from milvus_rerank.registry import available, create, load, register
     from milvus_rerank.reranker import (
         BaseRerankFunction,
         BGERerankFunction,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from milvus_rerank.results import RerankResult
     from milvus_rerank.scores import RRF, Weighted, above, diversify, fuse, normalize
+    from milvus_rerank.scoring.caches import ScoreCache
     from milvus_rerank.scoring.encoding import Chunks
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ _HOME = {
     "LexicalRerankFunction": "reranker",
     "RRF": "scores",
     "RerankResult": "results",
+    "ScoreCache": "scoring.caches",
     "SearchAnswer": "pipeline",
     "Stage": "cascade",
     "StaticEmbedder": "embedding",
@@ -58,6 +60,7 @@ _HOME = {
     "create": "registry",
     "diversify": "scores",
     "fuse": "scores",
+    "load": "registry",
     "normalize": "scores",
     "register": "registry",
 }
@@ -77,6 +80,7 @@ __all__ = [
     "LexicalRerankFunction",
     "RRF",
     "RerankResult",
+    "ScoreCache",
     "SearchAnswer",
     "Stage",
     "StaticEmbedder",
@@ -89,6 +93,7 @@ __all__ = [
     "create",
     "diversify",
     "fuse",
+    "load",
     "normalize",
     "register",
 ]

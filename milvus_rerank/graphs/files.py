@@ -2,9 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 from milvus_rerank.graphs.family import is_known
+
+GraphEngine = Literal["openvino", "onnx"]
+"""The engines that run graphs."""
+
+GraphDtype = Literal["float32", "int8"]
+"""The precisions of graphs; engines run those of float32 in bfloat16, too."""
+
+Int8Method = Literal["dynamic", "calibrated"]
+"""The ways to make int8."""
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model*.bin",)

@@ -7,7 +7,7 @@ from typing import Any
 
 from milvus_rerank.errors import ModelError
 from milvus_rerank.graphs.family import is_known, position_limit
-from milvus_rerank.graphs.files import can_build, find_carried
+from milvus_rerank.graphs.files import can_build
 from milvus_rerank.models.cards import find_card
 from milvus_rerank.models.files import (
     CONFIGS,
@@ -35,7 +35,6 @@ class ModelInfo:
     :param model_type: its type.
     :param labels: the names of its labels.
     :param has_chat_template: whether pairs go through a chat template, as sentence-transformers sends them.
-    :param has_plain_tokenizer: whether its tokenizer runs without transformers.
     :param can_build: whether its graph can be built from its weights, without torch.
     :param position_limit: the most tokens that its position table allows; None if unknown before loading.
     """
@@ -49,7 +48,6 @@ class ModelInfo:
     model_type: ModelType
     labels: tuple[str, ...]
     has_chat_template: bool
-    has_plain_tokenizer: bool
     can_build: bool
     position_limit: int | None
 
@@ -61,14 +59,18 @@ class ModelInfo:
         card = find_card(self.source.name)
         return card is not None and card.function == "BGERerankFunction"
 
-    def carried(self, engine: str, dtype: str) -> str | None:
-        """Return the graph that the model carries for an engine.
+    @property
+    def reranks(self) -> bool:
+        """Whether its files or the model catalogue say that it is a reranker. Most language models do not say."""
+        if self.model_type in ("none", "layerwise", "lightweight", "library"):
+            return self.model_type != "none"
+        said = self.config.get("architectures") if self.model_type == "classifier" else self.settings.tokens
+        return bool(said) or find_card(self.source.name) is not None
 
-        :param engine: ``onnx`` or ``openvino``.
-        :param dtype: ``int8``, or any float type.
-        :returns: its name, such as ``onnx/model.onnx``; None if there is none.
-        """
-        return find_carried(self.files, engine, dtype)
+    @property
+    def has_plain_tokenizer(self) -> bool:
+        """Whether its tokenizer runs without transformers. Reads ``tokenizer.json``, which can have megabytes."""
+        return has_plain_tokenizer(self.folder)
 
     def fetch(self, *patterns: str, show_progress: bool = False) -> Path:
         r"""Return a folder with more of the model's files.
@@ -127,7 +129,6 @@ def inspect_folder(
             model_type=model_type(config, settings),
             labels=_labels(config),
             has_chat_template=chat_template and (not settings.modules if settings.chat is None else settings.chat),
-            has_plain_tokenizer=has_plain_tokenizer(folder),
             can_build=can_build(files, config, tokenizer.get("padding_side", "right")),
             position_limit=position_limit(config) if known else None,
         )

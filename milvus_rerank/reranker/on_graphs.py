@@ -6,7 +6,7 @@ from typing import Any
 from milvus_rerank.engines import Engine
 from milvus_rerank.engines.base import Label
 from milvus_rerank.engines.choice import choose_dtype, cpu_limit
-from milvus_rerank.graphs.files import PICKLED, WEIGHTS, graph_files
+from milvus_rerank.graphs.files import PICKLED, WEIGHTS, find_carried, graph_files
 from milvus_rerank.requirements import ENGINES, require
 from milvus_rerank.reranker.inspect import ModelInfo
 from milvus_rerank.reranker.options import Loaded, LoadOptions
@@ -22,11 +22,30 @@ def load_graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | 
     :returns: the model.
     :raises ModelError: if the model cannot be run so.
     """
-    tokenizer = _tokenizer(info)
+    if info.has_plain_tokenizer:
+        from milvus_rerank.models.files import FileTokenizer
+
+        tokenizer: Any = FileTokenizer(info.folder, info.config)
+    else:
+        require(f"the tokenizer of model {info.source.name!r}", *ENGINES["torch"])
+        from milvus_rerank.models.hub import load_tokenizer
+
+        tokenizer = load_tokenizer(info.source)
     graph = _graph(name, info, options, tokenizer)
+    threads = options.threads or cpu_limit()
+    engine: Engine
+    if name == "openvino":
+        from milvus_rerank.engines.openvino_engine import OpenVINOEngine, has_bfloat16
+
+        dtype = choose_dtype(options.dtype, name, "cpu", has_bfloat16)
+        engine = OpenVINOEngine(graph, dtype=dtype, threads=threads, label=label)
+    else:
+        from milvus_rerank.engines.onnx_engine import OnnxEngine
+
+        dtype = choose_dtype(options.dtype, name, "cpu", lambda: False)
+        engine = OnnxEngine(graph, dtype=dtype, threads=threads, label=label)
     lengths = (tokenizer.model_max_length, info.config.get("max_position_embeddings"), info.position_limit)
     max_length = min(length for length in lengths if length is not None and length > 0)
-    engine = _engine(name, graph, options, label)
     return Loaded(engine, tokenizer, info.config, int(max_length), info.position_limit, info.settings)
 
 
@@ -34,7 +53,7 @@ def _graph(name: str, info: ModelInfo, options: LoadOptions, tokenizer: Any) -> 
     from milvus_rerank.graphs import find
 
     source, bars = info.source, options.show_progress
-    carried = info.carried(name, options.dtype)
+    carried = find_carried(info.files, name, options.dtype)
     if carried is not None:
         return info.fetch(*graph_files(carried), show_progress=bars) / carried
     if info.can_build:
@@ -43,27 +62,3 @@ def _graph(name: str, info: ModelInfo, options: LoadOptions, tokenizer: Any) -> 
         return find.build_cached(folder, info.config, source.name, with_types=with_types, show_progress=bars)
     folder = info.fetch(*WEIGHTS, *PICKLED, show_progress=bars)
     return find.trace_cached(folder, source, [key for key in tokenizer.model_input_names if key in find.INPUTS])
-
-
-def _engine(name: str, graph: Path, options: LoadOptions, label: Label | None) -> Engine:
-    threads = options.threads or cpu_limit()
-    if name == "openvino":
-        from milvus_rerank.engines.openvino_engine import OpenVINOEngine, has_bfloat16
-
-        dtype = choose_dtype(options.dtype, name, "cpu", has_bfloat16)
-        return OpenVINOEngine(graph, dtype=dtype, threads=threads, label=label)
-    from milvus_rerank.engines.onnx_engine import OnnxEngine
-
-    dtype = choose_dtype(options.dtype, name, "cpu", lambda: False)
-    return OnnxEngine(graph, dtype=dtype, threads=threads, label=label)
-
-
-def _tokenizer(info: ModelInfo) -> Any:
-    if info.has_plain_tokenizer:
-        from milvus_rerank.models.files import FileTokenizer
-
-        return FileTokenizer(info.folder, info.config)
-    require(f"the tokenizer of model {info.source.name!r}", *ENGINES["torch"])
-    from milvus_rerank.models.hub import load_tokenizer
-
-    return load_tokenizer(info.source)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from milvus_rerank.engines.base import Label
 from milvus_rerank.errors import InputError
+from milvus_rerank.graphs.files import find_carried
 from milvus_rerank.models.kinds import ModelType
 from milvus_rerank.requirements import ENGINES as PACKAGES
 from milvus_rerank.requirements import missing, require
@@ -81,7 +82,7 @@ def _reason_against(name: str, info: ModelInfo, options: LoadOptions, device: st
         return ""
     if info.has_chat_template and options.flag is None:
         return f"{model} has a chat template: {other}"
-    if info.carried(name, options.dtype) is not None:
+    if find_carried(info.files, name, options.dtype) is not None:
         return ""
     if options.dtype == "int8":
         command = f"milvus-rerank export {info.source.name} FOLDER --dtype int8 --engine {name} --texts FILE"
