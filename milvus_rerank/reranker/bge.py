@@ -3,12 +3,13 @@
 import os
 from collections.abc import Sequence
 
+from milvus_rerank.engines.choice import Dtype, EngineName
 from milvus_rerank.errors import InputError
 from milvus_rerank.inputs import as_int, check_count, check_limit, check_list
 from milvus_rerank.models import ModelSource
 from milvus_rerank.reranker.engine import EngineRerankFunction
 from milvus_rerank.reranker.loading import load_scorer
-from milvus_rerank.reranker.options import Flag, LoadOptions, read_long
+from milvus_rerank.reranker.options import Flag, LoadOptions, Long, read_long
 from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
 from milvus_rerank.scoring.encoding import Chunks
 
@@ -78,9 +79,9 @@ class BGERerankFunction(EngineRerankFunction):
         cutoff_layers: int | Sequence[int] | None = None,
         compress_layers: Sequence[int] = (8,),
         compress_ratio: int = 1,
-        long: str | Chunks = "truncate",
-        engine: str = "auto",
-        dtype: str | None = None,
+        long: Long | Chunks = "truncate",
+        engine: EngineName = "auto",
+        dtype: Dtype | None = None,
         threads: int | None = None,
         max_batch_tokens: int | None = None,
         revision: str | None = None,

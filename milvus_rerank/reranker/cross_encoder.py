@@ -4,10 +4,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from milvus_rerank.engines.choice import Dtype, EngineName
 from milvus_rerank.models import ModelSource
 from milvus_rerank.reranker.engine import EngineRerankFunction
 from milvus_rerank.reranker.loading import load_scorer
-from milvus_rerank.reranker.options import LoadOptions, read_long
+from milvus_rerank.reranker.options import LoadOptions, Long, read_long
+from milvus_rerank.scoring.activation import ActivationName
 from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
 from milvus_rerank.scoring.encoding import Chunks
 
@@ -57,13 +59,13 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
         model_name: str = "builtin/rerank",
         device: str | None = "",
         batch_size: int = 32,
-        activation_fct: str | Callable[[Any], Any] | None = None,
+        activation_fct: ActivationName | Callable[[Any], Any] | None = None,
         *,
         label: int | str | None = None,
         prompt: str | None = None,
-        long: str | Chunks = "truncate",
-        engine: str = "auto",
-        dtype: str = "float32",
+        long: Long | Chunks = "truncate",
+        engine: EngineName = "auto",
+        dtype: Dtype = "float32",
         threads: int | None = None,
         max_length: int | None = None,
         query_max_length: int | None = None,

@@ -2,17 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from milvus_rerank.engines import Engine
 from milvus_rerank.engines.base import Label
+from milvus_rerank.engines.choice import Dtype, EngineName
 from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.kinds import Settings
 from milvus_rerank.reranker.inspect import ModelInfo
+from milvus_rerank.scoring.activation import ActivationName
 from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
 from milvus_rerank.scoring.encoding import Chunks, Encoder
 from milvus_rerank.scoring.pairs import Truncation, Wording
+
+Long = Literal["truncate", "chunk"]
+"""Ways to treat a document that is too long for the model: cut it off, or read it in windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +79,13 @@ class LoadOptions:
 
     source: ModelSource
     device: str | None = None
-    engine: str = "auto"
-    dtype: str = "float32"
+    engine: EngineName = "auto"
+    dtype: Dtype = "float32"
     threads: int | None = None
     max_length: int | None = None
     query_max_length: int | None = None
     truncation: Truncation = "longest_first"
-    activation: str | Callable[[Any], Any] | None = None
+    activation: ActivationName | Callable[[Any], Any] | None = None
     label: int | str | None = None
     prompt: str | None = None
     flag: Flag | None = None
@@ -114,7 +119,7 @@ class Loaded:
     encode: Callable[[int], Encoder] | None = None
 
 
-def read_long(long: str | Chunks) -> Chunks | None:
+def read_long(long: Long | Chunks) -> Chunks | None:
     """Return how to read documents that are too long.
 
     :param long: ``truncate``, ``chunk``, or :class:`Chunks`.
@@ -123,7 +128,7 @@ def read_long(long: str | Chunks) -> Chunks | None:
     """
     if isinstance(long, Chunks):
         return long
-    if long not in ("truncate", "chunk"):
+    if long not in get_args(Long):
         raise InputError(f"long must be 'truncate', 'chunk' or Chunks(...), got {long!r}")
     return Chunks() if long == "chunk" else None
 
