@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         TEIRerankFunction,
         VoyageRerankFunction,
     )
+    from milvus_rerank.reranker.options import BatchOptions, FlagOptions, HubOptions
     from milvus_rerank.results import RerankResult
     from milvus_rerank.scores import RRF, Weighted, above, diversify, fuse, normalize
     from milvus_rerank.scoring.caches import ScoreCache
@@ -35,13 +36,16 @@ __version__ = "0.1.0"
 _HOME = {
     "BGERerankFunction": "reranker",
     "BaseRerankFunction": "reranker",
+    "BatchOptions": "reranker.options",
     "CascadeRerankFunction": "cascade",
     "Chunks": "scoring.encoding",
     "CohereRerankFunction": "reranker",
     "CrossEncoderRerankFunction": "reranker",
     "Dense": "pipeline",
+    "FlagOptions": "reranker.options",
     "FullText": "pipeline",
     "HTTPRerankFunction": "reranker",
+    "HubOptions": "reranker.options",
     "Hybrid": "pipeline",
     "JinaRerankFunction": "reranker",
     "LexicalRerankFunction": "reranker",
@@ -68,13 +72,16 @@ _HOME = {
 __all__ = [
     "BGERerankFunction",
     "BaseRerankFunction",
+    "BatchOptions",
     "CascadeRerankFunction",
     "Chunks",
     "CohereRerankFunction",
     "CrossEncoderRerankFunction",
     "Dense",
+    "FlagOptions",
     "FullText",
     "HTTPRerankFunction",
+    "HubOptions",
     "Hybrid",
     "JinaRerankFunction",
     "LexicalRerankFunction",

@@ -193,9 +193,11 @@ def load(name: str | os.PathLike[str], **options: Any) -> "BaseRerankFunction":
     if all(entry.name != text for entry in available()) and ("/" in text or "\\" in text or Path(text).is_dir()):
         from milvus_rerank.models import ModelSource
         from milvus_rerank.reranker.inspect import inspect_model
+        from milvus_rerank.reranker.options import HubOptions, check_group
 
-        where = {key: options[key] for key in ("revision", "cache_dir", "local_files_only") if key in options}
-        kind = "bge" if inspect_model(ModelSource(text, **where)).is_bge else "cross-encoder"
+        hub = check_group(options.get("hub"), "hub", HubOptions)
+        source = ModelSource(text, hub.revision, hub.cache_dir, bool(options.get("local_files_only")))
+        kind = "bge" if inspect_model(source).is_bge else "cross-encoder"
         return create(kind, model_name=text, **options)
     try:
         return create(text, **options)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flag_options import grouped
 
-from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
+from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction, FlagOptions
 from milvus_rerank.errors import InputError, ModelError
 
 pytestmark = pytest.mark.compat
@@ -42,7 +43,9 @@ def limits_of(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize(("folder", "case"), CASES)
 def test_scores_equal_flag_embedding(folder: Path, case: dict[str, Any]) -> None:
-    reranker = BGERerankFunction(str(folder), device="cpu", normalize=False, **limits_of(folder), **case["options"])
+    reranker = BGERerankFunction(
+        str(folder), device="cpu", normalize=False, **limits_of(folder), **grouped(case["options"])
+    )
     assert reranker.scorer.engine.name == "torch"
     expected = np.array(case["scores"])
     assert np.ptp(expected) > 0.03, "the reference does not tell texts apart"
@@ -77,15 +80,15 @@ def test_threads_share_one_object(folder: Path) -> None:
 
 
 def test_layers_after_the_one_that_is_read_are_not_loaded() -> None:
-    reranker = BGERerankFunction(str(LAYERWISE), device="cpu", cutoff_layers=3)
+    reranker = BGERerankFunction(str(LAYERWISE), device="cpu", flag=FlagOptions(cutoff_layers=3))
     assert len(reranker.scorer.engine._model.model.layers) == 3
 
 
 def test_a_layer_without_a_head_names_those_that_have_one() -> None:
     with pytest.raises(ModelError, match=r"score heads on the layers 2 to 5, got cutoff_layers=1"):
-        BGERerankFunction(str(LAYERWISE), device="cpu", cutoff_layers=1)
+        BGERerankFunction(str(LAYERWISE), device="cpu", flag=FlagOptions(cutoff_layers=1))
     with pytest.raises(ModelError, match=r"score heads on the layers 2 to 4, got cutoff_layers=9"):
-        BGERerankFunction(str(LIGHTWEIGHT), device="cpu", cutoff_layers=[9])
+        BGERerankFunction(str(LIGHTWEIGHT), device="cpu", flag=FlagOptions(cutoff_layers=[9]))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,7 @@ def test_a_layer_without_a_head_names_those_that_have_one() -> None:
 )
 def test_options_that_cannot_be_used_say_so(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        BGERerankFunction(str(LAYERWISE), device="cpu", **options)
+        BGERerankFunction(str(LAYERWISE), device="cpu", **grouped(options))
 
 
 @pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
@@ -135,9 +138,11 @@ def test_instructions_of_encoders_are_put_before_texts(tiny: dict[str, Path]) ->
     told = BGERerankFunction(
         str(tiny["xlm-roberta"]),
         device="cpu",
-        query_instruction_for_rerank="find: ",
-        passage_instruction_for_rerank="text",
-        passage_instruction_format="{}: {}",
+        flag=FlagOptions(
+            query_instruction_for_rerank="find: ",
+            passage_instruction_for_rerank="text",
+            passage_instruction_format="{}: {}",
+        ),
     )
     assert told.score("a dog", ["it barks"]) == plain.score("find: a dog", ["text: it barks"])
     assert told.score("a dog", ["it barks"]) != plain.score("a dog", ["it barks"])
@@ -157,14 +162,22 @@ def test_instructions_of_encoders_are_put_before_texts(tiny: dict[str, Path]) ->
 )
 def test_what_would_be_ignored_is_refused(model: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        BGERerankFunction(model, device="cpu", **options)
+        BGERerankFunction(model, device="cpu", **grouped(options))
 
 
 def test_layers_may_be_numpys_and_one_number() -> None:
-    assert (
-        len(
-            BGERerankFunction(str(LAYERWISE), device="cpu", cutoff_layers=np.int64(3)).scorer.engine._model.model.layers
-        )
-        == 3
-    )
-    BGERerankFunction(str(LIGHTWEIGHT), device="cpu", compress_layers=2, compress_ratio=2)
+    flag = FlagOptions(cutoff_layers=np.int64(3))  # type: ignore[arg-type]
+    reranker = BGERerankFunction(str(LAYERWISE), device="cpu", flag=flag)
+    assert len(reranker.scorer.engine._model.model.layers) == 3
+    assert flag == FlagOptions(cutoff_layers=[3])
+    BGERerankFunction(str(LIGHTWEIGHT), device="cpu", flag=FlagOptions(compress_layers=2, compress_ratio=2))
+
+
+def test_groups_of_options_that_are_of_another_class_say_so() -> None:
+    options: dict[str, Any] = {"flag": {"cutoff_layers": 3}}
+    with pytest.raises(InputError, match=r"flag must be FlagOptions\(\.\.\.\) or None, got \{'cutoff_layers': 3\}"):
+        BGERerankFunction("builtin/rerank", **options)
+    for function in (BGERerankFunction, CrossEncoderRerankFunction):
+        for name, group in (("hub", "HubOptions"), ("batching", "BatchOptions")):
+            with pytest.raises(InputError, match=rf"{name} must be {group}\(\.\.\.\) or None, got 'x'"):
+                function("builtin/rerank", **{name: "x"})  # type: ignore[operator]

@@ -26,7 +26,7 @@ from milvus_rerank.graphs.encoder import build, save
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import read_config, read_weights
 from milvus_rerank.reranker.inspect import inspect_model
-from milvus_rerank.reranker.options import Flag, LoadOptions
+from milvus_rerank.reranker.options import FlagOptions, LoadOptions
 from milvus_rerank.reranker.select import select_engine
 
 pytestmark = pytest.mark.compat
@@ -140,7 +140,7 @@ def test_the_engine_is_the_first_of_the_table_that_can(
     [
         ({"model_type": "causal"}, {}, "torch"),
         ({"has_chat_template": True}, {}, "torch"),
-        ({"has_chat_template": True}, {"flag": Flag()}, "openvino"),
+        ({"has_chat_template": True}, {"flag": FlagOptions()}, "openvino"),
         ({"can_build": False}, {}, "torch"),
         ({"can_build": False}, {"engine": "onnx"}, "onnx"),
         ({"can_build": False, "files": ("onnx/model.onnx",)}, {}, "openvino"),

@@ -65,7 +65,8 @@ def load_scorer(options: LoadOptions) -> PairScorer:
         encoder,
         loaded.engine,
         activation=pick_activation(options.activation, loaded.config, loaded.settings.activation),
-        max_batch_tokens=options.max_batch_tokens or (min(full, CPU_BATCH_TOKENS) if device == "cpu" else full),
+        max_batch_tokens=options.batching.max_batch_tokens
+        or (min(full, CPU_BATCH_TOKENS) if device == "cpu" else full),
         show_progress=options.show_progress,
         score_cache=cache,
         settings=_settings(info, options, loaded, max_length) if cache is not None else None,
@@ -82,7 +83,7 @@ def _pair_encoder(options: LoadOptions, loaded: Loaded, max_length: int) -> Enco
         truncation=options.truncation,
         pad_to_multiple_of=loaded.engine.pad_to_multiple_of,
         wording=Wording(query_before=prompt or "") if options.flag is None else options.flag.wording(),
-        token_cache=options.token_cache,
+        token_cache=options.batching.token_cache,
     )
 
 
@@ -111,9 +112,11 @@ def _check_options(options: LoadOptions) -> None:
     check_choice(options.engine, "engine", ENGINES)
     check_choice(options.dtype, "dtype", DTYPES)
     check_count(options.batch_size, "batch_size")
-    for name in ("max_length", "query_max_length", "max_batch_tokens", "threads"):
-        if getattr(options, name) is not None:
-            check_count(getattr(options, name), name)
+    counts = {name: getattr(options, name) for name in ("max_length", "query_max_length", "threads")}
+    counts["max_batch_tokens"] = options.batching.max_batch_tokens
+    for name, count in counts.items():
+        if count is not None:
+            check_count(count, name)
     if options.prompt is not None and not isinstance(options.prompt, str):
         raise InputError(f"prompt must be a string, got {options.prompt!r}")
-    check_limit(options.token_cache, "token_cache")
+    check_limit(options.batching.token_cache, "token_cache")

@@ -8,7 +8,7 @@ from milvus_rerank.engines.choice import choose_dtype, cpu_limit
 from milvus_rerank.models.kinds import ModelType, Settings
 from milvus_rerank.reranker.inspect import ModelInfo
 from milvus_rerank.reranker.library import load_library
-from milvus_rerank.reranker.options import Flag, Loaded, LoadOptions
+from milvus_rerank.reranker.options import FlagOptions, Loaded, LoadOptions
 from milvus_rerank.scoring.encoding import Encoder
 
 _QUESTION = (
@@ -38,7 +38,7 @@ def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label 
         return load_library(options, device, dtype, info.config, info.settings)
     if info.model_type == "causal" and options.flag is None:
         return _causal(options, device, dtype, info.settings)
-    return _flag(options, options.flag or Flag(), device, dtype, info)
+    return _flag(options, options.flag or FlagOptions(), device, dtype, info)
 
 
 def _classifier(info: ModelInfo, options: LoadOptions, device: str, dtype: str, label: Label | None) -> Loaded:
@@ -104,7 +104,7 @@ def _causal(options: LoadOptions, device: str, dtype: str, settings: Settings) -
             wording=Wording(query_before=prompt or ""),
             pad_right=True,
             with_bounds=True,
-            token_cache=options.token_cache,
+            token_cache=options.batching.token_cache,
         )
 
     encode: Callable[[int], Encoder] = plain
@@ -140,13 +140,13 @@ def _mxbai_encoder(options: LoadOptions, tokenizer: Any, instruction: str | None
             template=template,
             pad_right=True,
             with_bounds=True,
-            token_cache=options.token_cache,
+            token_cache=options.batching.token_cache,
         )
 
     return encode
 
 
-def _flag(options: LoadOptions, flag: Flag, device: str, dtype: str, info: ModelInfo) -> Loaded:
+def _flag(options: LoadOptions, flag: FlagOptions, device: str, dtype: str, info: ModelInfo) -> Loaded:
     """Load one of BGE's language models, as FlagEmbedding asks them."""
     from milvus_rerank.engines.decoders import Merging, NextToken
     from milvus_rerank.engines.torch_engine import TorchEngine
@@ -162,7 +162,7 @@ def _flag(options: LoadOptions, flag: Flag, device: str, dtype: str, info: Model
         forward = NextToken(loaded.model, 0)
     else:
         loaded = hub.load_lightweight(
-            source, dtype, config, flag.layer, flag.compress_layers, flag.compress_ratio, show_progress=bars
+            source, dtype, config, flag.layer, flag.merging_layers, flag.compress_ratio, show_progress=bars
         )
         forward = Merging()
     threads = options.threads or cpu_limit()
@@ -173,7 +173,7 @@ def _flag(options: LoadOptions, flag: Flag, device: str, dtype: str, info: Model
 
 
 def _flag_encoder(
-    options: LoadOptions, flag: Flag, tokenizer: Any, prompt: str, kind: ModelType
+    options: LoadOptions, flag: FlagOptions, tokenizer: Any, prompt: str, kind: ModelType
 ) -> Callable[[int], Encoder]:
     """Return what makes an encoder that puts pairs together as FlagEmbedding does for language models."""
     from milvus_rerank.scoring.pairs import PairEncoder
@@ -199,7 +199,7 @@ def _flag_encoder(
             template=template,
             pad_right=True,
             with_bounds=True,
-            token_cache=options.token_cache,
+            token_cache=options.batching.token_cache,
         )
 
     return encode
