@@ -78,10 +78,9 @@ def list_hub_files(source: ModelSource) -> tuple[str, ...] | None:
     from huggingface_hub import HfApi
 
     try:
-        siblings = HfApi().model_info(source.name, revision=source.revision).siblings
+        return tuple(sorted(HfApi().list_repo_files(source.name, revision=source.revision)))
     except Exception:  # offline, or an error of the HTTP client, whose classes depend on the hub client's version
         return None
-    return tuple(sorted(sibling.rfilename for sibling in siblings or ()))
 
 
 def read_config(folder: Path, name: str = "config.json", *, optional: bool = False) -> dict[str, Any]:
