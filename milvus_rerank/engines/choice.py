@@ -1,4 +1,4 @@
-"""Which engine, device and precision to use, told without importing any of the engines before it must be."""
+"""Names of engines and precisions, and the choice of device and precision. Imports an engine only where it must."""
 
 import importlib.util
 import logging

@@ -56,14 +56,14 @@ def cache_argument(forward: Callable[..., Any]) -> str | None:
 
 
 def read_settings(folder: Path) -> Settings:
-    """Read what sentence-transformers wrote beside a model.
+    """Read the settings that sentence-transformers wrote beside a model.
 
     :param folder: the model's folder.
     :returns: the settings; defaults without such files.
     :raises ModelError: if a file cannot be read.
     """
-    own = read_config(folder, "config_sentence_transformers.json", optional=True)
-    prompts = own.get("prompts") or {}
+    settings = read_config(folder, "config_sentence_transformers.json", optional=True)
+    prompts = settings.get("prompts") or {}
     modules = _read_modules(folder / "modules.json") if (folder / "modules.json").is_file() else []
     body = read_config(folder, "sentence_bert_config.json", optional=True)
     kinds = body.get("modality_config")
@@ -73,14 +73,14 @@ def read_settings(folder: Path) -> Settings:
     tokens = None
     for module in modules:
         if str(module.get("type", "")).endswith("LogitScore"):
-            found = read_config(folder, f"{module.get('path', '')}/config.json", optional=True)
-            if found.get("true_token_id") is not None:
-                tokens = int(found["true_token_id"]), found.get("false_token_id")
+            answers = read_config(folder, f"{module.get('path', '')}/config.json", optional=True)
+            if answers.get("true_token_id") is not None:
+                tokens = int(answers["true_token_id"]), answers.get("false_token_id")
     return Settings(
-        activation=own.get("activation_fn"),
-        prompt=prompts.get(own.get("default_prompt_name")) or None,
+        activation=settings.get("activation_fn"),
+        prompt=prompts.get(settings.get("default_prompt_name")) or None,
         tokens=tokens,
-        cross_encoder=own.get("model_type") == "CrossEncoder",
+        cross_encoder=settings.get("model_type") == "CrossEncoder",
         modules=bool(modules),
         chat=None if kinds is None else "message" in kinds,
         in_parts=None if form not in ("structured", "flat") else form == "structured",

@@ -20,7 +20,7 @@ from milvus_rerank.scoring.encoding import Chunks
 class BGERerankFunction(EngineRerankFunction):
     """Rerank with a BGE reranker. The first seven arguments are pymilvus.model's.
 
-    What kind it is, its files say: an encoder (base, large, v2-m3), a language model (v2-gemma), one with score heads
+    The model's files say its type: an encoder (base, large, v2-m3), a language model (v2-gemma), one with score heads
     on its layers (v2-minicpm-layerwise) or one that also merges tokens (v2.5-gemma2-lightweight). Scores equal those of
     FlagEmbedding's class for it: the query keeps at most ``query_max_length`` tokens, the document gets the rest. One
     object may be shared by threads.

@@ -1,4 +1,4 @@
-"""Loading for torch: every kind of reranker that this package batches itself, and the rest through its own library."""
+"""Loading for torch: the model types that this package batches itself, and the rest with sentence-transformers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ _QUESTION = (
     "prediction of either 'Yes' or 'No'."
 )
 _SHORT_QUESTION = "Predict whether passage B contains an answer to query A."
-"""What BGE's language models were trained to be asked, as FlagEmbedding's documentation gives it."""
+"""Questions that BGE's language models were trained with, from FlagEmbedding's documentation."""
 
 
 def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label | None) -> Loaded:
@@ -127,7 +127,7 @@ def _mxbai_encoder(options: LoadOptions, tokenizer: Any, instruction: str | None
 
     parts, between = MXBAI_PARTS, ids("\n")
     template = PairTemplate(ids(parts.before), between, between + ids(parts.task) + ids(parts.after), (0, 0, 0, 0, 0))
-    told = f"instruction: {instruction}\n" if instruction else ""
+    instructed = f"instruction: {instruction}\n" if instruction else ""
 
     def encode(max_length: int) -> Encoder:
         most = min(max_length, parts.most)
@@ -136,7 +136,7 @@ def _mxbai_encoder(options: LoadOptions, tokenizer: Any, instruction: str | None
             max_length=most,
             query_max_length=options.query_max_length or most * 3 // 4,
             truncation="only_second",
-            wording=Wording(query_before=f"{told}query: ", document_before="document: "),
+            wording=Wording(query_before=f"{instructed}query: ", document_before="document: "),
             template=template,
             pad_right=True,
             with_bounds=True,
@@ -167,8 +167,9 @@ def _flag(options: LoadOptions, flag: FlagOptions, device: str, dtype: str, info
         forward = Merging()
     threads = options.threads or cpu_limit()
     engine = TorchEngine(loaded.model, device=device, dtype=dtype, threads=threads, forward=forward)
-    own = _SHORT_QUESTION if kind == "lightweight" else _QUESTION
-    encode = _flag_encoder(options, flag, loaded.tokenizer, own if options.prompt is None else options.prompt, kind)
+    question = _SHORT_QUESTION if kind == "lightweight" else _QUESTION
+    prompt = question if options.prompt is None else options.prompt
+    encode = _flag_encoder(options, flag, loaded.tokenizer, prompt, kind)
     return Loaded(engine, loaded.tokenizer, loaded.config, loaded.max_length, encode=encode)
 
 

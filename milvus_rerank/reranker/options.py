@@ -1,4 +1,4 @@
-"""What loading a reranker can be told, and what it finds."""
+"""Options of loading, their checks against a model, and the loaded model."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -110,7 +110,7 @@ class FlagOptions:
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """What loading a reranker can be told, already in this package's words.
+    """Options of loading a reranker, in this package's words.
 
     :param source: which model.
     :param device: ``cpu``, ``cuda``, ``cuda:n``, ``mps``; None, "" or ``auto`` pick.
@@ -122,7 +122,7 @@ class LoadOptions:
     :param truncation: which text to shorten, as :class:`PairEncoder` knows it.
     :param activation: from logits to scores, as :func:`pick_activation` knows it.
     :param label: which of several labels is the score: its name or number.
-    :param prompt: what to tell the model; None for its own.
+    :param prompt: the instruction for the model; None for the model's default.
     :param flag: FlagEmbedding's ways instead of those of sentence-transformers; None for the latter.
     :param chunks: how to read documents that are too long; None cuts them off.
     :param batch_size: a hint: how many pairs of full length a batch may hold.
@@ -212,10 +212,10 @@ def check_model_options(info: ModelInfo, options: LoadOptions) -> None:
     """
     name, kind, flag = info.source.name, info.model_type, options.flag
     if kind == "none":
-        found = ", ".join(info.config.get("architectures") or ["model without an architecture"])
+        architectures = ", ".join(info.config.get("architectures") or ["model without an architecture"])
         raise ModelError(
-            f"model {name!r} is a {found}; expected a cross-encoder: a ...ForSequenceClassification, or a language "
-            "model that says yes or no"
+            f"model {name!r} is a {architectures}; expected a cross-encoder: a ...ForSequenceClassification, "
+            "or a language model that says yes or no"
         )
     if flag is None and (kind in ("layerwise", "lightweight") or (kind == "causal" and info.is_bge)):
         raise InputError(f"model {name!r} is a BGE reranker; load it with BGERerankFunction({name!r})")
