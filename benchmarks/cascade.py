@@ -23,7 +23,7 @@ from machine import machine
 from models import MODELS, random_base, write_tokenizer
 from texts import Request, Texts, load_texts, other_requests
 
-from milvus_rerank import CascadeRerankFunction, CrossEncoderRerankFunction, RerankResult
+from milvus_rerank import BatchOptions, CascadeRerankFunction, CrossEncoderRerankFunction, RerankResult
 from milvus_rerank.evaluation import ndcg
 from milvus_rerank.models import model_folder
 from milvus_rerank.models.files import read_config
@@ -39,7 +39,7 @@ Rank = Callable[[str, Sequence[str]], list[RerankResult]]
 
 def model(name: str, dtype: str = "float32") -> CrossEncoderRerankFunction:
     """A cross-encoder that remembers no tokens: rows see the same texts, and the first would work for the others."""
-    return CrossEncoderRerankFunction(name, device="cpu", dtype=dtype, token_cache=0)
+    return CrossEncoderRerankFunction(name, device="cpu", dtype=dtype, batching=BatchOptions(token_cache=0))
 
 
 def calls(reranker: Any, first: int | None = None) -> Rank:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from texts import Request, load_texts
 
-from milvus_rerank import CrossEncoderRerankFunction
+from milvus_rerank import BatchOptions, CrossEncoderRerankFunction
 from milvus_rerank.engines import ConstantEngine
 from milvus_rerank.scoring.batches import by_length, cut
 from milvus_rerank.scoring.pairs import PairEncoder
@@ -48,7 +48,7 @@ def padding(encoder: PairEncoder, requests: Sequence[Request]) -> dict[str, floa
 
 def overhead(request: Request) -> dict[str, float]:
     """Return the milliseconds of a call on 100 short documents, apart from the model, and those of the tokenizer."""
-    plain = CrossEncoderRerankFunction(device="cpu", token_cache=0)
+    plain = CrossEncoderRerankFunction(device="cpu", batching=BatchOptions(token_cache=0))
     cached = CrossEncoderRerankFunction(device="cpu")
     documents = list(request.documents)
     texts = [request.query, *documents]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from milvus_rerank.cascade import CascadeRerankFunction, Stage
     from milvus_rerank.embedding import StaticEmbedder
     from milvus_rerank.pipeline import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
-    from milvus_rerank.registry import available, create, register
+    from milvus_rerank.registry import available, create, load, register
     from milvus_rerank.reranker import (
         BaseRerankFunction,
         BGERerankFunction,
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
         TEIRerankFunction,
         VoyageRerankFunction,
     )
+    from milvus_rerank.reranker.options import BatchOptions, FlagOptions, HubOptions
     from milvus_rerank.results import RerankResult
     from milvus_rerank.scores import RRF, Weighted, above, diversify, fuse, normalize
+    from milvus_rerank.scoring.caches import ScoreCache
     from milvus_rerank.scoring.encoding import Chunks
 
 __version__ = "0.1.0"
@@ -35,19 +37,23 @@ __version__ = "0.1.0"
 _HOME = {
     "BGERerankFunction": "reranker",
     "BaseRerankFunction": "reranker",
+    "BatchOptions": "reranker.options",
     "CascadeRerankFunction": "cascade",
     "Chunks": "scoring.encoding",
     "CohereRerankFunction": "reranker",
     "CrossEncoderRerankFunction": "reranker",
     "Dense": "pipeline",
+    "FlagOptions": "reranker.options",
     "FullText": "pipeline",
     "HTTPRerankFunction": "reranker",
+    "HubOptions": "reranker.options",
     "Hybrid": "pipeline",
     "JinaRerankFunction": "reranker",
     "LexicalRerankFunction": "reranker",
     "RRF": "scores",
     "RerankResult": "results",
     "RetryPolicy": "reranker",
+    "ScoreCache": "scoring.caches",
     "SearchAnswer": "pipeline",
     "Stage": "cascade",
     "StaticEmbedder": "embedding",
@@ -60,6 +66,7 @@ _HOME = {
     "create": "registry",
     "diversify": "scores",
     "fuse": "scores",
+    "load": "registry",
     "normalize": "scores",
     "register": "registry",
 }
@@ -67,19 +74,23 @@ _HOME = {
 __all__ = [
     "BGERerankFunction",
     "BaseRerankFunction",
+    "BatchOptions",
     "CascadeRerankFunction",
     "Chunks",
     "CohereRerankFunction",
     "CrossEncoderRerankFunction",
     "Dense",
+    "FlagOptions",
     "FullText",
     "HTTPRerankFunction",
+    "HubOptions",
     "Hybrid",
     "JinaRerankFunction",
     "LexicalRerankFunction",
     "RRF",
     "RerankResult",
     "RetryPolicy",
+    "ScoreCache",
     "SearchAnswer",
     "Stage",
     "StaticEmbedder",
@@ -92,6 +103,7 @@ __all__ = [
     "create",
     "diversify",
     "fuse",
+    "load",
     "normalize",
     "register",
 ]

@@ -7,13 +7,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from milvus_rerank.engines.base import Batch
+from milvus_rerank.engines.choice import EngineName
 from milvus_rerank.errors import InputError
 from milvus_rerank.evaluation.fidelity import Fidelity, Scores, compare_scores
 from milvus_rerank.evaluation.samples import BUILTIN, QUERIES, Samples, read_samples, spread
 from milvus_rerank.graphs.export import FLOAT32, copy_small_files, fetch_original, original_key, write_float32
+from milvus_rerank.graphs.files import GraphDtype, GraphEngine, Int8Method
 from milvus_rerank.graphs.publish import RECORD, held_record, publish, workplace
 from milvus_rerank.graphs.quantize import quantize
 from milvus_rerank.inputs import check_choice, check_count
@@ -33,9 +35,6 @@ queries each, Spearman 0.998 both times); ONNX Runtime's 9.15 and 8.90 (0.982 an
 """
 CALIBRATION_PAIRS = 600
 """The most pairs to calibrate with: on 50 queries of cranfield and cisi int8 shared 9.52 with 300, 9.60 with 600."""
-ENGINES = ("openvino", "onnx")
-DTYPES = ("float32", "int8")
-METHODS = ("dynamic", "calibrated")
 _FILES = {
     ("openvino", "float32"): FLOAT32,
     ("onnx", "float32"): FLOAT32,
@@ -63,9 +62,9 @@ class ExportOptions:
     :param force: write below the floor too.
     """
 
-    engine: str
-    dtype: str = "float32"
-    method: str = "dynamic"
+    engine: GraphEngine
+    dtype: GraphDtype = "float32"
+    method: Int8Method = "dynamic"
     texts: str | None = None
     queries: int = QUERIES
     floor: float = FLOOR
@@ -79,8 +78,8 @@ class ExportOptions:
         :raises InputError: for a word that is unknown, a number out of range, or int8 without texts.
         :raises MissingDependencyError: if the engine is not installed.
         """
-        for name, choices in (("engine", ENGINES), ("dtype", DTYPES), ("method", METHODS)):
-            check_choice(getattr(self, name), name, choices)
+        for name, choices in (("engine", GraphEngine), ("dtype", GraphDtype), ("method", Int8Method)):
+            check_choice(getattr(self, name), name, get_args(choices))
         if self.engine == "onnx" and self.method == "calibrated":
             raise InputError("engine 'onnx' has int8 by method 'dynamic' only; use that, or engine 'openvino'")
         check_count(self.queries, "queries")
@@ -164,7 +163,7 @@ class ExportReport:
         }
 
 
-def default_engine() -> str:
+def default_engine() -> GraphEngine:
     """Return ``openvino`` if it is installed, else ``onnx``."""
     return "onnx" if missing(*ENGINE_PACKAGES["openvino"]) else "openvino"
 
@@ -256,7 +255,7 @@ def _check(
     return compare_scores(texts, before, after)
 
 
-def _load_options(source: ModelSource, engine: str, dtype: str, options: ExportOptions) -> LoadOptions:
+def _load_options(source: ModelSource, engine: EngineName, dtype: GraphDtype, options: ExportOptions) -> LoadOptions:
     return LoadOptions(source, device="cpu", engine=engine, dtype=dtype, max_length=options.max_length)
 
 

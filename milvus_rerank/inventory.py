@@ -1,18 +1,18 @@
 """What can rerank on this machine: registered rerankers, shipped and cached models, and the packages they need."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from milvus_rerank.errors import RerankError, install_command
-from milvus_rerank.models import builtin_names, model_folder
-from milvus_rerank.models.cards import find_card
-from milvus_rerank.registry import Entry, available
+from milvus_rerank.models import ModelSource, builtin_names, model_folder
+from milvus_rerank.registry import Entry, available, load
 from milvus_rerank.requirements import ENGINES, EXTRAS, PACKAGES, missing
 from milvus_rerank.reranker.engine import EngineRerankFunction
+from milvus_rerank.reranker.inspect import inspect_folder
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
 
 
@@ -114,12 +114,7 @@ def load_model(model: ModelStatus) -> None:
 
         StaticEmbedder(model.name)
     else:
-        from milvus_rerank.reranker import BGERerankFunction, CrossEncoderRerankFunction
-
-        card = find_card(model.name)
-        of_bge = card is not None and card.function == BGERerankFunction.__name__
-        make = BGERerankFunction if of_bge else CrossEncoderRerankFunction
-        make(model.name, device="cpu", local_files_only=True)
+        load(model.name, device="cpu", local_files_only=True)
 
 
 def _reranker(entry: Entry) -> RerankerStatus:
@@ -182,21 +177,20 @@ def _cached_models(cache_dir: Path | None) -> Iterator[ModelStatus]:
 
 def _status(name: str, folder: Path, origin: str, size: int) -> ModelStatus:
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        return ModelStatus(name, "other", origin, size, f"its config.json cannot be read: {error}")
-    architectures = config.get("architectures") or []
+        info = inspect_folder(folder, ModelSource(name))
+    except RerankError as error:
+        return ModelStatus(name, "other", origin, size, str(error))
     kind, problem = "other", None
-    if any("ForSequenceClassification" in str(architecture) for architecture in architectures):
-        kind = "reranker"
-        labels = len(config.get("id2label") or range(config.get("num_labels", 2)))
-        problem = None if labels == 1 else f"it has {labels} labels; say which is the score with label=..."
-    elif "embedding_dtype" in config:  # model2vec writes it
+    if "embedding_dtype" in info.config:  # model2vec writes it
         kind = "embedder"
-    elif find_card(name) is not None:  # of other language models nobody can tell whether they rerank
-        kind, problem = "reranker", _problem(*ENGINES["torch"])
-    kinds = ("*.safetensors", "pytorch_model*.bin", "onnx/*.onnx", "openvino/*.xml")
-    if not any(path for kind in kinds for path in folder.glob(kind)):
+    elif info.reranks:
+        kind = "reranker"
+        if info.model_type != "classifier":
+            problem = _problem(*ENGINES["torch"])
+        elif len(info.labels) != 1:
+            problem = f"it has {len(info.labels)} labels; say which is the score with label=..."
+    weights = ("*.safetensors", "pytorch_model*.bin", "onnx/*.onnx", "openvino/*.xml")
+    if not any(fnmatchcase(file, pattern) for pattern in weights for file in info.files):
         problem = "its weights are not there; only a part was downloaded"
     return ModelStatus(name, kind, origin, size, problem or _lacking(kind))
 

@@ -176,21 +176,31 @@ def create(name: str, *args: Any, **options: Any) -> "BaseRerankFunction":
     return wrap(factory(*args, **options), name)
 
 
-def load(name: str | os.PathLike[str]) -> "BaseRerankFunction":
-    """Return a reranker by nothing but a name: a registered one's or a model's.
+def load(name: str | os.PathLike[str], **options: Any) -> "BaseRerankFunction":
+    r"""Return the right reranker for a name: a registered reranker, or the rerank function for a model.
 
-    :param name: a registered name of a reranker that needs no options, such as ``lexical``; or a model:
-        ``builtin/rerank``, a folder, or a name on the model hub. A model is loaded as ``bge`` if its own name holds
-        ``bge-reranker``, as ``cross-encoder`` else.
-    :returns: the reranker, with the defaults of its class.
+    :param name: a registered name, such as ``lexical``; or a model: ``builtin/rerank``, a folder, or a name on the
+        model hub. A registered name goes before a folder of that name.
+    :param \*\*options: options of the reranker; by default those of its class.
+    :returns: the reranker. For a model, :class:`~milvus_rerank.reranker.bge.BGERerankFunction` if its files or the
+        model catalogue say that it is a BGE reranker, else
+        :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction`.
+    :raises OptionError: if it does not take these options.
     :raises RegistryError: if it can be neither: it is not registered, has no slash, and there is no such folder.
+    :raises ModelError: if the model cannot be found, read or used for reranking.
     """
     text = os.fspath(name)
     if all(entry.name != text for entry in available()) and ("/" in text or "\\" in text or Path(text).is_dir()):
-        kind = "bge" if "bge-reranker" in Path(text).name.casefold() else "cross-encoder"
-        return create(kind, model_name=text)
+        from milvus_rerank.models import ModelSource
+        from milvus_rerank.reranker.inspect import inspect_model
+        from milvus_rerank.reranker.options import HubOptions, check_group
+
+        hub = check_group(options.get("hub"), "hub", HubOptions)
+        source = ModelSource(text, hub.revision, hub.cache_dir, bool(options.get("local_files_only")))
+        kind = "bge" if inspect_model(source).is_bge else "cross-encoder"
+        return create(kind, model_name=text, **options)
     try:
-        return create(text)
+        return create(text, **options)
     except RegistryError as error:
         raise RegistryError(f"{error}; a model is named as 'builtin/rerank', './folder' or 'org/name'") from error
 

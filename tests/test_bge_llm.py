@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flag_options import grouped
 
-from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
+from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction, FlagOptions
 from milvus_rerank.errors import InputError, ModelError
 
 pytestmark = pytest.mark.compat
@@ -42,7 +43,9 @@ def limits_of(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize(("folder", "case"), CASES)
 def test_scores_equal_flag_embedding(folder: Path, case: dict[str, Any]) -> None:
-    reranker = BGERerankFunction(str(folder), device="cpu", normalize=False, **limits_of(folder), **case["options"])
+    reranker = BGERerankFunction(
+        str(folder), device="cpu", normalize=False, **limits_of(folder), **grouped(case["options"])
+    )
     assert reranker.scorer.engine.name == "torch"
     expected = np.array(case["scores"])
     assert np.ptp(expected) > 0.03, "the reference does not tell texts apart"
@@ -77,15 +80,15 @@ def test_threads_share_one_object(folder: Path) -> None:
 
 
 def test_layers_after_the_one_that_is_read_are_not_loaded() -> None:
-    reranker = BGERerankFunction(str(LAYERWISE), device="cpu", cutoff_layers=3)
+    reranker = BGERerankFunction(str(LAYERWISE), device="cpu", flag=FlagOptions(cutoff_layers=3))
     assert len(reranker.scorer.engine._model.model.layers) == 3
 
 
 def test_a_layer_without_a_head_names_those_that_have_one() -> None:
     with pytest.raises(ModelError, match=r"score heads on the layers 2 to 5, got cutoff_layers=1"):
-        BGERerankFunction(str(LAYERWISE), device="cpu", cutoff_layers=1)
+        BGERerankFunction(str(LAYERWISE), device="cpu", flag=FlagOptions(cutoff_layers=1))
     with pytest.raises(ModelError, match=r"score heads on the layers 2 to 4, got cutoff_layers=9"):
-        BGERerankFunction(str(LIGHTWEIGHT), device="cpu", cutoff_layers=[9])
+        BGERerankFunction(str(LIGHTWEIGHT), device="cpu", flag=FlagOptions(cutoff_layers=[9]))
 
 
 @pytest.mark.parametrize(
@@ -99,18 +102,18 @@ def test_a_layer_without_a_head_names_those_that_have_one() -> None:
             {"query_instruction_for_rerank": "x", "query_instruction_format": "{}"},
             "a format has two places, as '{}{}' has for instruction and text; got '{}'",
         ),
-        ({"engine": "openvino"}, "is no sequence classifier: engine 'torch' runs it, 'openvino' does not"),
+        ({"engine": "openvino"}, "is not a sequence classifier: engine 'torch' runs it, 'openvino' does not"),
     ],
     ids=lambda value: "" if isinstance(value, str) else str(value),
 )
 def test_options_that_cannot_be_used_say_so(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        BGERerankFunction(str(LAYERWISE), device="cpu", **options)
+        BGERerankFunction(str(LAYERWISE), device="cpu", **grouped(options))
 
 
 @pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
 def test_the_other_rerank_function_names_this_one(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"is one of BGE's.*use BGERerankFunction\("):
+    with pytest.raises(InputError, match=r"is a BGE reranker; load it with BGERerankFunction\("):
         CrossEncoderRerankFunction(str(folder), device="cpu")
 
 
@@ -135,9 +138,11 @@ def test_instructions_of_encoders_are_put_before_texts(tiny: dict[str, Path]) ->
     told = BGERerankFunction(
         str(tiny["xlm-roberta"]),
         device="cpu",
-        query_instruction_for_rerank="find: ",
-        passage_instruction_for_rerank="text",
-        passage_instruction_format="{}: {}",
+        flag=FlagOptions(
+            query_instruction_for_rerank="find: ",
+            passage_instruction_for_rerank="text",
+            passage_instruction_format="{}: {}",
+        ),
     )
     assert told.score("a dog", ["it barks"]) == plain.score("find: a dog", ["text: it barks"])
     assert told.score("a dog", ["it barks"]) != plain.score("a dog", ["it barks"])
@@ -146,25 +151,33 @@ def test_instructions_of_encoders_are_put_before_texts(tiny: dict[str, Path]) ->
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("builtin/rerank", {"cutoff_layers": [28]}, "cutoff_layers is for models of the kind layerwise or lightweight"),
-        ("builtin/rerank", {"compress_ratio": 8}, "compress_ratio is for models of the kind lightweight"),
-        ("builtin/rerank", {"prompt": "hello"}, "prompt is for models of the kind causal or layerwise or lightweight"),
-        (str(LAYERWISE), {"compress_layers": [2]}, "compress_layers is for models of the kind lightweight"),
-        (str(GEMMA), {"cutoff_layers": 2}, "cutoff_layers is for models of the kind layerwise or lightweight"),
+        ("builtin/rerank", {"cutoff_layers": [28]}, "cutoff_layers is for models of type layerwise or lightweight"),
+        ("builtin/rerank", {"compress_ratio": 8}, "compress_ratio is for models of type lightweight"),
+        ("builtin/rerank", {"prompt": "hello"}, "prompt is for models of type causal or layerwise or lightweight"),
+        (str(LAYERWISE), {"compress_layers": [2]}, "compress_layers is for models of type lightweight"),
+        (str(GEMMA), {"cutoff_layers": 2}, "cutoff_layers is for models of type layerwise or lightweight"),
         (str(GEMMA), {"prompt": 3}, "prompt must be a string, got 3"),
         (str(LAYERWISE), {"cutoff_layers": "3"}, "layers must be a list of numbers, got a single string"),
     ],
 )
 def test_what_would_be_ignored_is_refused(model: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        BGERerankFunction(model, device="cpu", **options)
+        BGERerankFunction(model, device="cpu", **grouped(options))
 
 
 def test_layers_may_be_numpys_and_one_number() -> None:
-    assert (
-        len(
-            BGERerankFunction(str(LAYERWISE), device="cpu", cutoff_layers=np.int64(3)).scorer.engine._model.model.layers
-        )
-        == 3
-    )
-    BGERerankFunction(str(LIGHTWEIGHT), device="cpu", compress_layers=2, compress_ratio=2)
+    flag = FlagOptions(cutoff_layers=np.int64(3))  # type: ignore[arg-type]
+    reranker = BGERerankFunction(str(LAYERWISE), device="cpu", flag=flag)
+    assert len(reranker.scorer.engine._model.model.layers) == 3
+    assert flag == FlagOptions(cutoff_layers=[3])
+    BGERerankFunction(str(LIGHTWEIGHT), device="cpu", flag=FlagOptions(compress_layers=2, compress_ratio=2))
+
+
+def test_groups_of_options_that_are_of_another_class_say_so() -> None:
+    options: dict[str, Any] = {"flag": {"cutoff_layers": 3}}
+    with pytest.raises(InputError, match=r"flag must be FlagOptions\(\.\.\.\) or None, got \{'cutoff_layers': 3\}"):
+        BGERerankFunction("builtin/rerank", **options)
+    for function in (BGERerankFunction, CrossEncoderRerankFunction):
+        for name, group in (("hub", "HubOptions"), ("batching", "BatchOptions")):
+            with pytest.raises(InputError, match=rf"{name} must be {group}\(\.\.\.\) or None, got 'x'"):
+                function("builtin/rerank", **{name: "x"})  # type: ignore[operator]

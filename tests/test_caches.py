@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pair_texts import QUERIES, TEXTS
 
-from milvus_rerank import CrossEncoderRerankFunction
+from milvus_rerank import BatchOptions, CrossEncoderRerankFunction
 from milvus_rerank.engines import Batch
 from milvus_rerank.errors import InputError
 from milvus_rerank.scoring import scorer as scorer_module
@@ -133,8 +133,10 @@ def test_rerankers_that_share_a_cache_share_only_what_is_the_same(tiny: dict[str
 
 
 def test_caches_are_right_under_threads(tiny: dict[str, Path]) -> None:
-    plain = CrossEncoderRerankFunction(str(tiny["bert"]), device="cpu", token_cache=0)
-    cached = CrossEncoderRerankFunction(str(tiny["bert"]), device="cpu", token_cache=60, score_cache=20)
+    plain = CrossEncoderRerankFunction(str(tiny["bert"]), device="cpu", batching=BatchOptions(token_cache=0))
+    cached = CrossEncoderRerankFunction(
+        str(tiny["bert"]), device="cpu", batching=BatchOptions(token_cache=60), score_cache=20
+    )
     jobs = [(query, TEXTS[start:]) for query in QUERIES for start in range(4)] * 4
     expected = [plain.score(*job) for job in jobs]
     with ThreadPoolExecutor(8) as pool:
@@ -143,7 +145,9 @@ def test_caches_are_right_under_threads(tiny: dict[str, Path]) -> None:
     assert len(cached.scorer.score_cache or []) <= 20
 
 
-@pytest.mark.parametrize("options", [{"score_cache": -1}, {"token_cache": -5}, {"score_cache": "big"}])
+@pytest.mark.parametrize(
+    "options", [{"score_cache": -1}, {"batching": BatchOptions(token_cache=-5)}, {"score_cache": "big"}]
+)
 def test_a_size_that_is_none_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="must be an integer, 0 for none"):
         CrossEncoderRerankFunction(**options)

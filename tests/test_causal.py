@@ -264,7 +264,7 @@ def test_a_prompt_longer_than_the_limit_says_what_to_use(causal: dict[str, Path]
 
 
 def test_other_engines_say_that_torch_runs_it(causal: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match="is no sequence classifier: engine 'torch' runs it, 'onnx' does not"):
+    with pytest.raises(InputError, match="is not a sequence classifier: engine 'torch' runs it, 'onnx' does not"):
         CrossEncoderRerankFunction(str(causal["qwen3 roles"]), device="cpu", engine="onnx")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pair_texts import QUERIES, TEXTS
 
-from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
+from milvus_rerank import BatchOptions, BGERerankFunction, CrossEncoderRerankFunction
 from milvus_rerank.errors import InputError
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")
@@ -39,7 +39,9 @@ def test_graph_engines_say_that_they_run_on_the_cpu(tiny: dict[str, Path]) -> No
 
 
 def test_memory_that_runs_out_halves_the_batch(tiny: dict[str, Path]) -> None:
-    reranker = CrossEncoderRerankFunction(str(tiny["bert"]), device="cuda", max_batch_tokens=2**40)
+    reranker = CrossEncoderRerankFunction(
+        str(tiny["bert"]), device="cuda", batching=BatchOptions(max_batch_tokens=2**40)
+    )
     expected = CrossEncoderRerankFunction(str(tiny["bert"]), device="cpu").score_pairs(PAIRS)
     free, _ = torch.cuda.mem_get_info()
     held = torch.empty(max(0, free - 64 * 2**20), dtype=torch.uint8, device="cuda")

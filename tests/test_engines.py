@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,23 @@ from pair_texts import QUERIES, TEXTS
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
 from milvus_rerank.engines import Batch
 from milvus_rerank.engines.base import pick_inputs
-from milvus_rerank.engines.choice import candidates, choose_device, choose_dtype, cpu_limit
+from milvus_rerank.engines.choice import choose_device, choose_dtype, cpu_limit
 from milvus_rerank.engines.onnx_engine import OnnxEngine
 from milvus_rerank.engines.openvino_engine import OpenVINOEngine
 from milvus_rerank.engines.torch_engine import TorchEngine
 from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.graphs.encoder import build, save
+from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import read_config, read_weights
+from milvus_rerank.reranker.inspect import inspect_model
+from milvus_rerank.reranker.options import FlagOptions, LoadOptions
+from milvus_rerank.reranker.select import select_engine
 
 pytestmark = pytest.mark.compat
 
 GRAPH_ENGINES = ("onnx", "openvino")
 QUERY = QUERIES[0]
+BUILTIN = inspect_model(ModelSource("builtin/rerank"))
 
 
 def load(folder: Path, engine: str, **options: Any) -> CrossEncoderRerankFunction:
@@ -99,35 +105,86 @@ def test_auto_takes_the_fastest_engine_that_is_installed(missing: str, expected:
 def test_auto_takes_torch_for_a_model_that_would_have_to_be_traced(
     tiny: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "milvus_rerank"):
+    with caplog.at_level(logging.DEBUG, "milvus_rerank"):
         reranker = CrossEncoderRerankFunction(str(tiny["deberta-v2"]), device="cpu")
     assert reranker.scorer.engine.name == "torch"
-    told = "must be traced by torch first; ask for engine='openvino' to do so"
-    assert told in caplog.text
+    [line] = [message for message in caplog.messages if message.startswith("engine torch runs model")]
+    for engine in ("openvino", "onnx"):
+        assert f"must be traced by torch first; ask for engine='{engine}' to do so" in line
     assert 'pip install "milvus-rerank[torch]"' in probe(tiny["deberta-v2"], "torch")
 
 
-def test_candidates_are_in_the_order_of_their_speed() -> None:
-    assert candidates("auto", "cpu", "float32") == ["openvino", "onnx", "torch"]
-    assert candidates("auto", "cpu", "auto") == ["openvino", "onnx", "torch"]
-    assert candidates("auto", "cpu", "bfloat16") == ["openvino", "torch"]
-    assert candidates("auto", "cpu", "int8") == ["openvino", "onnx"]
-    assert candidates("auto", "cuda:0", "float16") == ["torch"]
-    assert candidates("onnx", "cpu", "int8") == ["onnx"]
+@pytest.mark.parametrize(
+    ("engine", "device", "dtype", "missing", "expected"),
+    [
+        ("auto", "cpu", "float32", "", "openvino"),
+        ("auto", "cpu", "auto", "", "openvino"),
+        ("auto", "cpu", "float32", "openvino", "onnx"),
+        ("auto", "cpu", "float32", "openvino onnxruntime", "torch"),
+        ("auto", "cpu", "bfloat16", "openvino", "torch"),
+        ("auto", "cuda:0", "float16", "", "torch"),
+        ("onnx", "cpu", "float32", "", "onnx"),
+        ("torch", "cpu", "float32", "", "torch"),
+    ],
+)
+def test_the_engine_is_the_first_of_the_table_that_can(
+    monkeypatch: pytest.MonkeyPatch, engine: Any, device: str, dtype: Any, missing: str, expected: str
+) -> None:
+    for package in missing.split():
+        monkeypatch.setitem(sys.modules, package, None)
+    assert select_engine(BUILTIN, LoadOptions(BUILTIN.source, engine=engine, dtype=dtype), device) == expected
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("changes", "options", "expected"),
     [
-        (("tensorrt", "cpu", "float32"), "engine must be one of 'auto', 'torch', 'onnx', 'openvino', got 'tensorrt'"),
-        (("onnx", "cpu", "bfloat16"), "engine 'onnx' has no dtype 'bfloat16' on cpu; use 'openvino' or 'torch'"),
-        (("torch", "cpu", "int8"), "engine 'torch' has no dtype 'int8' on cpu; use 'openvino' or 'onnx'"),
-        (("auto", "cuda:0", "int8"), "dtype 'int8' needs the CPU, got device 'cuda:0'"),
+        ({"model_type": "causal"}, {}, "torch"),
+        ({"has_chat_template": True}, {}, "torch"),
+        ({"has_chat_template": True}, {"flag": FlagOptions()}, "openvino"),
+        ({"can_build": False}, {}, "torch"),
+        ({"can_build": False}, {"engine": "onnx"}, "onnx"),
+        ({"can_build": False, "files": ("onnx/model.onnx",)}, {}, "openvino"),
+        ({"files": ("onnx/model_int8.onnx",)}, {"dtype": "int8"}, "onnx"),
     ],
 )
-def test_what_an_engine_cannot_do_says_what_can(arguments: tuple[str, str, str], words: str) -> None:
+def test_the_engine_follows_what_the_model_is(changes: dict[str, Any], options: dict[str, Any], expected: str) -> None:
+    info = replace(BUILTIN, **changes)
+    assert select_engine(info, LoadOptions(info.source, **options), "cpu") == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "words"),
+    [
+        (
+            {"engine": "onnx", "dtype": "bfloat16"},
+            "cpu",
+            "engine 'onnx' has no dtype 'bfloat16' on cpu; use 'openvino' or 'torch'",
+        ),
+        (
+            {"engine": "torch", "dtype": "int8"},
+            "cpu",
+            "engine 'torch' has no dtype 'int8' on cpu; use 'openvino' or 'onnx'",
+        ),
+        ({"dtype": "int8"}, "cuda:0", "dtype 'int8' needs the CPU, got device 'cuda:0'"),
+        (
+            {"dtype": "int8"},
+            "cpu",
+            "openvino: .* no int8 files .*; onnx: .* no int8 files .*; torch: it has no dtype 'int8'",
+        ),
+    ],
+)
+def test_an_engine_that_cannot_run_a_model_says_which_can(options: dict[str, Any], device: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        candidates(*arguments)
+        select_engine(BUILTIN, LoadOptions(BUILTIN.source, **options), device)
+
+
+def test_an_unknown_engine_or_dtype_lists_the_known() -> None:
+    options: dict[str, Any] = {"engine": "tensorrt"}
+    with pytest.raises(InputError, match="engine must be one of 'auto', 'torch', 'onnx', 'openvino', got 'tensorrt'"):
+        CrossEncoderRerankFunction(**options)
+    options = {"dtype": "fp16"}
+    with pytest.raises(InputError, match=r"dtype must be one of 'float32', .*, got 'fp16'"):
+        CrossEncoderRerankFunction(**options)
 
 
 @pytest.mark.parametrize("engine", GRAPH_ENGINES)

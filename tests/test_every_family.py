@@ -19,6 +19,7 @@ from milvus_rerank import (
     CascadeRerankFunction,
     Chunks,
     CrossEncoderRerankFunction,
+    FlagOptions,
     LexicalRerankFunction,
     TEIRerankFunction,
 )
@@ -58,7 +59,9 @@ def families(
         "bge-gemma": lambda: BGERerankFunction(str(FLAG / "bge-reranker-v2-gemma"), device="cpu"),
         "bge-layerwise": lambda: BGERerankFunction(str(FLAG / "bge-reranker-v2-minicpm-layerwise"), device="cpu"),
         "bge-lightweight": lambda: BGERerankFunction(
-            str(FLAG / "bge-reranker-v2.5-gemma2-lightweight"), device="cpu", compress_layers=[2], compress_ratio=2
+            str(FLAG / "bge-reranker-v2.5-gemma2-lightweight"),
+            device="cpu",
+            flag=FlagOptions(compress_layers=[2], compress_ratio=2),
         ),
         "causal": lambda: CrossEncoderRerankFunction(causal, device="cpu"),
         "causal-chunks": lambda: CrossEncoderRerankFunction(causal, device="cpu", long=Chunks(overlap=8)),

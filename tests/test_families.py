@@ -12,7 +12,7 @@ import pytest
 from pair_texts import QUERIES, TEXTS
 from tiny_models import save_tiny_model
 
-from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
+from milvus_rerank import BatchOptions, BGERerankFunction, CrossEncoderRerankFunction
 from milvus_rerank.errors import InputError, ModelError
 
 pytestmark = pytest.mark.compat
@@ -170,7 +170,9 @@ def test_what_sentence_transformers_alone_puts_together_goes_through_its_own_cal
     tiny: dict[str, Path], tmp_path: Path
 ) -> None:
     expected = save_modules(tiny, tmp_path / "m").predict(PAIRS, show_progress_bar=False)
-    reranker = CrossEncoderRerankFunction(str(tmp_path / "m"), device="cpu", max_batch_tokens=200)
+    reranker = CrossEncoderRerankFunction(
+        str(tmp_path / "m"), device="cpu", batching=BatchOptions(max_batch_tokens=200)
+    )
     assert reranker.scorer.engine.name == "sentence-transformers"
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(reranker.score_pairs(PAIRS), expected, atol=1e-5)
@@ -184,9 +186,11 @@ def test_options_that_its_library_does_not_know_say_so(
     tiny: dict[str, Path], tmp_path: Path, options: dict[str, Any]
 ) -> None:
     save_modules(tiny, tmp_path / "m")
-    with pytest.raises(InputError, match=r"put together by sentence-transformers|label is for|no sequence classifier"):
+    with pytest.raises(
+        InputError, match=r"put together by sentence-transformers|label is for|not a sequence classifier"
+    ):
         CrossEncoderRerankFunction(str(tmp_path / "m"), device="cpu", **options)
-    with pytest.raises(InputError, match=r"is none of BGE's: use CrossEncoderRerankFunction\("):
+    with pytest.raises(InputError, match=r"is not a BGE reranker; load it with CrossEncoderRerankFunction\("):
         BGERerankFunction(str(tmp_path / "m"), device="cpu")
 
 

@@ -15,7 +15,7 @@ import transformers
 from pair_texts import QUERIES, TEXTS
 from tiny_models import ARCHITECTURES
 
-from milvus_rerank import CrossEncoderRerankFunction
+from milvus_rerank import CrossEncoderRerankFunction, HubOptions
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models import ModelSource, model_folder
 from milvus_rerank.models.files import (
@@ -280,7 +280,9 @@ def test_every_engine_loads_a_cached_model_without_a_network(
     tiny: dict[str, Path], hub: Path, tmp_path: Path, engine: str
 ) -> None:
     options = {"device": "cpu", "engine": engine}
-    reranker = CrossEncoderRerankFunction("someone/tiny", cache_dir=hub, local_files_only=True, **options)
+    reranker = CrossEncoderRerankFunction(
+        "someone/tiny", hub=HubOptions(cache_dir=hub), local_files_only=True, **options
+    )
     expected = CrossEncoderRerankFunction(str(tiny["bert"]), **options)
     assert reranker.score(QUERIES[0], TEXTS) == expected.score(QUERIES[0], TEXTS)
     assert reranker.model_name == "someone/tiny"
@@ -298,7 +300,7 @@ def test_a_graph_on_the_hub_is_used(hub: Path, tmp_path: Path, engine: str, tiny
     save(build(read_config(tiny["bert"]), weights, with_types=True), snapshot / "onnx" / "model.onnx")
     (snapshot / "model.safetensors").unlink()
     options = {"device": "cpu", "engine": engine}
-    made = CrossEncoderRerankFunction("someone/tiny", cache_dir=hub, local_files_only=True, **options)
+    made = CrossEncoderRerankFunction("someone/tiny", hub=HubOptions(cache_dir=hub), local_files_only=True, **options)
     expected = CrossEncoderRerankFunction(str(tiny["bert"]), **options).score(QUERIES[0], TEXTS)
     assert made.score(QUERIES[0], TEXTS) == pytest.approx([score + 3 for score in expected], abs=1e-5)
 

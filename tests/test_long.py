@@ -13,7 +13,7 @@ from pair_texts import MAX_LENGTH
 from serving import serving
 from tiny_decoders import save_causal_model
 
-from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
+from milvus_rerank import BatchOptions, BGERerankFunction, CrossEncoderRerankFunction, FlagOptions
 from milvus_rerank.errors import InputError
 from milvus_rerank.scoring.caches import ScoreCache
 from milvus_rerank.scoring.encoding import Chunks, starts
@@ -114,7 +114,11 @@ def test_spans_of_language_models_and_of_instructions(tmp_path: Path, tiny: dict
     for reranker in (
         CrossEncoderRerankFunction(str(folder), device="cpu", long=Chunks(overlap=8)),
         BGERerankFunction(
-            str(tiny["bert"]), device="cpu", max_length=64, passage_instruction_for_rerank="text: ", long="chunk"
+            str(tiny["bert"]),
+            device="cpu",
+            max_length=64,
+            flag=FlagOptions(passage_instruction_for_rerank="text: "),
+            long="chunk",
         ),
     ):
         [result] = reranker(QUERY, [LONG])
@@ -166,7 +170,7 @@ def test_the_server_reads_windows_too(tiny: dict[str, Path]) -> None:
 
 
 def test_one_pass_over_all_windows_of_all_documents(tiny: dict[str, Path]) -> None:
-    reranker = long_reranker(tiny["bert"], long="chunk", max_batch_tokens=1024, engine="torch")
+    reranker = long_reranker(tiny["bert"], long="chunk", batching=BatchOptions(max_batch_tokens=1024), engine="torch")
     sizes: list[tuple[int, ...]] = []
     logits = reranker.scorer.engine.logits
 
@@ -211,10 +215,9 @@ def test_windows_that_cannot_be_are_refused() -> None:
 
 
 def test_every_window_keeps_what_stands_around_a_document(tiny: dict[str, Path]) -> None:
-    options = {"device": "cpu", "max_length": 64, "passage_instruction_for_rerank": "text 1"}
-    reranker = BGERerankFunction(
-        str(tiny["bert"]), passage_instruction_format="{} {} end", long=Chunks(tokens=20, overlap=4), **options
-    )
+    flag = FlagOptions(passage_instruction_for_rerank="text 1", passage_instruction_format="{} {} end")
+    long = Chunks(tokens=20, overlap=4)
+    reranker = BGERerankFunction(str(tiny["bert"]), device="cpu", max_length=64, flag=flag, long=long)
     encoder: Any = reranker.scorer.encoder
     windows = encoder.windows(
         reranker.scorer.encoder.rows([(QUERY, LONG)], threading.Event())[0], reranker.scorer.chunks

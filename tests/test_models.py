@@ -15,7 +15,7 @@ import torch
 from pair_texts import TEXTS
 from tiny_models import save_embedding_model, save_tiny_model
 
-from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
+from milvus_rerank import BatchOptions, BGERerankFunction, CrossEncoderRerankFunction, HubOptions
 from milvus_rerank.engines.openvino_engine import has_bfloat16
 from milvus_rerank.engines.torch_engine import TorchEngine, is_out_of_memory, pick_device
 from milvus_rerank.errors import DeviceError, InputError, ModelError, ScoreError
@@ -151,16 +151,25 @@ def test_the_defaults_of_bge_fit_a_model_with_fewer_positions(folder: str) -> No
 @pytest.mark.parametrize("option", ["batch_size", "max_length", "query_max_length", "max_batch_tokens"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "8"])
 def test_limits_must_be_positive_integers(folder: str, option: str, value: Any) -> None:
+    options = {"batching": BatchOptions(value)} if option == "max_batch_tokens" else {option: value}
     with pytest.raises(InputError, match=f"{option} must be a positive integer"):
-        CrossEncoderRerankFunction(folder, device="cpu", **{option: value})
+        CrossEncoderRerankFunction(folder, device="cpu", **options)
 
 
 def test_batch_size_is_a_hint_for_the_budget(folder: str) -> None:
     assert CrossEncoderRerankFunction(folder, device="cpu", batch_size=2).scorer.max_batch_tokens == 128
     assert CrossEncoderRerankFunction(folder, device="cpu", batch_size=999).scorer.max_batch_tokens == 1024
-    assert CrossEncoderRerankFunction(folder, device="cpu", max_batch_tokens=77).scorer.max_batch_tokens == 77
+    assert (
+        CrossEncoderRerankFunction(
+            folder, device="cpu", batching=BatchOptions(max_batch_tokens=77)
+        ).scorer.max_batch_tokens
+        == 77
+    )
     assert BGERerankFunction(folder, device="cpu", batch_size=2).scorer.max_batch_tokens == 128
-    assert BGERerankFunction(folder, device="cpu", max_batch_tokens=77).scorer.max_batch_tokens == 77
+    assert (
+        BGERerankFunction(folder, device="cpu", batching=BatchOptions(max_batch_tokens=77)).scorer.max_batch_tokens
+        == 77
+    )
 
 
 @pytest.mark.parametrize("name", ["", "  ", None, 3])
@@ -237,7 +246,7 @@ def test_a_model_of_another_kind_is_refused(folder: str, tmp_path: Path, engine:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_hub_model_that_is_not_cached_says_what_to_do(tmp_path: Path, engine: str) -> None:
-    options = {"device": "cpu", "cache_dir": tmp_path, "engine": engine}
+    options = {"device": "cpu", "hub": HubOptions(cache_dir=tmp_path), "engine": engine}
     with pytest.raises(ModelError, match=r"cannot be loaded \(local_files_only=True and it is not in the cache"):
         CrossEncoderRerankFunction("no-one/no-model", local_files_only=True, **options)
     with pytest.raises(ModelError, match=r"cannot be loaded \(check the name and the network, or give a local folder"):
@@ -267,19 +276,20 @@ def test_a_cached_model_loads_offline_from_its_cache_folder(
 ) -> None:
     name = cached(folder, tmp_path)
     options = {"device": "cpu", "engine": engine}
-    reranker = make(name, cache_dir=tmp_path, local_files_only=True, **options)
+    reranker = make(name, hub=HubOptions(cache_dir=tmp_path), local_files_only=True, **options)
     assert reranker.score(QUERY, TEXTS[:4]) == make(folder, **options).score(QUERY, TEXTS[:4])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_revision_is_the_one_that_loads(folder: str, tmp_path: Path, engine: str) -> None:
     name = cached(folder, tmp_path)
-    options = {"device": "cpu", "cache_dir": str(tmp_path), "local_files_only": True, "engine": engine}
-    first = CrossEncoderRerankFunction(name, **options).score(QUERY, TEXTS)
-    second = CrossEncoderRerankFunction(name, revision="2" * 40, **options).score(QUERY, TEXTS)
+    options = {"device": "cpu", "local_files_only": True, "engine": engine}
+    first = CrossEncoderRerankFunction(name, hub=HubOptions(cache_dir=str(tmp_path)), **options).score(QUERY, TEXTS)
+    hub = HubOptions("2" * 40, tmp_path)
+    second = CrossEncoderRerankFunction(name, hub=hub, **options).score(QUERY, TEXTS)
     np.testing.assert_allclose(second, np.tanh(first), atol=1e-6)
     with pytest.raises(ModelError, match="cannot be loaded"):
-        CrossEncoderRerankFunction(name, revision="3" * 40, **options)
+        CrossEncoderRerankFunction(name, hub=HubOptions("3" * 40, tmp_path), **options)
 
 
 def test_code_that_comes_with_a_model_runs_only_when_asked_for(folder: str, tmp_path: Path) -> None:

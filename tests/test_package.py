@@ -48,6 +48,29 @@ def test_importing_the_package_takes_under_100_ms() -> None:
     assert statistics.median(float(run(code)) for _ in range(5)) < 0.1
 
 
+def test_words_that_options_do_not_know_fail_a_type_check(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    calls = {
+        'CrossEncoderRerankFunction("m", engine="onnx", dtype="auto", activation_fct="raw", long="chunk")': 0,
+        'BGERerankFunction("m", engine="auto", dtype=None, long="truncate")': 0,
+        'load("m", device="cpu")("query", ["text"])': 0,
+        'CrossEncoderRerankFunction("m", engine="onxx", dtype="fp16")': 2,
+        'CrossEncoderRerankFunction("m", activation_fct="softmx", long="cut")': 2,
+        'BGERerankFunction("m", engine="onxx", dtype="fp16", long="cut")': 3,
+    }
+    code = "\n".join(["from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction, load", *calls])
+    (tmp_path / "calls.py").write_text(code)
+    root = Path(milvus_rerank.__file__).parents[1]
+    options = ["--config-file", "", "--strict", "--follow-imports", "silent", "--no-pretty"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, "--cache-dir", str(tmp_path / "cache"), str(tmp_path / "calls.py")],
+        env={**os.environ, "MYPYPATH": str(root)}, capture_output=True, text=True,
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if "calls.py:" in line]
+    assert all("[arg-type]" in line for line in lines)
+    assert [sum(f"calls.py:{number}:" in line for line in lines) for number in range(2, 8)] == list(calls.values())
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(milvus_rerank, "NoSuchThing")
 

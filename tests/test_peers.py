@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flag_options import grouped
 from peers import running
 from tiny_models import copy_as_published
 
@@ -50,7 +51,7 @@ def scores_by_call(reranker: Any, query: str, texts: list[str]) -> list[float]:
 @pytest.mark.parametrize("case", stored_cases("FlagReranker"))
 def test_scores_equal_stored_ones_of_flag_embedding(case: dict[str, Any], engine: str) -> None:
     folder, expected = FOLDER / case["architecture"], np.array(case["scores"])
-    reranker = BGERerankFunction(str(folder), device="cpu", engine=engine, **case["options"])
+    reranker = BGERerankFunction(str(folder), device="cpu", engine=engine, **grouped(case["options"]))
     assert (reranker.scorer.engine.name, reranker.scorer.engine.dtype) == (engine, "float32")
     assert np.ptp(expected) > 0.01, "the reference does not tell texts apart"
     scores = np.reshape(reranker.score_pairs(list(itertools.product(QUERIES, TEXTS))), expected.shape)
@@ -62,7 +63,7 @@ def test_scores_equal_stored_ones_of_flag_embedding(case: dict[str, Any], engine
 def test_scores_equal_stored_ones_of_pymilvus_model(case: dict[str, Any], engine: str) -> None:
     functions = {"BGERerankFunction": BGERerankFunction, "CrossEncoderRerankFunction": CrossEncoderRerankFunction}
     folder = FOLDER / case["architecture"]
-    reranker = functions[case["function"]](str(folder), device="cpu", engine=engine, **case["options"])
+    reranker = functions[case["function"]](str(folder), device="cpu", engine=engine, **grouped(case["options"]))
     assert np.ptp(case["scores"]) > 0.005, "the reference does not tell texts apart"
     scores = [scores_by_call(reranker, query, TEXTS) for query in QUERIES]
     np.testing.assert_allclose(scores, case["scores"], atol=TOLERANCE, rtol=0)

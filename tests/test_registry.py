@@ -2,6 +2,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_an_option_that_is_misspelt_or_missing_is_a_type_error_that_names_the_re
 
 
 def test_a_name_alone_loads_a_registered_reranker_or_a_model(tiny: dict[str, Path], tmp_path: Path) -> None:
-    bge = tmp_path / "My-BGE-Reranker-base"
+    bge = tmp_path / "bge-reranker-base"
     shutil.copytree(tiny["bert"], bge)
     made = [load(name) for name in ("lexical", "builtin/rerank", str(tiny["bert"]), bge)]
     assert [type(one).__name__ for one in made] == [
@@ -54,6 +55,18 @@ def test_a_name_alone_loads_a_registered_reranker_or_a_model(tiny: dict[str, Pat
         "BGERerankFunction",
     ]
     assert [one.model_name for one in made[1:]] == ["builtin/rerank", str(tiny["bert"]), str(bge)]  # type: ignore[attr-defined]
+
+
+def test_a_model_is_loaded_with_the_options_of_its_function(tiny: dict[str, Path], tmp_path: Path) -> None:
+    bge = tmp_path / "bge-reranker-base"
+    shutil.copytree(tiny["bert"], bge)
+    for folder in (tiny["bert"], bge):
+        reranker: Any = load(folder, device="cpu", engine="onnx", max_length=40)
+        assert (reranker.scorer.engine.name, reranker.scorer.encoder.max_length) == ("onnx", 40)
+    with pytest.raises(OptionError, match="normalise"):
+        load(bge, normalise=False)
+    with pytest.raises(OptionError, match="'lexical' of milvus-rerank"):
+        load("lexical", device="cpu")
 
 
 def test_a_registered_name_goes_before_a_folder_of_that_name(

@@ -1,12 +1,12 @@
 """``milvus-rerank export``: a model as a folder that needs no torch, checked on the user's own texts."""
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from milvus_rerank.cli import options, output
+from milvus_rerank.graphs.files import GraphDtype, GraphEngine, Int8Method
 
 if TYPE_CHECKING:
     from milvus_rerank.evaluation.fidelity import Fidelity
@@ -16,36 +16,15 @@ FLOOR = 9.5  # exporting.FLOOR, which a help text must not import; a test says s
 QUERIES = 50
 
 
-class ExportEngine(str, Enum):
-    """What a graph is made for."""
-
-    openvino = "openvino"
-    onnx = "onnx"
-
-
-class ExportDtype(str, Enum):
-    """The precision of an export; bfloat16 needs none: a loaded model's dtype="auto" takes it."""
-
-    float32 = "float32"
-    int8 = "int8"
-
-
-class Method(str, Enum):
-    """How int8 is made."""
-
-    dynamic = "dynamic"
-    calibrated = "calibrated"
-
-
 def export(
     model: Annotated[str, typer.Argument(help="A built-in model, a folder, or a name on the model hub.")],
     folder: Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)],
     engine: Annotated[
-        ExportEngine | None, typer.Option(help="What it is for. (default: openvino if installed, else onnx)")
+        GraphEngine | None, typer.Option(help="What it is for. (default: openvino if installed, else onnx)")
     ] = None,
-    dtype: Annotated[ExportDtype, typer.Option(help="float32 is exact; both engines read it.")] = ExportDtype.float32,
+    dtype: Annotated[GraphDtype, typer.Option(help="float32 is exact; both engines read it.")] = "float32",
     method: Annotated[
-        Method | None,
+        Int8Method | None,
         typer.Option(
             help="How int8 is made: calibrated fixes the scales of activations too, is faster and less exact, and for "
             "openvino only. (default: dynamic)",
@@ -78,12 +57,12 @@ def export(
     from milvus_rerank.exporting import ExportOptions, default_engine, export_model
     from milvus_rerank.models import ModelSource
 
-    if method is not None and dtype is ExportDtype.float32:
+    if method is not None and dtype == "float32":
         raise typer.BadParameter("is for --dtype int8; float32 is exact", param_hint="--method")
     chosen = ExportOptions(
-        engine=engine.value if engine else default_engine(),
-        dtype=dtype.value,
-        method=method.value if method else Method.dynamic.value,
+        engine=engine or default_engine(),
+        dtype=dtype,
+        method=method or "dynamic",
         texts=texts,
         queries=queries,
         floor=floor,

@@ -1,4 +1,4 @@
-"""Which engine, device and precision to use, told without importing any of the engines before it must be."""
+"""Names of engines and precisions, and the choice of device and precision. Imports an engine only where it must."""
 
 import importlib.util
 import logging
@@ -7,16 +7,22 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.inputs import check_choice
 from milvus_rerank.requirements import ENGINES as ENGINE_PACKAGES
-from milvus_rerank.requirements import missing, require
+from milvus_rerank.requirements import require
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("auto", "torch", "onnx", "openvino")
-DTYPES = ("float32", "bfloat16", "float16", "int8", "auto")
+EngineName = Literal["auto", "torch", "onnx", "openvino"]
+"""The engines; ``auto`` takes the fastest that is installed and can run the model."""
+
+Dtype = Literal["float32", "bfloat16", "float16", "int8", "auto"]
+"""The precisions of a model; ``auto`` takes the fastest that keeps the order of documents."""
+
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
 
@@ -50,37 +56,6 @@ def choose_device(device: str | None, engine: str) -> str:
     if picked != "cpu" and engine in ("onnx", "openvino"):
         raise InputError(f"engine {engine!r} runs on the CPU; with device={device!r} use engine='torch' or 'auto'")
     return picked
-
-
-def candidates(engine: str, device: str, dtype: str) -> list[str]:
-    """Return the engines to try, the fastest first.
-
-    :param engine: one of :data:`ENGINES`.
-    :param device: as :func:`choose_device` returns it.
-    :param dtype: one of :data:`DTYPES`.
-    :returns: installed engines that can run on the device in that precision.
-    :raises InputError: for an unknown name, or an engine without that precision.
-    :raises MissingDependencyError: if none is installed.
-    """
-    check_choice(engine, "engine", ENGINES)
-    check_choice(dtype, "dtype", DTYPES)
-    able = ["torch"] if device != "cpu" else ["openvino", "onnx", "torch"]
-    if dtype == "bfloat16":
-        able = [name for name in able if name != "onnx"]
-    elif dtype == "int8":
-        able = [name for name in able if name != "torch"]
-    if engine != "auto":
-        if engine not in able:
-            raise InputError(f"engine {engine!r} has no dtype {dtype!r} on {device}; use {_or(able)}")
-        require_engine(engine)
-        return [engine]
-    if not able:
-        raise InputError(f"dtype {dtype!r} needs the CPU, got device {device!r}")
-    installed = [name for name in able if not missing(*ENGINE_PACKAGES[name])]
-    if not installed:
-        needed = "onnx" if "onnx" in able else able[0]  # the one that milvus-rerank itself installs
-        require("running a cross-encoder", *ENGINE_PACKAGES[needed])
-    return installed
 
 
 def choose_dtype(dtype: str, engine: str, device: str, has_bfloat16: Callable[[], bool]) -> str:
@@ -123,7 +98,3 @@ def _may_have_gpu() -> bool:
     if importlib.util.find_spec("torch") is None:
         return False
     return sys.platform in ("darwin", "win32") or any(Path(path).exists() for path in _GPU_FILES)
-
-
-def _or(names: list[str]) -> str:
-    return " or ".join(map(repr, names)) or "another dtype"

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from milvus_rerank.errors import ModelError
-from milvus_rerank.graphs import find
+from milvus_rerank.graphs import files, find
 from milvus_rerank.graphs.publish import RECORD
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import (
@@ -15,6 +15,7 @@ from milvus_rerank.models.files import (
     content_key,
     fetch_folder,
     has_plain_tokenizer,
+    list_files,
     read_config,
     weight_files,
 )
@@ -41,13 +42,13 @@ def fetch_original(source: ModelSource) -> Path:
     :returns: its folder.
     :raises ModelError: if it is not found or is no reranker.
     """
-    wanted = (*CONFIGS, *_TOKENIZERS, *_PAPERS, *find.WEIGHTS)
+    wanted = (*CONFIGS, *_TOKENIZERS, *_PAPERS, *files.WEIGHTS)
     folder = fetch_folder(source, wanted)
     check_reranker(source.name, read_config(folder))
     if not weight_files(folder):
-        folder = fetch_folder(source, (*wanted, *find.carried_patterns("onnx", "float32")))
-        if find.find_carried(folder, "onnx", "float32") is None:
-            folder = fetch_folder(source, (*wanted, *find.PICKLED))
+        folder = fetch_folder(source, (*wanted, *files.graph_files(FLOAT32)))
+        if files.find_carried(list_files(folder), "onnx", "float32") is None:
+            folder = fetch_folder(source, (*wanted, *files.PICKLED))
     return folder
 
 
@@ -59,8 +60,11 @@ def original_key(folder: Path) -> str:
     """
     if (folder / RECORD).is_file():
         return str(read_config(folder, RECORD).get("key"))
-    graph = find.find_carried(folder, "onnx", "float32")
-    weights = weight_files(folder) or ([graph, *_data_files(graph)] if graph else sorted(folder.glob(find.PICKLED[0])))
+    weights = weight_files(folder)
+    if not weights:
+        graph = files.find_carried(list_files(folder), "onnx", "float32")
+        pickled = sorted(folder.glob(files.PICKLED[0]))
+        weights = [folder / graph, *_data_files(folder / graph)] if graph else pickled
     return content_key([path for path in (folder / name for name in CONFIGS) if path.is_file()] + weights)
 
 
@@ -79,16 +83,17 @@ def write_float32(source: ModelSource, folder: Path, target: Path) -> None:
     _write_tokenizer(source, folder, target)
     config = read_config(target)
     tokenizer = FileTokenizer(target, config)
-    if find.can_build(folder, config, tokenizer):
+    names = list_files(folder)
+    if files.can_build(names, config, tokenizer.padding_side):
         with_types = "token_type_ids" in tokenizer.model_input_names
         find.write_built(graph, folder, config, source.name, with_types=with_types)
         return
-    carried = find.find_carried(folder, "onnx", "float32")
+    carried = files.find_carried(names, "onnx", "float32")
     if carried is None:
         find.write_traced(graph, source, [name for name in tokenizer.model_input_names if name in find.INPUTS])
         _rename_data(graph)
         return
-    for path in (carried, *_data_files(carried)):
+    for path in (folder / carried, *_data_files(folder / carried)):
         shutil.copyfile(path, graph.parent / path.name)
 
 
@@ -142,7 +147,7 @@ def _data_files(graph: Path) -> list[Path]:
 
 
 def _rename_data(graph: Path) -> None:
-    """Name a graph's weights as others do, and as :func:`find.carried_patterns` looks for them on the hub."""
+    """Name a graph's weights as others do, and as :func:`graph_files` looks for them on the hub."""
     import onnx
 
     found = _data_files(graph)

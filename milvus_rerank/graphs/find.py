@@ -1,4 +1,4 @@
-"""The ONNX or OpenVINO file of a model: carried by the model, from the cache, or made now."""
+"""The ONNX file of a model that carries none: from the cache, built from its weights, or traced by torch."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -7,7 +7,6 @@ from typing import Any
 
 from milvus_rerank.errors import ModelError
 from milvus_rerank.graphs.cache import keep
-from milvus_rerank.graphs.family import is_known
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import content_key, read_weights, weight_files
 from milvus_rerank.requirements import ENGINES, require
@@ -15,55 +14,8 @@ from milvus_rerank.requirements import ENGINES, require
 GRAPH_VERSION = 2
 """Raised whenever graphs change, so that a cache of older ones is not used."""
 
-WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
-PICKLED = ("pytorch_model*.bin",)
 GRAPH = "model.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_FLOAT = {"openvino": ("openvino/openvino_model.xml", "onnx/model.onnx"), "onnx": ("onnx/model.onnx",)}
-# As sentence-transformers, optimum and transformers.js name them; this package writes the first of each.
-_INT8 = {
-    "openvino": ("openvino/openvino_model_qint8*.xml", "openvino/openvino_model_int8*.xml"),
-    "onnx": ("onnx/model_qint8*.onnx", "onnx/model_int8.onnx", "onnx/model_quantized.onnx"),
-}
-
-
-def carried_patterns(engine: str, dtype: str) -> tuple[str, ...]:
-    """Return the files in which models carry graphs, as globs, with their weights.
-
-    :param engine: ``onnx`` or ``openvino``.
-    :param dtype: ``int8``, or any float type.
-    :returns: globs such as ``onnx/model.onnx``.
-    """
-    names = (_INT8 if dtype == "int8" else _FLOAT)[engine]
-    beside = [name.replace(".xml", ".bin") for name in names if name.endswith(".xml")]
-    beside += [name + end for name in names if name.endswith(".onnx") for end in ("_data", ".data")]
-    return (*names, *beside)
-
-
-def find_carried(folder: Path, engine: str, dtype: str) -> Path | None:
-    """Return the graph that a model carries.
-
-    :param folder: the model's folder.
-    :param engine: ``onnx`` or ``openvino``.
-    :param dtype: ``int8``, or any float type.
-    :returns: its path, None if there is none.
-    """
-    for pattern in (_INT8 if dtype == "int8" else _FLOAT)[engine]:
-        found = sorted(folder.glob(pattern))
-        if found:
-            return found[0]
-    return None
-
-
-def can_build(folder: Path, config: Mapping[str, Any], tokenizer: Any) -> bool:
-    """Tell whether a graph can be put together from a model's files, without torch.
-
-    :param folder: the model's folder.
-    :param config: its ``config.json``.
-    :param tokenizer: its tokenizer; the graph counts positions from the left.
-    :returns: False for architectures that must be traced.
-    """
-    return bool(weight_files(folder)) and is_known(config) and tokenizer.padding_side == "right"
 
 
 def build_cached(
@@ -71,7 +23,7 @@ def build_cached(
 ) -> Path:
     """Return a graph put together from a model's weights, from the cache where it is there.
 
-    :param folder: the model's folder, for which :func:`can_build` holds.
+    :param folder: the model's folder, for which :func:`~milvus_rerank.graphs.files.can_build` holds.
     :param config: its ``config.json``.
     :param name: what to call the model in an error.
     :param with_types: whether the tokenizer makes token types.
@@ -99,7 +51,7 @@ def write_built(
     """Put a graph together and write it, its weights beside it.
 
     :param path: the ``.onnx`` file to write.
-    :param folder: the model's folder, for which :func:`can_build` holds.
+    :param folder: the model's folder, for which :func:`~milvus_rerank.graphs.files.can_build` holds.
     :param config: its ``config.json``.
     :param name: what to call the model in an error.
     :param with_types: whether the tokenizer makes token types.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from milvus_rerank.errors import ModelError
+from milvus_rerank.models.cards import find_card
 from milvus_rerank.models.kinds import Settings
 
 logger = logging.getLogger(__name__)
@@ -47,13 +48,20 @@ MXBAI_PARTS = Parts(
 )
 """mxbai-rerank v2's, as mixedbread-ai/mxbai-rerank has it (mxbai_rerank/mxbai_rerank_v2.py at 03324ea9)."""
 
+_MXBAI = ("mixedbread-ai/mxbai-rerank-base-v2", "mixedbread-ai/mxbai-rerank-large-v2")
+
 _PARTS = ("content[0]", ".type", "'type'", '"type"', "item.type", "message.content[")
 """In a template that wants contents as lists of parts, as sentence-transformers tells it."""
 
 
 def is_mxbai(name: str) -> bool:
-    """Tell whether a language model is of mxbai-rerank's second version, which nothing but its name says."""
-    return "mxbai-rerank" in name.casefold()
+    """Tell whether a language model is of mxbai-rerank's second version, which its files do not say.
+
+    :param name: the model's name.
+    :returns: True if the model catalogue knows it as one of them.
+    """
+    card = find_card(name)
+    return card is not None and card.name in _MXBAI
 
 
 def answer_tokens(tokenizer: Any, name: str) -> tuple[int, int]:
@@ -121,7 +129,7 @@ def chat_prompt(
             "the model's chat template renders neither the roles 'query' and 'document' nor a user's message: "
             "give it one that does, as chat_template.jinja in its folder"
         )
-    if "rerank" not in name.casefold():
+    if find_card(name) is None:
         logger.warning("model %s does not say how it is to be asked; it is asked as Qwen3-Reranker is", name)
     return as_user
 

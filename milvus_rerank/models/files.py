@@ -58,14 +58,43 @@ def fetch_folder(source: ModelSource, patterns: tuple[str, ...], *, show_progres
         (enable_progress_bars if were_shown else disable_progress_bars)()
 
 
-def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """Return one of a model's JSON files.
+def list_files(folder: Path) -> tuple[str, ...]:
+    """List the files of a model's folder that can hold weights or graphs.
+
+    :param folder: the model's folder.
+    :returns: sorted names relative to the folder, such as ``onnx/model.onnx``.
+    """
+    paths = [path for pattern in ("*", "onnx/*", "openvino/*") for path in folder.glob(pattern)]
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file()))
+
+
+def list_hub_files(source: ModelSource) -> tuple[str, ...] | None:
+    """List the files of a model on the hub without downloading them.
+
+    :param source: which model, and whether the network may be asked.
+    :returns: sorted names such as ``onnx/model.onnx``; None if the hub does not answer.
+    """
+    if source.local_files_only:
+        return None
+    from huggingface_hub import HfApi
+
+    try:
+        return tuple(sorted(HfApi().list_repo_files(source.name, revision=source.revision)))
+    except Exception:  # offline, or an error of the HTTP client, whose classes depend on the hub client's version
+        return None
+
+
+def read_config(folder: Path, name: str = "config.json", *, optional: bool = False) -> dict[str, Any]:
+    """Return the values of one of a model's JSON files.
 
     :param folder: the model's folder.
     :param name: the file's name.
+    :param optional: return no values if there is no such file.
     :returns: its values.
-    :raises ModelError: if it cannot be read or is no JSON object.
+    :raises ModelError: if it cannot be read or does not hold a JSON object.
     """
+    if optional and not (folder / name).is_file():
+        return {}
     try:
         values = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -76,7 +105,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def check_reranker(name: str, config: Mapping[str, Any]) -> None:
-    """Raise if a config is not a cross-encoder's.
+    """Raise if a config is not a cross-encoder's with one label, which is what can be exported.
 
     :param name: the model's name, for the message.
     :param config: its ``config.json``.
@@ -179,7 +208,7 @@ class FileTokenizer:
         import tokenizers
 
         path = folder / "tokenizer.json"
-        own = read_config(folder, "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+        own = read_config(folder, "tokenizer_config.json", optional=True)
         try:
             self.backend_tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust library raises bare Exceptions
@@ -221,7 +250,7 @@ def has_plain_tokenizer(folder: Path) -> bool:
     if not (folder / "tokenizer.json").is_file():
         return False
     normalizer = read_config(folder, "tokenizer.json").get("normalizer") or {}
-    own = read_config(folder, "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    own = read_config(folder, "tokenizer_config.json", optional=True)
     if normalizer.get("type") != "BertNormalizer" or own.get("tokenizer_class") in _GENERIC:
         return True
     # BERT's own classes take these from tokenizer_config.json, or their defaults, whatever tokenizer.json says.

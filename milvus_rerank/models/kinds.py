@@ -1,4 +1,4 @@
-"""What kind of reranker a model is, by its small files: nothing is imported, no weights are read."""
+"""Model types, and the settings of sentence-transformers beside a model. Imports nothing heavy, reads no weights."""
 
 import inspect
 import json
@@ -10,9 +10,9 @@ from typing import Any, Literal
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models.files import read_config
 
-Kind = Literal["classifier", "causal", "layerwise", "lightweight", "library", "none"]
-"""A sequence classifier; a language model whose next token says yes or no; BGE's two with score heads on layers; what
-sentence-transformers alone puts together; and what is no reranker."""
+ModelType = Literal["classifier", "causal", "layerwise", "lightweight", "library", "none"]
+"""A sequence classifier; a language model whose next token says yes or no; BGE's two with score heads on layers; a
+cross-encoder that only sentence-transformers can assemble; and a model that does not rerank."""
 
 _PLAIN = {"Transformer", "LogitScore"}
 
@@ -56,16 +56,16 @@ def cache_argument(forward: Callable[..., Any]) -> str | None:
 
 
 def read_settings(folder: Path) -> Settings:
-    """Read what sentence-transformers wrote beside a model.
+    """Read the settings that sentence-transformers wrote beside a model.
 
     :param folder: the model's folder.
     :returns: the settings; defaults without such files.
     :raises ModelError: if a file cannot be read.
     """
-    own = _read(folder, "config_sentence_transformers.json")
-    prompts = own.get("prompts") or {}
-    modules = _read_list(folder)
-    body = _read(folder, "sentence_bert_config.json")
+    settings = read_config(folder, "config_sentence_transformers.json", optional=True)
+    prompts = settings.get("prompts") or {}
+    modules = _read_modules(folder / "modules.json") if (folder / "modules.json").is_file() else []
+    body = read_config(folder, "sentence_bert_config.json", optional=True)
     kinds = body.get("modality_config")
     form = ((kinds or {}).get("message") or {}).get("format")
     options = dict((body.get("processing_kwargs") or {}).get("chat_template") or {})
@@ -73,14 +73,14 @@ def read_settings(folder: Path) -> Settings:
     tokens = None
     for module in modules:
         if str(module.get("type", "")).endswith("LogitScore"):
-            found = _read(folder, f"{module.get('path', '')}/config.json")
-            if found.get("true_token_id") is not None:
-                tokens = int(found["true_token_id"]), found.get("false_token_id")
+            answers = read_config(folder, f"{module.get('path', '')}/config.json", optional=True)
+            if answers.get("true_token_id") is not None:
+                tokens = int(answers["true_token_id"]), answers.get("false_token_id")
     return Settings(
-        activation=own.get("activation_fn"),
-        prompt=prompts.get(own.get("default_prompt_name")) or None,
+        activation=settings.get("activation_fn"),
+        prompt=prompts.get(settings.get("default_prompt_name")) or None,
         tokens=tokens,
-        cross_encoder=own.get("model_type") == "CrossEncoder",
+        cross_encoder=settings.get("model_type") == "CrossEncoder",
         modules=bool(modules),
         chat=None if kinds is None else "message" in kinds,
         in_parts=None if form not in ("structured", "flat") else form == "structured",
@@ -89,12 +89,12 @@ def read_settings(folder: Path) -> Settings:
     )
 
 
-def kind_of(config: Mapping[str, Any], settings: Settings) -> Kind:
-    """Tell what kind of reranker a model is.
+def model_type(config: Mapping[str, Any], settings: Settings) -> ModelType:
+    """Return the type of a model.
 
     :param config: its ``config.json``.
-    :param settings: what stands beside it.
-    :returns: its kind; ``classifier`` where its config does not say.
+    :param settings: what sentence-transformers wrote beside it.
+    :returns: its type; ``classifier`` where its config does not say.
     """
     if not settings.plain:
         return "library" if settings.cross_encoder else "none"
@@ -108,28 +108,9 @@ def kind_of(config: Mapping[str, Any], settings: Settings) -> Kind:
     return "causal" if any(name.endswith("ForCausalLM") for name in names) else "none"
 
 
-def may_chat(folder: Path, settings: Settings) -> bool:
-    """Tell whether a classifier's pairs may go through a chat template, as sentence-transformers lets them.
-
-    :param folder: the model's folder.
-    :param settings: what stands in it.
-    :returns: False without a template, and where it was saved for plain pairs.
-    """
-    template = (folder / "chat_template.jinja").is_file() or "chat_template" in _read(folder, "tokenizer_config.json")
-    return template and (settings.chat if settings.chat is not None else not settings.modules)
-
-
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    return read_config(folder, name) if (folder / name).is_file() else {}
-
-
-def _read_list(folder: Path) -> list[dict[str, Any]]:
+def _read_modules(path: Path) -> list[dict[str, Any]]:
     """Return the modules of ``modules.json``, the one file that holds a list."""
-    path = folder / "modules.json"
-    if not path.is_file():
-        return []
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return [dict(module) for module in found]
+        return [dict(module) for module in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error

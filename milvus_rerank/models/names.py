@@ -73,9 +73,10 @@ def model_folder(name: str) -> Path | None:
         )
     text = str(name)
     if text.startswith(BUILTIN):
-        if text not in builtin_names():
+        name = text.removeprefix(BUILTIN)
+        if not name.isidentifier() or not (_SHIPPED / name / "config.json").is_file():
             raise ModelError(f"no built-in model {text!r}; there are: {', '.join(builtin_names())}")
-        return _SHIPPED / text.removeprefix(BUILTIN)
+        return _SHIPPED / name
     try:
         folder = Path(text).expanduser()
         exists = folder.exists()

@@ -1,14 +1,15 @@
 """CrossEncoderRerankFunction: any model that sentence-transformers' CrossEncoder knows."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
+from milvus_rerank.engines.choice import Dtype, EngineName
 from milvus_rerank.models import ModelSource
 from milvus_rerank.reranker.engine import EngineRerankFunction
 from milvus_rerank.reranker.loading import load_scorer
-from milvus_rerank.reranker.options import LoadOptions, read_long
-from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
+from milvus_rerank.reranker.options import BatchOptions, HubOptions, LoadOptions, Long, check_group, read_long
+from milvus_rerank.scoring.activation import ActivationName
+from milvus_rerank.scoring.caches import ScoreCache
 from milvus_rerank.scoring.encoding import Chunks
 
 
@@ -37,15 +38,14 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
     :param threads: the most CPU threads of a forward pass; None for the CPUs this process may use.
     :param max_length: the most tokens of a pair; None for the model's limit. The longer text is shortened first.
     :param query_max_length: the most tokens of a query; None for no limit of its own.
-    :param max_batch_tokens: the budget of a batch, padding included; None derives it from ``batch_size``.
-    :param revision: a branch, tag or commit on the hub.
-    :param cache_dir: where downloaded models are kept.
     :param local_files_only: never ask the network.
     :param trust_remote_code: run Python code that comes with the model.
     :param show_progress: show progress bars for loading and scoring on stderr.
-    :param token_cache: how many tokens of documents seen before to remember, 8 bytes each; 0 for none.
     :param score_cache: how many scores to remember (query, document), about 400 bytes each, or a
         :class:`~milvus_rerank.scoring.caches.ScoreCache` that several rerankers share; 0 for none.
+    :param hub: the revision and the cache folder, as :class:`~milvus_rerank.reranker.options.HubOptions`.
+    :param batching: the token budget of a batch and the size of the token cache, as
+        :class:`~milvus_rerank.reranker.options.BatchOptions`.
     :raises InputError: for an option that cannot be used.
     :raises ModelError: if the model cannot be found, read or used for reranking.
     :raises DeviceError: if the device is absent.
@@ -57,27 +57,26 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
         model_name: str = "builtin/rerank",
         device: str | None = "",
         batch_size: int = 32,
-        activation_fct: str | Callable[[Any], Any] | None = None,
+        activation_fct: ActivationName | Callable[[Any], Any] | None = None,
         *,
         label: int | str | None = None,
         prompt: str | None = None,
-        long: str | Chunks = "truncate",
-        engine: str = "auto",
-        dtype: str = "float32",
+        long: Long | Chunks = "truncate",
+        engine: EngineName = "auto",
+        dtype: Dtype = "float32",
         threads: int | None = None,
         max_length: int | None = None,
         query_max_length: int | None = None,
-        max_batch_tokens: int | None = None,
-        revision: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
         show_progress: bool = False,
-        token_cache: int = TOKEN_CACHE,
         score_cache: int | ScoreCache = 0,
+        hub: HubOptions | None = None,
+        batching: BatchOptions | None = None,
     ) -> None:
+        hub = check_group(hub, "hub", HubOptions)
         options = LoadOptions(
-            source=ModelSource(model_name, revision, cache_dir, local_files_only, trust_remote_code),
+            source=ModelSource(model_name, hub.revision, hub.cache_dir, local_files_only, trust_remote_code),
             device=device,
             engine=engine,
             threads=threads,
@@ -89,9 +88,8 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
             prompt=prompt,
             chunks=read_long(long),
             batch_size=batch_size,
-            max_batch_tokens=max_batch_tokens,
+            batching=check_group(batching, "batching", BatchOptions),
             show_progress=show_progress,
-            token_cache=token_cache,
             score_cache=score_cache,
         )
         super().__init__(load_scorer(options), model_name=str(model_name))

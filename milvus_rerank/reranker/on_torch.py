@@ -1,13 +1,14 @@
-"""Loading for torch: every kind of reranker that this package batches itself, and the rest through its own library."""
+"""Loading for torch: the model types that this package batches itself, and the rest with sentence-transformers."""
 
 from collections.abc import Callable
 from typing import Any
 
-from milvus_rerank.engines.choice import choose_dtype, cpu_limit, require_engine
-from milvus_rerank.errors import InputError, ModelError
-from milvus_rerank.models.kinds import Kind, Settings, kind_of, may_chat, read_settings
+from milvus_rerank.engines.base import Label
+from milvus_rerank.engines.choice import choose_dtype, cpu_limit
+from milvus_rerank.models.kinds import ModelType, Settings
+from milvus_rerank.reranker.inspect import ModelInfo
 from milvus_rerank.reranker.library import load_library
-from milvus_rerank.reranker.options import Flag, Loaded, LoadOptions, check_flag, pick_label
+from milvus_rerank.reranker.options import FlagOptions, Loaded, LoadOptions
 from milvus_rerank.scoring.encoding import Encoder
 
 _QUESTION = (
@@ -15,67 +16,41 @@ _QUESTION = (
     "prediction of either 'Yes' or 'No'."
 )
 _SHORT_QUESTION = "Predict whether passage B contains an answer to query A."
-"""What BGE's language models were trained to be asked, as FlagEmbedding's documentation gives it."""
+"""Questions that BGE's language models were trained with, from FlagEmbedding's documentation."""
 
 
-def load_torch(options: LoadOptions, device: str) -> Loaded:
+def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label | None) -> Loaded:
     """Load a model for torch.
 
-    :param options: which model and how to run it.
+    :param info: the model.
+    :param options: how to run it.
     :param device: where, as :func:`~milvus_rerank.engines.choice.choose_device` returns it.
+    :param label: the label that is the score; None for the only one.
     :returns: the model.
-    :raises InputError: if the other rerank function is for this kind of model.
-    :raises ModelError: if it cannot be found, read or used for reranking.
+    :raises ModelError: if it cannot be read.
     """
-    require_engine("torch")
     from milvus_rerank.engines.torch_engine import has_bfloat16
-    from milvus_rerank.models.files import CONFIGS, fetch_folder, read_config
 
-    folder = fetch_folder(options.source, CONFIGS, show_progress=options.show_progress)
-    config, settings = read_config(folder), read_settings(folder)
-    kind = kind_of(config, settings)
-    _check_kind(kind, options, config, tokens=settings.tokens is not None)
     dtype = choose_dtype(options.dtype, "torch", device, has_bfloat16)
-    if kind == "classifier":
-        return _classifier(options, device, dtype, settings, chat=may_chat(folder, settings))
-    if kind == "library":
-        return load_library(options, device, dtype, config, settings)
-    if kind == "causal" and options.flag is None:
-        return _causal(options, device, dtype, settings)
-    return _flag(options, options.flag or Flag(), device, dtype, kind, config)
+    if info.model_type == "classifier":
+        return _classifier(info, options, device, dtype, label)
+    if info.model_type == "library":
+        return load_library(options, device, dtype, info.config, info.settings)
+    if info.model_type == "causal" and options.flag is None:
+        return _causal(options, device, dtype, info.settings)
+    return _flag(options, options.flag or FlagOptions(), device, dtype, info)
 
 
-def _check_kind(kind: Kind, options: LoadOptions, config: dict[str, Any], *, tokens: bool) -> None:
-    name = options.source.name
-    if kind in ("layerwise", "lightweight") and options.flag is None:
-        raise InputError(f"model {name!r} is one of BGE's: use BGERerankFunction({name!r})")
-    if kind == "causal" and options.flag is None and "bge-reranker" in name.casefold():
-        raise InputError(f"model {name!r} is one of BGE's and asked in its own way: use BGERerankFunction({name!r})")
-    if kind == "library" and options.flag is not None:
-        raise InputError(f"model {name!r} is none of BGE's: use CrossEncoderRerankFunction({name!r})")
-    if kind == "none":
-        found = ", ".join(config.get("architectures") or ["model without an architecture"])
-        raise ModelError(
-            f"model {name!r} is a {found}; expected a cross-encoder: a ...ForSequenceClassification, or a language "
-            "model that says yes or no"
-        )
-    if kind == "causal" and options.flag is not None and tokens:
-        raise InputError(f"model {name!r} answers with tokens of its own: use CrossEncoderRerankFunction({name!r})")
-    check_flag(kind, options)
-    if kind != "classifier" and options.label is not None:
-        raise InputError(f"label is for classifiers; model {name!r} is none")
-
-
-def _classifier(options: LoadOptions, device: str, dtype: str, settings: Settings, *, chat: bool) -> Loaded:
+def _classifier(info: ModelInfo, options: LoadOptions, device: str, dtype: str, label: Label | None) -> Loaded:
     from milvus_rerank.engines.torch_engine import TorchEngine
     from milvus_rerank.models.hub import load_model
 
+    settings = info.settings
     loaded = load_model(options.source, show_progress=options.show_progress)
-    label = pick_label(options.source, loaded.config, options)
     threads = options.threads or cpu_limit()
     engine = TorchEngine(loaded.model, device=device, dtype=dtype, threads=threads, label=label)
     encode = None
-    if chat and options.flag is None:
+    if info.has_chat_template and options.flag is None:
         from milvus_rerank.models.chat import chat_prompt
 
         prompt = options.prompt if options.prompt is not None else settings.prompt
@@ -129,7 +104,7 @@ def _causal(options: LoadOptions, device: str, dtype: str, settings: Settings) -
             wording=Wording(query_before=prompt or ""),
             pad_right=True,
             with_bounds=True,
-            token_cache=options.token_cache,
+            token_cache=options.batching.token_cache,
         )
 
     encode: Callable[[int], Encoder] = plain
@@ -152,7 +127,7 @@ def _mxbai_encoder(options: LoadOptions, tokenizer: Any, instruction: str | None
 
     parts, between = MXBAI_PARTS, ids("\n")
     template = PairTemplate(ids(parts.before), between, between + ids(parts.task) + ids(parts.after), (0, 0, 0, 0, 0))
-    told = f"instruction: {instruction}\n" if instruction else ""
+    instructed = f"instruction: {instruction}\n" if instruction else ""
 
     def encode(max_length: int) -> Encoder:
         most = min(max_length, parts.most)
@@ -161,23 +136,23 @@ def _mxbai_encoder(options: LoadOptions, tokenizer: Any, instruction: str | None
             max_length=most,
             query_max_length=options.query_max_length or most * 3 // 4,
             truncation="only_second",
-            wording=Wording(query_before=f"{told}query: ", document_before="document: "),
+            wording=Wording(query_before=f"{instructed}query: ", document_before="document: "),
             template=template,
             pad_right=True,
             with_bounds=True,
-            token_cache=options.token_cache,
+            token_cache=options.batching.token_cache,
         )
 
     return encode
 
 
-def _flag(options: LoadOptions, flag: Flag, device: str, dtype: str, kind: Kind, config: dict[str, Any]) -> Loaded:
+def _flag(options: LoadOptions, flag: FlagOptions, device: str, dtype: str, info: ModelInfo) -> Loaded:
     """Load one of BGE's language models, as FlagEmbedding asks them."""
     from milvus_rerank.engines.decoders import Merging, NextToken
     from milvus_rerank.engines.torch_engine import TorchEngine
     from milvus_rerank.models import hub
 
-    source, bars = options.source, options.show_progress
+    source, bars, kind, config = options.source, options.show_progress, info.model_type, info.config
     forward: Any
     if kind == "causal":
         loaded = hub.load_causal(source, dtype, show_progress=bars)
@@ -187,18 +162,19 @@ def _flag(options: LoadOptions, flag: Flag, device: str, dtype: str, kind: Kind,
         forward = NextToken(loaded.model, 0)
     else:
         loaded = hub.load_lightweight(
-            source, dtype, config, flag.layer, flag.compress_layers, flag.compress_ratio, show_progress=bars
+            source, dtype, config, flag.layer, flag.merging_layers, flag.compress_ratio, show_progress=bars
         )
         forward = Merging()
     threads = options.threads or cpu_limit()
     engine = TorchEngine(loaded.model, device=device, dtype=dtype, threads=threads, forward=forward)
-    own = _SHORT_QUESTION if kind == "lightweight" else _QUESTION
-    encode = _flag_encoder(options, flag, loaded.tokenizer, own if options.prompt is None else options.prompt, kind)
+    question = _SHORT_QUESTION if kind == "lightweight" else _QUESTION
+    prompt = question if options.prompt is None else options.prompt
+    encode = _flag_encoder(options, flag, loaded.tokenizer, prompt, kind)
     return Loaded(engine, loaded.tokenizer, loaded.config, loaded.max_length, encode=encode)
 
 
 def _flag_encoder(
-    options: LoadOptions, flag: Flag, tokenizer: Any, prompt: str, kind: Kind
+    options: LoadOptions, flag: FlagOptions, tokenizer: Any, prompt: str, kind: ModelType
 ) -> Callable[[int], Encoder]:
     """Return what makes an encoder that puts pairs together as FlagEmbedding does for language models."""
     from milvus_rerank.scoring.pairs import PairEncoder
@@ -224,7 +200,7 @@ def _flag_encoder(
             template=template,
             pad_right=True,
             with_bounds=True,
-            token_cache=options.token_cache,
+            token_cache=options.batching.token_cache,
         )
 
     return encode

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,10 @@ from milvus_rerank.requirements import require
 logger = logging.getLogger(__name__)
 
 Activation = Callable[[NDArray[np.float32]], NDArray[Any]]
-NAMES = ("model", "raw", "sigmoid", "softmax")
+ActivationName = Literal["model", "raw", "sigmoid", "softmax"]
+"""The activations that have a name; ``model`` is the model's own."""
+
+NAMES: tuple[ActivationName, ...] = get_args(ActivationName)
 
 
 def raw(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -58,7 +61,7 @@ def model_activation(config: Mapping[str, Any], beside: str | None = None) -> Ac
 
 
 def pick_activation(
-    choice: str | Callable[[Any], Any] | None, config: Mapping[str, Any], beside: str | None = None
+    choice: ActivationName | Callable[[Any], Any] | None, config: Mapping[str, Any], beside: str | None = None
 ) -> Activation:
     """Return the activation to use.
 

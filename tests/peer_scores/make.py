@@ -28,7 +28,7 @@ from tiny_models import ARCHITECTURES, copy_as_published, save_tiny_model  # noq
 PACKAGES = ("FlagEmbedding", "pymilvus.model", "sentence-transformers", "transformers", "tokenizers", "torch")
 WIDTH = 16
 
-# The options of each function whose scores are stored, by this package's names for them.
+# The options of each function whose scores are stored, by FlagEmbedding's names for them.
 LIMITS = {"query_max_length": 24, "max_length": 64}
 INSTRUCTIONS = {
     "query_instruction_for_rerank": "find: ",
