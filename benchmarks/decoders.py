@@ -22,9 +22,9 @@ from texts import Request, Texts, load_texts
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from milvus_rerank import CrossEncoderRerankFunction
-from milvus_rerank.engines.decoders import NextToken
+from milvus_rerank.engines.causal_lm import NextToken
 from milvus_rerank.engines.torch_engine import TorchEngine
-from milvus_rerank.models.chat import INSTRUCTION, SYSTEM
+from milvus_rerank.models.chat_template import INSTRUCTION, SYSTEM
 from milvus_rerank.scoring.scorer import PairScorer
 
 RESULTS = Path(__file__).resolve().parent / "results"

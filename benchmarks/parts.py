@@ -15,8 +15,8 @@ from texts import Request, load_texts
 
 from milvus_rerank import BatchOptions, CrossEncoderRerankFunction
 from milvus_rerank.engines import ConstantEngine
-from milvus_rerank.scoring.batches import by_length, cut
-from milvus_rerank.scoring.pairs import PairEncoder
+from milvus_rerank.scoring.batching import by_length, cut
+from milvus_rerank.scoring.pair_encoder import PairEncoder
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (512, 1024, 2048, 4096, 8192)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from milvus_rerank.models.cards import SERVICE, Family, ModelCard, all_cards, families, looked_up
+from milvus_rerank.models.catalogue import SERVICE, Family, ModelCard, all_cards, families, looked_up
 
 PAGE = Path(__file__).with_name("models.md")
 UNKNOWN = "unknown"
@@ -56,8 +56,8 @@ def page() -> str:
     """Return the whole page."""
     opening = [
         "# Known models",
-        "Made by `docs/models.py` from `milvus_rerank/models/cards.json`; `milvus-rerank models --known` prints it, "
-        "`milvus-rerank models NAME` one card.",
+        "Made by `docs/models.py` from `milvus_rerank/models/catalogue.json`; `milvus-rerank models --known` prints "
+        "it, `milvus-rerank models NAME` one card.",
         "A model that is not here works all the same, if it is a cross-encoder or says yes or no: give its name on the "
         "model hub, or its folder, to `CrossEncoderRerankFunction`.",
         "Tokens are the most of a query and a document together. The extra is what surely runs a model on a CPU: "

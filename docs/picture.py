@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from milvus_rerank import CrossEncoderRerankFunction, StaticEmbedder
-from milvus_rerank.cli.screen import show_demo
+from milvus_rerank.cli.demo_report import show_demo
 from milvus_rerank.evaluation import demo_folder, load_judged, run_demo
 
 PICTURE = Path(__file__).with_name("demo.svg")

@@ -9,7 +9,7 @@ from milvus_rerank import CrossEncoderRerankFunction, StaticEmbedder, TwoStageSe
 from milvus_rerank.evaluation import demo_folder, load_judged
 from milvus_rerank.evaluation.metrics import ndcg
 from milvus_rerank.indexing import describe, index_passages, open_search
-from milvus_rerank.models.names import builtin_names
+from milvus_rerank.models.source import builtin_names
 
 pytestmark = pytest.mark.skipif(
     not {"builtin/embed", "builtin/rerank"} <= set(builtin_names()), reason="the built-in models are not made yet"

@@ -10,7 +10,8 @@ if sys.version_info < (3, 10):  # noqa: UP036  before newer syntax fails: of a s
 if TYPE_CHECKING:
     from milvus_rerank.cascade import CascadeRerankFunction, Stage
     from milvus_rerank.embedding import StaticEmbedder
-    from milvus_rerank.pipeline import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
+    from milvus_rerank.loading.options import BatchOptions, FlagOptions, HubOptions
+    from milvus_rerank.postprocess import RRF, Weighted, above, diversify, fuse, normalize
     from milvus_rerank.registry import available, create, load, register
     from milvus_rerank.reranker import (
         BaseRerankFunction,
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
         TEIRerankFunction,
         VoyageRerankFunction,
     )
-    from milvus_rerank.reranker.options import BatchOptions, FlagOptions, HubOptions
     from milvus_rerank.results import RerankResult
-    from milvus_rerank.scores import RRF, Weighted, above, diversify, fuse, normalize
     from milvus_rerank.scoring.caches import ScoreCache
-    from milvus_rerank.scoring.encoding import Chunks
+    from milvus_rerank.scoring.encoder import Chunks
+    from milvus_rerank.search import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
 
 __version__ = "0.1.0"
 
@@ -37,37 +37,37 @@ __version__ = "0.1.0"
 _HOME = {
     "BGERerankFunction": "reranker",
     "BaseRerankFunction": "reranker",
-    "BatchOptions": "reranker.options",
+    "BatchOptions": "loading.options",
     "CascadeRerankFunction": "cascade",
-    "Chunks": "scoring.encoding",
+    "Chunks": "scoring.encoder",
     "CohereRerankFunction": "reranker",
     "CrossEncoderRerankFunction": "reranker",
-    "Dense": "pipeline",
-    "FlagOptions": "reranker.options",
-    "FullText": "pipeline",
+    "Dense": "search",
+    "FlagOptions": "loading.options",
+    "FullText": "search",
     "HTTPRerankFunction": "reranker",
-    "HubOptions": "reranker.options",
-    "Hybrid": "pipeline",
+    "HubOptions": "loading.options",
+    "Hybrid": "search",
     "JinaRerankFunction": "reranker",
     "LexicalRerankFunction": "reranker",
-    "RRF": "scores",
+    "RRF": "postprocess",
     "RerankResult": "results",
     "RetryPolicy": "reranker",
     "ScoreCache": "scoring.caches",
-    "SearchAnswer": "pipeline",
+    "SearchAnswer": "search",
     "Stage": "cascade",
     "StaticEmbedder": "embedding",
     "TEIRerankFunction": "reranker",
-    "TwoStageSearch": "pipeline",
+    "TwoStageSearch": "search",
     "VoyageRerankFunction": "reranker",
-    "Weighted": "scores",
-    "above": "scores",
+    "Weighted": "postprocess",
+    "above": "postprocess",
     "available": "registry",
     "create": "registry",
-    "diversify": "scores",
-    "fuse": "scores",
+    "diversify": "postprocess",
+    "fuse": "postprocess",
     "load": "registry",
-    "normalize": "scores",
+    "normalize": "postprocess",
     "register": "registry",
 }
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from milvus_rerank.errors import InputError, ScoreError, StageError, StoppedError
-from milvus_rerank.inputs import check_count, check_list
 from milvus_rerank.registry import load
 from milvus_rerank.reranker.base import BaseRerankFunction
-from milvus_rerank.reranker.plugin import Scorer, wrap
+from milvus_rerank.reranker.custom import Scorer, wrap
 from milvus_rerank.results import DocumentScores, check_scores
 from milvus_rerank.scoring import Request, check_stop
+from milvus_rerank.validation import check_count, check_list
 
 Reranker = BaseRerankFunction | Scorer | str | os.PathLike[str]
 

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milvus_rerank.errors import ModelError
-from milvus_rerank.inputs import check_documents
 from milvus_rerank.models import model_folder
 from milvus_rerank.models.files import read_config
 from milvus_rerank.requirements import require
+from milvus_rerank.validation import check_documents
 
 
 class StaticEmbedder:

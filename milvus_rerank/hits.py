@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from milvus_rerank.errors import HitError, InputError
-from milvus_rerank.inputs import check_choice, check_list
 from milvus_rerank.results import RerankResult
+from milvus_rerank.validation import check_choice, check_list
 
 Missing = Literal["error", "skip", "last"]
 _MISSING = ("error", "skip", "last")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from milvus_rerank.errors import RerankError, install_command
+from milvus_rerank.loading.inspect import inspect_folder
 from milvus_rerank.models import ModelSource, builtin_names, model_folder
 from milvus_rerank.registry import Entry, available, load
 from milvus_rerank.requirements import ENGINES, EXTRAS, PACKAGES, missing
-from milvus_rerank.reranker.engine import EngineRerankFunction
-from milvus_rerank.reranker.inspect import inspect_folder
+from milvus_rerank.reranker.local import EngineRerankFunction
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
 
 

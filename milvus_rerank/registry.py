@@ -171,7 +171,7 @@ def create(name: str, *args: Any, **options: Any) -> "BaseRerankFunction":
     entry = _shared.find(name)
     factory = entry.load()
     _check_options(entry, factory, args, options)
-    from milvus_rerank.reranker.plugin import wrap
+    from milvus_rerank.reranker.custom import wrap
 
     return wrap(factory(*args, **options), name)
 
@@ -191,9 +191,9 @@ def load(name: str | os.PathLike[str], **options: Any) -> "BaseRerankFunction":
     """
     text = os.fspath(name)
     if all(entry.name != text for entry in available()) and ("/" in text or "\\" in text or Path(text).is_dir()):
+        from milvus_rerank.loading.inspect import inspect_model
+        from milvus_rerank.loading.options import HubOptions, check_group
         from milvus_rerank.models import ModelSource
-        from milvus_rerank.reranker.inspect import inspect_model
-        from milvus_rerank.reranker.options import HubOptions, check_group
 
         hub = check_group(options.get("hub"), "hub", HubOptions)
         source = ModelSource(text, hub.revision, hub.cache_dir, bool(options.get("local_files_only")))

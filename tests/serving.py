@@ -10,8 +10,8 @@ import httpx
 
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.server.app import Application
-from milvus_rerank.server.hosted import Models
-from milvus_rerank.server.run import Server
+from milvus_rerank.server.main import Server
+from milvus_rerank.server.models import Models
 from milvus_rerank.server.settings import Limits, Settings
 
 TIMEOUT = 30.0

@@ -10,7 +10,7 @@ import pytest
 
 from milvus_rerank.errors import OutOfMemoryError, OverloadedError, StoppedError
 from milvus_rerank.server.batcher import Batcher, BatchReport
-from milvus_rerank.server.jobs import Job
+from milvus_rerank.server.queue import Job
 
 TIMEOUT = 10.0
 

@@ -13,7 +13,7 @@ from milvus_rerank.engines import Batch
 from milvus_rerank.errors import InputError
 from milvus_rerank.scoring import scorer as scorer_module
 from milvus_rerank.scoring.caches import CachedScore, ScoreCache, TokenCache
-from milvus_rerank.scoring.pairs import PairEncoder
+from milvus_rerank.scoring.pair_encoder import PairEncoder
 from milvus_rerank.scoring.scorer import PairScorer
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import milvus_rerank
-from milvus_rerank.models.cards import MULTILINGUAL, SERVICE, ModelCard, all_cards, families, find_card
+from milvus_rerank.models.catalogue import MULTILINGUAL, SERVICE, ModelCard, all_cards, families, find_card
 
 REPO = Path(__file__).resolve().parent.parent
 FUNCTIONS = {
@@ -144,7 +144,7 @@ def test_remote_code_is_known_of_a_card() -> None:
 
 
 def test_the_cards_are_read_without_a_heavy_import() -> None:
-    code = "import sys, milvus_rerank.models.cards as c; c.all_cards(); print({'numpy', 'rich'} & set(sys.modules))"
+    code = "import sys, milvus_rerank.models.catalogue as c; c.all_cards(); print({'numpy', 'rich'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

@@ -21,10 +21,10 @@ from milvus_rerank import (
     create,
 )
 from milvus_rerank.errors import InputError, RegistryError, StageError, StoppedError
-from milvus_rerank.reranker.plugin import wrap
+from milvus_rerank.reranker.custom import wrap
 from milvus_rerank.results import DocumentScores
 from milvus_rerank.scoring import check_stop
-from milvus_rerank.server.hosted import host
+from milvus_rerank.server.models import host
 
 DOCUMENTS = ["a", "b", "c", "d", "e"]
 CHEAP = {"a": 5.0, "b": 1.0, "c": 4.0, "d": 3.0, "e": 2.0}

@@ -16,11 +16,11 @@ from pair_texts import QUERIES, TEXTS
 from tiny_decoders import CAUSAL, IN_PARTS, ROLES, STRICT, save_causal_model, save_last_token_classifier
 
 from milvus_rerank import CrossEncoderRerankFunction
-from milvus_rerank.engines.decoders import NextToken
+from milvus_rerank.engines.causal_lm import NextToken
 from milvus_rerank.engines.torch_engine import TorchEngine
 from milvus_rerank.errors import InputError, ModelError
-from milvus_rerank.models.chat import INSTRUCTION
-from milvus_rerank.models.kinds import cache_argument
+from milvus_rerank.models.chat_template import INSTRUCTION
+from milvus_rerank.models.model_type import cache_argument
 from milvus_rerank.scoring.scorer import PairScorer
 
 pytestmark = pytest.mark.compat

@@ -10,11 +10,11 @@ import pytest
 from tiny_embedder import PASSAGES, passage_texts, save_embedder, write_beir, write_jsonl
 
 from milvus_rerank.cli import main
+from milvus_rerank.cli.demo_report import pick
 from milvus_rerank.cli.options import collection_name
-from milvus_rerank.cli.screen import pick
 from milvus_rerank.evaluation import ComparisonReport, QueryReport, demo_folder, load_judged, ndcg
-from milvus_rerank.models.cards import all_cards
-from milvus_rerank.pipeline import Timings
+from milvus_rerank.models.catalogue import all_cards
+from milvus_rerank.search import Timings
 
 pytestmark = pytest.mark.compat
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from milvus_rerank import JinaRerankFunction, TwoStageSearch
-from milvus_rerank.reranker.plugin import wrap
+from milvus_rerank.reranker.custom import wrap
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="lost")
 

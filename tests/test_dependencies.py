@@ -13,7 +13,7 @@ import pytest
 import milvus_rerank
 from milvus_rerank import CrossEncoderRerankFunction, requirements
 from milvus_rerank.errors import InputError, MissingDependencyError, install_command
-from milvus_rerank.reranker import library
+from milvus_rerank.loading import load_sentence_transformers
 
 PACKAGE = Path(milvus_rerank.__file__).parent
 DISTRIBUTIONS = {"grpc": "grpcio"}
@@ -122,7 +122,7 @@ def test_a_sentence_transformers_that_would_run_a_folders_code_is_refused(
     (tmp_path / "modules.json").write_text(modules)
     (tmp_path / "config_sentence_transformers.json").write_text('{"model_type": "CrossEncoder"}')
     (tmp_path / "code.py").write_text("raise SystemExit('ran')")
-    monkeypatch.setattr(library, "version", lambda name: "5.7.0")
+    monkeypatch.setattr(load_sentence_transformers, "version", lambda name: "5.7.0")
     with pytest.raises(InputError, match=r"needs sentence-transformers 6 or newer, got 5\.7\.0"):
         CrossEncoderRerankFunction(str(tmp_path), device="cpu")
 

@@ -17,17 +17,17 @@ from pair_texts import QUERIES, TEXTS
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
 from milvus_rerank.engines import Batch
 from milvus_rerank.engines.base import pick_inputs
-from milvus_rerank.engines.choice import choose_device, choose_dtype, cpu_limit
 from milvus_rerank.engines.onnx_engine import OnnxEngine
 from milvus_rerank.engines.openvino_engine import OpenVINOEngine
+from milvus_rerank.engines.select import choose_device, choose_dtype, cpu_limit
 from milvus_rerank.engines.torch_engine import TorchEngine
 from milvus_rerank.errors import InputError, ModelError
-from milvus_rerank.graphs.encoder import build, save
+from milvus_rerank.loading.inspect import inspect_model
+from milvus_rerank.loading.options import FlagOptions, LoadOptions
+from milvus_rerank.loading.select import select_engine
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import read_config, read_weights
-from milvus_rerank.reranker.inspect import inspect_model
-from milvus_rerank.reranker.options import FlagOptions, LoadOptions
-from milvus_rerank.reranker.select import select_engine
+from milvus_rerank.onnx_graphs.build_bert import build, save
 
 pytestmark = pytest.mark.compat
 

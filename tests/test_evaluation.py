@@ -10,8 +10,8 @@ from milvus_rerank.embedding import StaticEmbedder
 from milvus_rerank.errors import InputError
 from milvus_rerank.evaluation import compare, demo_folder, load_judged, ndcg, run_demo
 from milvus_rerank.indexing import describe, index_passages, open_client, open_search
-from milvus_rerank.pipeline import Timings
 from milvus_rerank.reranker import LexicalRerankFunction
+from milvus_rerank.search import Timings
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.cli import app
 from milvus_rerank.cli import export as command
 from milvus_rerank.errors import InputError, MissingDependencyError, ModelError
-from milvus_rerank.evaluation.fidelity import compare_scores, rank_correlation
-from milvus_rerank.evaluation.samples import QUERIES as CHECKED
-from milvus_rerank.evaluation.samples import Sample, Samples, read_samples
-from milvus_rerank.exporting import FLOOR, ExportOptions, export_model
+from milvus_rerank.export.fidelity import compare_scores, rank_correlation
+from milvus_rerank.export.run import FLOOR, ExportOptions, export_model
+from milvus_rerank.export.samples import QUERIES as CHECKED
+from milvus_rerank.export.samples import Sample, Samples, read_samples
 from milvus_rerank.models import ModelSource
 
 pytestmark = pytest.mark.compat

@@ -26,7 +26,7 @@ from milvus_rerank.models.files import (
     read_config,
     weight_files,
 )
-from milvus_rerank.scoring.pairs import PairEncoder
+from milvus_rerank.scoring.pair_encoder import PairEncoder
 
 NASTY = [
     *TEXTS,
@@ -290,8 +290,8 @@ def test_every_engine_loads_a_cached_model_without_a_network(
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_a_graph_on_the_hub_is_used(hub: Path, tmp_path: Path, engine: str, tiny: dict[str, Path]) -> None:
-    from milvus_rerank.graphs.encoder import build, save
     from milvus_rerank.models.files import read_weights
+    from milvus_rerank.onnx_graphs.build_bert import build, save
 
     snapshot = hub / "models--someone--tiny" / "snapshots" / ("1" * 40)
     weights = read_weights(tiny["bert"])

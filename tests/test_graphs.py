@@ -24,12 +24,12 @@ from milvus_rerank.engines.onnx_engine import OnnxEngine
 from milvus_rerank.engines.openvino_engine import OpenVINOEngine
 from milvus_rerank.engines.torch_engine import TorchEngine
 from milvus_rerank.errors import ModelError
-from milvus_rerank.graphs.cache import cache_folder, keep
-from milvus_rerank.graphs.encoder import build, save
-from milvus_rerank.graphs.family import is_known, position_limit
-from milvus_rerank.graphs.find import build_cached, write_traced
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import content_key, read_config, read_weights, weight_files
+from milvus_rerank.onnx_graphs.architectures import is_known, position_limit
+from milvus_rerank.onnx_graphs.build_bert import build, save
+from milvus_rerank.onnx_graphs.cache import cache_folder, keep
+from milvus_rerank.onnx_graphs.locate import build_cached, write_traced
 
 FAMILY = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 CLASSES = {
@@ -283,7 +283,7 @@ def test_a_cached_graph_is_not_written_again(tmp_path: Path, monkeypatch: pytest
 WRITER = """
 import os, sys, time
 from pathlib import Path
-from milvus_rerank.graphs.cache import keep
+from milvus_rerank.onnx_graphs.cache import keep
 
 def write(folder):
     with open(sys.argv[1], "a") as log:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from milvus_rerank.errors import ModelError
-from milvus_rerank.graphs.files import find_carried, graph_files
+from milvus_rerank.loading.inspect import ModelInfo, inspect_model
 from milvus_rerank.models import ModelSource, files
-from milvus_rerank.models.names import model_folder
-from milvus_rerank.reranker.inspect import ModelInfo, inspect_model
+from milvus_rerank.models.source import model_folder
+from milvus_rerank.onnx_graphs.files import find_carried, graph_files
 
 BUILTIN = model_folder("builtin/rerank")
 
@@ -97,7 +97,7 @@ def test_the_files_on_the_hub_count_before_they_are_downloaded(tmp_path: Path, m
     def list_repo_files(self: object, name: str, *, revision: str | None) -> list[str]:
         return names
 
-    monkeypatch.setattr("milvus_rerank.reranker.inspect.fetch_folder", fetch)
+    monkeypatch.setattr("milvus_rerank.loading.inspect.fetch_folder", fetch)
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", list_repo_files)
     info = inspect_model(ModelSource("org/model"))
     assert (info.files, info.is_local, info.can_build) == (tuple(names), False, False)

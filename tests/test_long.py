@@ -16,7 +16,7 @@ from tiny_decoders import save_causal_model
 from milvus_rerank import BatchOptions, BGERerankFunction, CrossEncoderRerankFunction, FlagOptions
 from milvus_rerank.errors import InputError
 from milvus_rerank.scoring.caches import ScoreCache
-from milvus_rerank.scoring.encoding import Chunks, starts
+from milvus_rerank.scoring.encoder import Chunks, starts
 
 QUERY = "who proposed a test"
 WORDS = re.findall(

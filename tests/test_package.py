@@ -39,7 +39,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_importing_the_rerankers_loads_no_model_library() -> None:
-    code = "import milvus_rerank.reranker, milvus_rerank.pipeline, sys; print([m for m in "
+    code = "import milvus_rerank.reranker, milvus_rerank.search, sys; print([m for m in "
     assert run(f"{code}{HEAVY[:5]!r} if m in sys.modules])") == "[]\n"
 
 

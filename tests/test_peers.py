@@ -16,7 +16,7 @@ from peers import running
 from tiny_models import copy_as_published
 
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
-from milvus_rerank.reranker.engine import EngineRerankFunction
+from milvus_rerank.reranker.local import EngineRerankFunction
 
 FOLDER = Path(__file__).resolve().parent / "peer_scores"
 STORED = json.loads((FOLDER / "scores.json").read_text("utf-8"))

@@ -24,8 +24,8 @@ from milvus_fixtures import (
 from pymilvus import DataType
 
 from milvus_rerank.errors import HitError, InputError, StoppedError
-from milvus_rerank.pipeline import RRF, Dense, FullText, Hybrid, SearchAnswer, Timings, TwoStageSearch, Weighted
 from milvus_rerank.reranker import BaseRerankFunction, LexicalRerankFunction
+from milvus_rerank.search import RRF, Dense, FullText, Hybrid, SearchAnswer, Timings, TwoStageSearch, Weighted
 
 pytestmark = pytest.mark.compat
 

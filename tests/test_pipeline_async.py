@@ -10,8 +10,8 @@ from milvus_fixtures import DIM, MILVUS_INDEX, SEARCH_RESULTS, cosine, embed, li
 from pymilvus import AsyncMilvusClient, MilvusClient
 
 from milvus_rerank.errors import HitError, InputError, SearchError, StoppedError
-from milvus_rerank.pipeline import Dense, FullText, Hybrid, Timings, TwoStageSearch
 from milvus_rerank.reranker import BaseRerankFunction, LexicalRerankFunction
+from milvus_rerank.search import Dense, FullText, Hybrid, Timings, TwoStageSearch
 
 DENSE = Dense("dense")
 

@@ -7,8 +7,8 @@ from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from milvus_rerank.errors import HitError, InputError, SearchError
-from milvus_rerank.pipeline import Dense, FullText, Hybrid, TwoStageSearch
 from milvus_rerank.reranker import LexicalRerankFunction
+from milvus_rerank.search import Dense, FullText, Hybrid, TwoStageSearch
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.pipeline import RRF, Dense, FullText, Hybrid, TwoStageSearch, Weighted
-from milvus_rerank.pipeline.stages import check_vectors
 from milvus_rerank.reranker import LexicalRerankFunction
+from milvus_rerank.search import RRF, Dense, FullText, Hybrid, TwoStageSearch, Weighted
+from milvus_rerank.search.first_stage import check_vectors
 
 
 class NoMilvus:
@@ -173,7 +173,7 @@ def test_first_stages_are_values():
 
 
 def test_importing_the_pipeline_loads_no_client():
-    code = "import sys, milvus_rerank.pipeline; print([m for m in ('pymilvus', 'grpc', 'torch') if m in sys.modules])"
+    code = "import sys, milvus_rerank.search; print([m for m in ('pymilvus', 'grpc', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from milvus_rerank.pipeline.runs import bounded
+from milvus_rerank.concurrency import bounded
 
 SHORT = 0.05
 

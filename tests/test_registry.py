@@ -9,7 +9,7 @@ import pytest
 from milvus_rerank import LexicalRerankFunction, available, create
 from milvus_rerank.errors import ModelError, OptionError, RegistryError
 from milvus_rerank.registry import Entry, Registry, load
-from milvus_rerank.reranker import plugin
+from milvus_rerank.reranker import custom
 
 PLUGIN = Path(__file__).parent.parent / "examples" / "plugin"
 
@@ -156,7 +156,7 @@ def test_a_name_that_cannot_be_is_refused(name: object) -> None:
 
 def test_an_object_that_cannot_score_is_no_reranker() -> None:
     with pytest.raises(RegistryError, match=r"'x' made a dict, which has no method score\(query, texts\)"):
-        plugin.wrap({}, "x")
+        custom.wrap({}, "x")
 
 
 @pytest.mark.needs("hatchling")

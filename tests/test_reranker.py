@@ -12,7 +12,7 @@ import pytest
 
 from milvus_rerank import BaseRerankFunction, LexicalRerankFunction, RerankResult
 from milvus_rerank.errors import InputError, ScoreError, StoppedError
-from milvus_rerank.reranker.plugin import wrap
+from milvus_rerank.reranker.custom import wrap
 
 RERANKER = LexicalRerankFunction()
 DOCUMENTS = ["nothing here", "logic machine", "the logic theorist machine", "theorist"]

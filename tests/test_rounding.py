@@ -8,8 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 from milvus_rerank.engines import Batch
 from milvus_rerank.engines.openvino_engine import OpenVINOEngine
 from milvus_rerank.errors import ModelError
-from milvus_rerank.graphs.openvino_int8 import quantize_openvino
-from milvus_rerank.graphs.rounding import LARGEST, Moments, round_rows, round_weight
+from milvus_rerank.export.gptq import LARGEST, Moments, round_rows, round_weight
+from milvus_rerank.export.openvino_int8 import quantize_openvino
 
 
 def gathered(rows, group=8):

@@ -12,8 +12,8 @@ import pytest
 
 from milvus_rerank import RRF, CascadeRerankFunction, RerankResult, Weighted, above, diversify, fuse, normalize
 from milvus_rerank.errors import InputError
-from milvus_rerank.pipeline.answer import SearchAnswer, Timings
-from milvus_rerank.reranker.plugin import wrap
+from milvus_rerank.reranker.custom import wrap
+from milvus_rerank.search.answer import SearchAnswer, Timings
 
 METHODS = ("sigmoid", "softmax", "minmax", "rank")
 LN2, LN3, LN5 = math.log(2), math.log(3), math.log(5)

@@ -12,9 +12,9 @@ from pair_texts import QUERIES, TEXTS
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines import Batch, ConstantEngine
 from milvus_rerank.errors import InputError, OutOfMemoryError, ScoreError, StoppedError
-from milvus_rerank.reranker.engine import EngineRerankFunction
-from milvus_rerank.scoring.batches import by_length, cut
-from milvus_rerank.scoring.pairs import PairEncoder
+from milvus_rerank.reranker.local import EngineRerankFunction
+from milvus_rerank.scoring.batching import by_length, cut
+from milvus_rerank.scoring.pair_encoder import PairEncoder
 from milvus_rerank.scoring.scorer import PairScorer
 
 

@@ -383,7 +383,7 @@ def test_every_answer_carries_a_request_id_its_own_or_the_clients(server) -> Non
 
 
 def test_no_text_is_logged(reranker, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    from milvus_rerank.server.run import log_to
+    from milvus_rerank.server.main import log_to
 
     caplog.set_level(logging.DEBUG)
     log_to(sys.stderr)
@@ -430,7 +430,7 @@ def test_requests_and_stages_are_spans_of_the_clients_trace(reranker) -> None:
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from milvus_rerank.server.traces import Traces
+    from milvus_rerank.server.tracing import Traces
 
     spans, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))

@@ -16,10 +16,10 @@ import pytest
 from serving import TIMEOUT, serving, wait_for
 
 from milvus_rerank.errors import InputError, ModelError, OutOfMemoryError
-from milvus_rerank.inputs import is_loopback
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.lexical import LexicalRerankFunction
 from milvus_rerank.server.settings import Settings, read_keys
+from milvus_rerank.validation import is_loopback
 
 COMMAND = Path(sys.executable).with_name("milvus-rerank")
 BODY = {"query": "q", "documents": ["a", "b"]}
@@ -56,7 +56,7 @@ def function():
 
 
 def test_a_model_that_raises_fails_its_request_alone(function, capsys) -> None:
-    from milvus_rerank.server.run import log_to
+    from milvus_rerank.server.main import log_to
 
     log_to(sys.stderr)
     with serving({"m": lambda: function}) as server:
@@ -143,9 +143,9 @@ def test_ready_says_no_while_models_load_and_health_says_yes() -> None:
             states.append(httpx.get(f"{server_address}/health").json())
             go.set()
 
-        import milvus_rerank.server.run as run
+        import milvus_rerank.server.main as run
         from milvus_rerank.server.app import Application
-        from milvus_rerank.server.hosted import Models
+        from milvus_rerank.server.models import Models
         from milvus_rerank.server.settings import Limits
 
         settings = Settings(port=0, limits=Limits())

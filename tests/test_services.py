@@ -470,7 +470,7 @@ def test_names_order_and_defaults_are_pymilvus_models() -> None:
 
 
 def test_they_are_made_by_name() -> None:
-    function = create("milvus_rerank.reranker.services:TEIRerankFunction", "http://localhost:1", timeout=2)
+    function = create("milvus_rerank.reranker.remote.services:TEIRerankFunction", "http://localhost:1", timeout=2)
     assert isinstance(function, milvus_rerank.reranker.TEIRerankFunction)
 
 

@@ -49,7 +49,7 @@ def demo(
     if as_json:
         output.print_json(report.to_dict())
     else:
-        from milvus_rerank.cli.screen import show_demo
+        from milvus_rerank.cli.demo_report import show_demo
 
         show_demo(output.out(), report, queries)
         if keep:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from milvus_rerank.cli import options, output
-from milvus_rerank.graphs.files import GraphDtype, GraphEngine, Int8Method
+from milvus_rerank.onnx_graphs.files import GraphDtype, GraphEngine, Int8Method
 
 if TYPE_CHECKING:
-    from milvus_rerank.evaluation.fidelity import Fidelity
-    from milvus_rerank.exporting import ExportReport
+    from milvus_rerank.export.fidelity import Fidelity
+    from milvus_rerank.export.run import ExportReport
 
 FLOOR = 9.5  # exporting.FLOOR, which a help text must not import; a test says so
 QUERIES = 50
@@ -54,7 +54,7 @@ def export(
     The folder must be new or empty, or an export of the same model, which then holds both. It is written whole or not
     at all. Load it with CrossEncoderRerankFunction("FOLDER", dtype="int8").
     """
-    from milvus_rerank.exporting import ExportOptions, default_engine, export_model
+    from milvus_rerank.export.run import ExportOptions, default_engine, export_model
     from milvus_rerank.models import ModelSource
 
     if method is not None and dtype == "float32":

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from milvus_rerank.inventory import Inventory
-    from milvus_rerank.models.cards import ModelCard
+    from milvus_rerank.models.catalogue import ModelCard
 
 UNKNOWN = "unknown"
 
@@ -40,7 +40,7 @@ def models(
 
 def _show_inventory(load: bool, as_json: bool) -> None:
     from milvus_rerank.inventory import load_model, take_inventory
-    from milvus_rerank.models.cards import all_cards
+    from milvus_rerank.models.catalogue import all_cards
 
     with output.spinner("Looking around"):
         inventory = take_inventory(load_model if load else None)
@@ -69,7 +69,7 @@ def _print(inventory: "Inventory") -> None:
 
 
 def _show_known(as_json: bool) -> None:
-    from milvus_rerank.models.cards import SERVICE, all_cards, families
+    from milvus_rerank.models.catalogue import SERVICE, all_cards, families
 
     cards = all_cards()
     if as_json:
@@ -95,7 +95,7 @@ def _service_row(card: "ModelCard") -> "Sequence[str]":
 
 
 def _languages(card: "ModelCard") -> str:
-    from milvus_rerank.models.cards import MULTILINGUAL
+    from milvus_rerank.models.catalogue import MULTILINGUAL
 
     return " ".join("many" if one == MULTILINGUAL else one for one in card.languages) or "?"
 
@@ -105,7 +105,7 @@ def _number(number: int | None) -> str:
 
 
 def _show_card(name: str, as_json: bool) -> None:
-    from milvus_rerank.models.cards import find_card
+    from milvus_rerank.models.catalogue import find_card
 
     if not name.strip():
         raise typer.BadParameter("the name is empty; see: milvus-rerank models --known", param_hint="NAME")
@@ -123,7 +123,7 @@ def _show_card(name: str, as_json: bool) -> None:
 
 
 def _print_card(card: "ModelCard") -> None:
-    from milvus_rerank.models.cards import SERVICE, families
+    from milvus_rerank.models.catalogue import SERVICE, families
 
     titles = {family.name: family.title for family in families()}
     service = card.family == SERVICE

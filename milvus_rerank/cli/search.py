@@ -9,7 +9,7 @@ from milvus_rerank.cli import options, output
 from milvus_rerank.errors import HitError, InputError
 
 if TYPE_CHECKING:
-    from milvus_rerank.pipeline import SearchAnswer
+    from milvus_rerank.search import SearchAnswer
 
 
 class SearchMode(str, Enum):

@@ -17,7 +17,7 @@ from milvus_rerank.requirements import SERVER, TRACES, require
 if TYPE_CHECKING:
     from milvus_rerank.reranker.base import BaseRerankFunction
     from milvus_rerank.server.playground import Milvus
-    from milvus_rerank.server.traces import Traces
+    from milvus_rerank.server.tracing import Traces
 
 LIMITS = "Limits"
 
@@ -82,8 +82,8 @@ def serve(
         *(("milvus_lite",) if local_milvus else ()),
     )
     from milvus_rerank.server.app import Application
-    from milvus_rerank.server.hosted import Models
-    from milvus_rerank.server.run import Server, log_to
+    from milvus_rerank.server.main import Server, log_to
+    from milvus_rerank.server.models import Models
     from milvus_rerank.server.settings import KEYS_VARIABLE, Limits, Settings, read_keys
 
     limits = Limits(
@@ -132,7 +132,7 @@ def _traces(wanted: bool) -> "Iterator[Traces | None]":
     if not wanted:
         yield None
         return
-    from milvus_rerank.server.traces import export
+    from milvus_rerank.server.tracing import export
 
     traces = export()
     try:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milvus_rerank.engines.base import Batch, Label, as_logits, check_inputs, pick_inputs
-from milvus_rerank.engines.silent import openvino
+from milvus_rerank.engines.no_telemetry import openvino
 from milvus_rerank.errors import ModelError
 
 ACTIVATION_GROUP = 64

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from milvus_rerank.evaluation.judged import JudgedCollection
 from milvus_rerank.evaluation.metrics import ndcg
 from milvus_rerank.evaluation.report import ComparisonReport, QueryReport, RankedDocument
-from milvus_rerank.pipeline import SearchAnswer, TwoStageSearch
+from milvus_rerank.search import SearchAnswer, TwoStageSearch
 
 
 def compare(

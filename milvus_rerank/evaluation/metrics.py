@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.evaluation.judged import Judgments
-from milvus_rerank.inputs import check_count
 from milvus_rerank.requirements import require
+from milvus_rerank.validation import check_count
 
 Run = Mapping[str, Sequence[str]]
 """For each query, document ids, best first."""

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from milvus_rerank.pipeline import Timings
 from milvus_rerank.results import json_safe
+from milvus_rerank.search import Timings
 
 
 @dataclass(frozen=True, slots=True)

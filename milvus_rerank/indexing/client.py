@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from milvus_rerank.errors import InputError, RerankError, SearchError
-from milvus_rerank.pipeline.milvus import message_of, milvus_errors
 from milvus_rerank.requirements import require
+from milvus_rerank.search.milvus import message_of, milvus_errors
 
 _SCHEMES = ("http://", "https://", "tcp://", "unix:")
 

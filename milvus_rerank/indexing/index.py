@@ -10,7 +10,7 @@ from milvus_rerank.errors import InputError
 from milvus_rerank.indexing.client import told
 from milvus_rerank.indexing.collection import Embedder, check_made_for, create, describe, make_ready
 from milvus_rerank.indexing.corpus import Passage
-from milvus_rerank.inputs import check_count
+from milvus_rerank.validation import check_count
 
 
 @dataclass(frozen=True, slots=True)

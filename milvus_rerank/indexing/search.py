@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.indexing.collection import CollectionInfo, Embedder, check_embedder
-from milvus_rerank.inputs import check_choice
-from milvus_rerank.pipeline import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
-from milvus_rerank.pipeline.stages import Stage
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.scoring import Request
+from milvus_rerank.search import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
+from milvus_rerank.search.first_stage import Stage
+from milvus_rerank.validation import check_choice
 
 Mode = Literal["dense", "bm25", "hybrid"]
 MODES = ("dense", "bm25", "hybrid")

@@ -18,7 +18,7 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2Model, Gemma2PreTra
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
 
 from milvus_rerank.errors import ModelError
-from milvus_rerank.models.kinds import cache_argument
+from milvus_rerank.models.model_type import cache_argument
 
 
 class _Head(torch.nn.Module):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from milvus_rerank.errors import ModelError
-from milvus_rerank.models.names import ModelSource, model_folder, not_loaded
+from milvus_rerank.models.source import ModelSource, model_folder, not_loaded
 from milvus_rerank.progress import progress_bar
 
 CONFIGS = (

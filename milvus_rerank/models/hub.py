@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from milvus_rerank.errors import ModelError
-from milvus_rerank.models.names import ModelSource, model_folder, not_loaded
+from milvus_rerank.models.source import ModelSource, model_folder, not_loaded
 
 # What transformers raises for files that are absent, cut short or of another format.
 _UNREADABLE = (

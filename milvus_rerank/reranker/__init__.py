@@ -5,7 +5,7 @@ from milvus_rerank.reranker.bge import BGERerankFunction
 from milvus_rerank.reranker.cross_encoder import CrossEncoderRerankFunction
 from milvus_rerank.reranker.lexical import LexicalRerankFunction
 from milvus_rerank.reranker.remote.retry_policy import RetryPolicy
-from milvus_rerank.reranker.services import (
+from milvus_rerank.reranker.remote.services import (
     CohereRerankFunction,
     HTTPRerankFunction,
     JinaRerankFunction,

@@ -1,10 +1,8 @@
 """BGERerankFunction: the whole family of BGE rerankers, and any classifier."""
 
-from milvus_rerank.engines.choice import Dtype, EngineName
-from milvus_rerank.models import ModelSource
-from milvus_rerank.reranker.engine import EngineRerankFunction
-from milvus_rerank.reranker.loading import load_scorer
-from milvus_rerank.reranker.options import (
+from milvus_rerank.engines.select import Dtype, EngineName
+from milvus_rerank.loading.load import load_scorer
+from milvus_rerank.loading.options import (
     BatchOptions,
     FlagOptions,
     HubOptions,
@@ -13,8 +11,10 @@ from milvus_rerank.reranker.options import (
     check_group,
     read_long,
 )
+from milvus_rerank.models import ModelSource
+from milvus_rerank.reranker.local import EngineRerankFunction
 from milvus_rerank.scoring.caches import ScoreCache
-from milvus_rerank.scoring.encoding import Chunks
+from milvus_rerank.scoring.encoder import Chunks
 
 
 class BGERerankFunction(EngineRerankFunction):
@@ -35,7 +35,7 @@ class BGERerankFunction(EngineRerankFunction):
     :param max_length: the most tokens of a pair; None for the model's limit.
     :param prompt: what to ask a language model after the document; None for its own.
     :param flag: instructions before queries and documents, and the layers of layerwise and lightweight models, as
-        :class:`~milvus_rerank.reranker.options.FlagOptions`.
+        :class:`~milvus_rerank.loading.options.FlagOptions`.
     :param long: what to do with documents too long for the model: ``truncate``, or ``chunk`` to read them in windows,
         as for :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction`.
     :param engine: ``torch``, ``onnx`` or ``openvino``; ``auto`` takes the fastest that is installed and can run the
@@ -48,9 +48,9 @@ class BGERerankFunction(EngineRerankFunction):
     :param show_progress: show progress bars for loading and scoring on stderr.
     :param score_cache: how many scores to remember (query, document), about 400 bytes each, or a
         :class:`~milvus_rerank.scoring.caches.ScoreCache` that several rerankers share; 0 for none.
-    :param hub: the revision and the cache folder, as :class:`~milvus_rerank.reranker.options.HubOptions`.
+    :param hub: the revision and the cache folder, as :class:`~milvus_rerank.loading.options.HubOptions`.
     :param batching: the token budget of a batch and the size of the token cache, as
-        :class:`~milvus_rerank.reranker.options.BatchOptions`.
+        :class:`~milvus_rerank.loading.options.BatchOptions`.
     :raises InputError: for an option that cannot be used.
     :raises ModelError: if the model cannot be found, read or used for reranking.
     :raises DeviceError: if the device is absent.

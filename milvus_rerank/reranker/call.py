@@ -11,9 +11,9 @@ from typing import Any
 
 from milvus_rerank.errors import InputError, ScoreError
 from milvus_rerank.hits import Candidates, Missing, read_hits, read_search_result
-from milvus_rerank.inputs import check_documents, check_list, check_query, check_threshold, check_top_k
 from milvus_rerank.results import DocumentScores, RerankResult, check_scores
 from milvus_rerank.scoring import Request
+from milvus_rerank.validation import check_documents, check_list, check_query, check_threshold, check_top_k
 
 DocumentName = Callable[[int, int], str]
 """From the positions of a query and of its document to what an error calls the document."""

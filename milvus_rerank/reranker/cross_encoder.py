@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from milvus_rerank.engines.choice import Dtype, EngineName
+from milvus_rerank.engines.select import Dtype, EngineName
+from milvus_rerank.loading.load import load_scorer
+from milvus_rerank.loading.options import BatchOptions, HubOptions, LoadOptions, Long, check_group, read_long
 from milvus_rerank.models import ModelSource
-from milvus_rerank.reranker.engine import EngineRerankFunction
-from milvus_rerank.reranker.loading import load_scorer
-from milvus_rerank.reranker.options import BatchOptions, HubOptions, LoadOptions, Long, check_group, read_long
+from milvus_rerank.reranker.local import EngineRerankFunction
 from milvus_rerank.scoring.activation import ActivationName
 from milvus_rerank.scoring.caches import ScoreCache
-from milvus_rerank.scoring.encoding import Chunks
+from milvus_rerank.scoring.encoder import Chunks
 
 
 class CrossEncoderRerankFunction(EngineRerankFunction):
@@ -28,7 +28,7 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
     :param prompt: an instruction: the system message of a language model, or what stands before each query. None for
         the model's own.
     :param long: what to do with documents too long for the model: ``truncate``, or ``chunk`` to read them in windows,
-        the best of which counts; :class:`~milvus_rerank.scoring.encoding.Chunks` says how else. Results then have a
+        the best of which counts; :class:`~milvus_rerank.scoring.encoder.Chunks` says how else. Results then have a
         ``span``.
     :param engine: ``torch``, ``onnx`` or ``openvino``; ``auto`` takes the fastest that is installed and can run the
         model where it is to run. ``repr`` says which.
@@ -43,9 +43,9 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
     :param show_progress: show progress bars for loading and scoring on stderr.
     :param score_cache: how many scores to remember (query, document), about 400 bytes each, or a
         :class:`~milvus_rerank.scoring.caches.ScoreCache` that several rerankers share; 0 for none.
-    :param hub: the revision and the cache folder, as :class:`~milvus_rerank.reranker.options.HubOptions`.
+    :param hub: the revision and the cache folder, as :class:`~milvus_rerank.loading.options.HubOptions`.
     :param batching: the token budget of a batch and the size of the token cache, as
-        :class:`~milvus_rerank.reranker.options.BatchOptions`.
+        :class:`~milvus_rerank.loading.options.BatchOptions`.
     :raises InputError: for an option that cannot be used.
     :raises ModelError: if the model cannot be found, read or used for reranking.
     :raises DeviceError: if the device is absent.

@@ -9,7 +9,7 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from milvus_rerank.inputs import check_count
+from milvus_rerank.validation import check_count
 
 Ids = NDArray[np.int64]
 

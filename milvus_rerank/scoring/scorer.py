@@ -18,9 +18,9 @@ from milvus_rerank.errors import OutOfMemoryError
 from milvus_rerank.progress import Bar, progress_bar
 from milvus_rerank.scoring import Request, check_stop
 from milvus_rerank.scoring.activation import Activation, raw
-from milvus_rerank.scoring.batches import by_length, cut
+from milvus_rerank.scoring.batching import by_length, cut
 from milvus_rerank.scoring.caches import CachedScore, ScoreCache
-from milvus_rerank.scoring.encoding import Chunks, Encoder, Pair, Row, Span
+from milvus_rerank.scoring.encoder import Chunks, Encoder, Pair, Row, Span
 
 logger = logging.getLogger(__name__)
 

@@ -24,17 +24,17 @@ from milvus_rerank.errors import (
     SearchError,
     StoppedError,
 )
-from milvus_rerank.server import dialects
-from milvus_rerank.server.gate import ErrorAnswer, Gate, error_body, failure
-from milvus_rerank.server.hosted import Models
+from milvus_rerank.server import api_formats
 from milvus_rerank.server.metrics import Metrics
+from milvus_rerank.server.middleware import ErrorAnswer, Gate, error_body, failure
+from milvus_rerank.server.models import Models
 from milvus_rerank.server.pairs import ScoreAnswer, ScoreRequest
 from milvus_rerank.server.playground import Milvus, add_playground
 from milvus_rerank.server.service import Service, Ticket, no_span
 from milvus_rerank.server.settings import Settings
 
 if TYPE_CHECKING:
-    from milvus_rerank.server.traces import Traces
+    from milvus_rerank.server.tracing import Traces
 
 PUBLIC = frozenset({"/", "/health", "/ready"})
 """What needs no key: nothing of it tells what the server holds or is asked."""
@@ -227,37 +227,37 @@ def _add_health(app: FastAPI, server: Application) -> None:
 
 
 def _add_rerank(app: FastAPI, service: Service) -> None:
-    async def scored(request: Request, call: dialects.Call) -> dialects.Scored:
+    async def scored(request: Request, call: api_formats.Call) -> api_formats.Scored:
         ticket = request.state.ticket = Ticket()
         return await service.rerank(call, ticket)
 
-    @app.post("/rerank", tags=["rerank"], responses=_answers(list[dialects.TeiResult] | dialects.RerankAnswer))
-    async def rerank(request: Request, body: dialects.AnyRequest) -> Response:
+    @app.post("/rerank", tags=["rerank"], responses=_answers(list[api_formats.TeiResult] | api_formats.RerankAnswer))
+    async def rerank(request: Request, body: api_formats.AnyRequest) -> Response:
         """Rerank: answers as TEI does where the documents are called ``texts``, else as vLLM, infinity and Jina do."""
         return Answer(body.answer(await scored(request, body.call())))
 
-    @app.post("/v1/rerank", tags=["rerank"], responses=_answers(dialects.RerankAnswer))
-    async def rerank_v1(request: Request, body: dialects.RerankRequest) -> Response:
+    @app.post("/v1/rerank", tags=["rerank"], responses=_answers(api_formats.RerankAnswer))
+    async def rerank_v1(request: Request, body: api_formats.RerankRequest) -> Response:
         """Rerank as Jina, vLLM, SiliconFlow and Cohere's first version do."""
         return Answer(body.answer(await scored(request, body.call())))
 
-    @app.post("/v2/rerank", tags=["rerank"], responses=_answers(dialects.RerankAnswer))
-    async def rerank_v2(request: Request, body: dialects.CohereRequest) -> Response:
+    @app.post("/v2/rerank", tags=["rerank"], responses=_answers(api_formats.RerankAnswer))
+    async def rerank_v2(request: Request, body: api_formats.CohereRequest) -> Response:
         """Rerank as Cohere's second version does."""
         return Answer(body.answer(await scored(request, body.call())))
 
-    @app.post("/voyage/v1/rerank", tags=["rerank"], responses=_answers(dialects.VoyageAnswer))
-    async def rerank_voyage(request: Request, body: dialects.VoyageRequest) -> Response:
+    @app.post("/voyage/v1/rerank", tags=["rerank"], responses=_answers(api_formats.VoyageAnswer))
+    async def rerank_voyage(request: Request, body: api_formats.VoyageRequest) -> Response:
         """Rerank as Voyage does."""
         return Answer(body.answer(await scored(request, body.call())))
 
-    @app.post(DASHSCOPE, tags=["rerank"], responses=_answers(dialects.DashScopeAnswer))
-    async def rerank_dashscope(request: Request, body: dialects.DashScopeRequest) -> Response:
+    @app.post(DASHSCOPE, tags=["rerank"], responses=_answers(api_formats.DashScopeAnswer))
+    async def rerank_dashscope(request: Request, body: api_formats.DashScopeRequest) -> Response:
         """Rerank as DashScope does."""
         return Answer(body.answer(await scored(request, body.call())))
 
     @app.post(SIMILARITY, tags=["score"], responses=_answers(list[float]))
-    async def similarity(request: Request, model: str, body: dialects.SimilarityRequest) -> Response:
+    async def similarity(request: Request, model: str, body: api_formats.SimilarityRequest) -> Response:
         """Score as Hugging Face's sentence similarity does."""
         return Answer(body.answer(await scored(request, body.call(model))))
 

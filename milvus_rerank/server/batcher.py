@@ -1,7 +1,7 @@
 """Batches across requests: one thread for a device, which takes what waits, whoever asked for it.
 
 A request is taken if it will be done in time and makes none late that was taken before: what waits, whose turn it is
-(see :mod:`milvus_rerank.server.jobs`) and how many tokens the device does in a second tell so beforehand.
+(see :mod:`milvus_rerank.server.queue`) and how many tokens the device does in a second tell so beforehand.
 """
 
 import logging
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milvus_rerank.errors import OutOfMemoryError, OverloadedError, StoppedError
-from milvus_rerank.server.jobs import Job, Place, Queue
+from milvus_rerank.server.queue import Job, Place, Queue
 
 logger = logging.getLogger(__name__)
 

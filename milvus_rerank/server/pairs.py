@@ -8,7 +8,7 @@ from pydantic import model_validator
 from typing_extensions import TypedDict
 
 from milvus_rerank.scoring import Request
-from milvus_rerank.server.dialects import Body, Usage
+from milvus_rerank.server.api_formats import Body, Usage
 
 Side = str | list[str]
 

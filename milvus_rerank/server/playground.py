@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from milvus_rerank.errors import SearchError
 from milvus_rerank.indexing import describe, load, open_search
 from milvus_rerank.indexing.collection import Embedder
-from milvus_rerank.pipeline.milvus import message_of, milvus_errors
+from milvus_rerank.search.milvus import message_of, milvus_errors
 
 TIMEOUT = 10.0
 """Seconds that one call to Milvus may take."""

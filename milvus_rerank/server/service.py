@@ -13,16 +13,16 @@ import anyio.to_thread
 import numpy as np
 
 from milvus_rerank.errors import DeadlineError, InputError, OverloadedError
-from milvus_rerank.inputs import check_documents, check_query
 from milvus_rerank.results import check_scores, rank
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.scorer import TokenLimits
+from milvus_rerank.server.api_formats import Call, Scale, Scored
 from milvus_rerank.server.batcher import Batcher
-from milvus_rerank.server.dialects import Call, Scale, Scored
-from milvus_rerank.server.hosted import Model, Models
-from milvus_rerank.server.jobs import Job
 from milvus_rerank.server.metrics import Metrics
+from milvus_rerank.server.models import Model, Models
+from milvus_rerank.server.queue import Job
 from milvus_rerank.server.settings import Limits
+from milvus_rerank.validation import check_documents, check_query
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.inputs import is_loopback
+from milvus_rerank.validation import is_loopback
 
 KEYS_VARIABLE = "MILVUS_RERANK_API_KEYS"
 """The environment variable that holds the keys, with commas between them."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.inputs import check_count, is_loopback
 from milvus_rerank.reranker.remote.api_formats import COHERE, DASHSCOPE, JINA, VOYAGE, ApiFormat
+from milvus_rerank.validation import check_count, is_loopback
 
 
 @dataclass(frozen=True, slots=True)

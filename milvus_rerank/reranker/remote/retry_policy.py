@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.inputs import check_count
+from milvus_rerank.validation import check_count
 
 
 @dataclass(frozen=True, slots=True)

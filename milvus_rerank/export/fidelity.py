@@ -1,0 +1,111 @@
+"""How far a smaller or faster form of a model keeps to its float32 scores."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milvus_rerank.evaluation.metrics import ndcg
+from milvus_rerank.export.samples import TOP, Samples
+from milvus_rerank.results import rank
+
+Scores = Sequence[Sequence[float]]
+"""For each query, a score for each of its documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """What became of the scores of some texts.
+
+    :param queries: how many queries were compared.
+    :param pairs: how many pairs of query and document.
+    :param top_10: how many of the 10 best documents both have, mean of the queries.
+    :param least_top_10: the same of the query that lost most.
+    :param spearman: the rank correlation over a query's documents, mean of the queries.
+    :param difference: the largest absolute difference of a score.
+    :param ndcg_before: nDCG@10 in the order of the reference; None where nothing is judged.
+    :param ndcg_after: nDCG@10 in the order of the candidate.
+    """
+
+    queries: int
+    pairs: int
+    top_10: float
+    least_top_10: int
+    spearman: float
+    difference: float
+    ndcg_before: float | None = None
+    ndcg_after: float | None = None
+
+    @property
+    def ndcg_change(self) -> float | None:
+        """What nDCG@10 gained; below 0 for a loss."""
+        if self.ndcg_before is None or self.ndcg_after is None:
+            return None
+        return self.ndcg_after - self.ndcg_before
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON-safe Python values."""
+        return {**asdict(self), "ndcg_change": self.ndcg_change}
+
+
+def compare_scores(texts: Samples, reference: Scores, candidate: Scores) -> Fidelity:
+    """Compare scores of the same texts.
+
+    :param texts: what was scored, at least one query.
+    :param reference: the float32 scores.
+    :param candidate: the scores to check.
+    :returns: the figures.
+    :raises ScoreError: if a score is NaN or infinite.
+    :raises MissingDependencyError: if the texts are judged and ir_measures is not installed.
+    """
+    before, after = ([rank(own, TOP) for own in scores] for scores in (reference, candidate))
+    shared = [len(set(old) & set(new)) for old, new in zip(before, after, strict=True)]
+    rows = [(np.asarray(old), np.asarray(new)) for old, new in zip(reference, candidate, strict=True)]
+    figures = [_mean_ndcg(texts, order) for order in (before, after)]
+    return Fidelity(
+        queries=len(texts.samples),
+        pairs=texts.pairs,
+        top_10=sum(shared) / len(shared),
+        least_top_10=min(shared),
+        spearman=float(np.mean([rank_correlation(old, new) for old, new in rows])),
+        difference=max(float(np.abs(old - new).max()) for old, new in rows),
+        ndcg_before=figures[0],
+        ndcg_after=figures[1],
+    )
+
+
+def rank_correlation(left: NDArray[Any], right: NDArray[Any]) -> float:
+    """Return Spearman's rank correlation, equal values sharing their mean rank.
+
+    :param left: numbers, shape ``(documents,)``.
+    :param right: others for the same documents.
+    :returns: from -1 to 1. Where one side is all equal it has no order to keep: then 1 if the other is too, else 0.
+    """
+    first, second = _ranks(left), _ranks(right)
+    spread = float(np.sqrt((first @ first) * (second @ second)))
+    if spread == 0:
+        return float(not first.any() and not second.any())
+    return float(first @ second) / spread
+
+
+def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return mean ranks, centred at 0."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks = (last - (counts - 1) / 2)[places.reshape(-1)]
+    return np.asarray(ranks - ranks.mean(), dtype=np.float64)
+
+
+def _mean_ndcg(texts: Samples, orders: Sequence[Sequence[int]]) -> float | None:
+    if texts.judgments is None:
+        return None
+    run: Mapping[str, list[str]] = {
+        sample.id: [sample.ids[place] for place in order] for sample, order in zip(texts.samples, orders, strict=True)
+    }
+    judged = {name: own for name, own in texts.judgments.items() if name in run}
+    if not any(score > 0 for own in judged.values() for score in own.values()):
+        return None
+    found = ndcg(run, judged, TOP)
+    return sum(found.values()) / len(found)

@@ -1,0 +1,156 @@
+"""OpenVINO's int8: weights alone with activations quantised as they come, or both with ranges from calibration.
+
+The only module that imports nncf, which would report its use to its makers: that is kept from it.
+"""
+
+import contextlib
+import io
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from milvus_rerank.engines.base import Batch, pick_inputs
+from milvus_rerank.engines.no_telemetry import openvino, without_telemetry
+from milvus_rerank.engines.openvino_engine import ACTIVATION_GROUP
+from milvus_rerank.errors import InputError, ModelError
+from milvus_rerank.export.gptq import Moments, round_rows, round_weight
+from milvus_rerank.export.onnx_weights import drop_unused, transpose_weights
+from milvus_rerank.onnx_graphs.build_bert import FIRST_ROW
+
+
+def quantize_openvino(source: Path, target: Path, *, method: str, batches: Sequence[Batch]) -> None:
+    """Write an int8 form of a graph for OpenVINO.
+
+    What is computed for the classifier's row alone stays as it is: that costs nothing, and its errors would go
+    straight into the logits.
+
+    :param source: a float32 ``model.onnx``.
+    :param target: the ``.xml`` file to write; its weights go to a ``.bin`` beside it.
+    :param method: ``dynamic``: int8 weights, one scale for each output, and activations quantised as they
+        come, token by token; ``calibrated``: fixed ranges for activations too, which is faster and less exact.
+    :param batches: texts to calibrate with.
+    :raises InputError: without batches.
+    :raises ModelError: if the graph has no weights that could become int8.
+    """
+    if not batches:
+        raise InputError("int8 for engine 'openvino' needs texts to calibrate with")
+    model = _rounded(source, batches) if method == "dynamic" else _calibrated(source, batches)
+    openvino.save_model(model, target, compress_to_fp16=False)
+
+
+def _rounded(source: Path, batches: Sequence[Batch]) -> Any:
+    """Return the graph with int8 weights that are rounded for these texts."""
+    model = onnx.load(source)
+    transpose_weights(model)
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    layers = [node for node in graph.node if _is_layer(node, tensors)]
+    if not layers:
+        raise ModelError(f"{source} multiplies nothing with weights that could become int8")
+    users = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            users[name].append(node)
+    moments = _moments(source, list(dict.fromkeys(node.input[0] for node in layers)), batches)
+    floats = []
+    for node in layers:
+        made = round_weight(numpy_helper.to_array(tensors[node.input[1]]).T, moments[node.input[0]])
+        floats.append(_compressed(graph, node, 1, made.weight.T, made.scale, axis=1))
+        for adder in users[node.output[0]] if len(users[node.output[0]]) == 1 else ():
+            _shift_bias(graph, adder, tensors, node.output[0], made.shift)
+    for node in graph.node:
+        if node.op_type == "Gather" and node.input[0] in tensors and len(tensors[node.input[0]].dims) == 2:
+            table = numpy_helper.to_array(tensors[node.input[0]])
+            floats.append(_compressed(graph, node, 0, *round_rows(table), axis=0))
+    nodes = [*floats, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    drop_unused(model)
+    written = source.with_name("int8.onnx")
+    onnx.save_model(model, written, save_as_external_data=True, location=written.name + "_data")
+    return openvino.Core().read_model(written)
+
+
+def _is_layer(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) -> bool:
+    weight = tensors.get(node.input[1]) if node.op_type == "MatMul" else None
+    return weight is not None and len(weight.dims) == 2 and not node.name.startswith(FIRST_ROW)
+
+
+def _shift_bias(
+    graph: onnx.GraphProto,
+    adder: onnx.NodeProto,
+    tensors: dict[str, onnx.TensorProto],
+    product: str,
+    shift: NDArray[np.float32],
+) -> None:
+    """Add to the bias of a product what rounding took from the outputs' mean; without a bias there is none to mend."""
+    place = next((one for one, name in enumerate(adder.input) if name in tensors), None)
+    if adder.op_type == "Add" and place is not None:
+        bias = numpy_helper.to_array(tensors[adder.input[place]]) + shift
+        adder.input[place] = f"{product}.bias"
+        graph.initializer.append(numpy_helper.from_array(bias, f"{product}.bias"))
+
+
+def _compressed(
+    graph: onnx.GraphProto, node: onnx.NodeProto, place: int, weight: NDArray[Any], scale: NDArray[Any], *, axis: int
+) -> onnx.NodeProto:
+    """Give a node an int8 weight in place of its own; return what makes floats of it."""
+    names = [f"{node.output[0]}.{part}" for part in ("int8", "scale", "floats")]
+    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight), names[0]))
+    graph.initializer.append(numpy_helper.from_array(scale, names[1]))
+    node.input[place] = names[2]
+    return helper.make_node("DequantizeLinear", names[:2], names[2:], name=names[2], axis=axis)
+
+
+def _moments(source: Path, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, Moments]:
+    """Run texts through the float32 graph and gather what its layers get."""
+    core = openvino.Core()
+    model = core.read_model(source)
+    places = {name: len(model.outputs) + number for number, name in enumerate(names)}
+    model.add_outputs(list(names))
+    run = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    inputs = frozenset(port.any_name for port in run.inputs)
+    moments: dict[str, Moments] = {}
+    for batch in batches:
+        made = run(pick_inputs(batch, inputs))
+        kept = batch.attention_mask.astype(bool)
+        for name, place in places.items():
+            states = made[place]
+            rows = states[kept] if states.ndim == 3 else states.reshape(-1, states.shape[-1])  # else of pooled pairs
+            moments.setdefault(name, Moments(rows.shape[1], ACTIVATION_GROUP)).add(rows)
+    return moments
+
+
+def _calibrated(source: Path, batches: Sequence[Batch]) -> Any:
+    """Return the graph with int8 weights and fixed ranges of activations."""
+    model = openvino.Core().read_model(source)
+    # nncf takes only constants for weights, not transposed constants.
+    manager = openvino.passes.Manager()
+    manager.register_pass(openvino.passes.ConstantFolding())
+    manager.run_passes(model)
+    names = frozenset(port.any_name for port in model.inputs)
+    with _silent_nncf() as nncf:
+        data = nncf.Dataset([pick_inputs(batch, names) for batch in batches])
+        kept = nncf.IgnoredScope(patterns=[FIRST_ROW + ".*"], validate=False)
+        kind = nncf.ModelType.TRANSFORMER
+        return nncf.quantize(model, data, model_type=kind, subset_size=len(batches), ignored_scope=kept)
+
+
+@contextlib.contextmanager
+def _silent_nncf() -> Iterator[Any]:
+    """Give nncf without its telemetry and its printing."""
+    with without_telemetry():
+        import nncf
+        from nncf.telemetry import telemetry
+    if hasattr(telemetry, "_impl"):  # somebody else imported nncf first, with what sends
+        telemetry._impl.consent = False
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # not set_log_level: it sets the handlers of others too
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield nncf

@@ -1,0 +1,162 @@
+"""A model's files written anew as a folder that needs no torch: config, tokenizer, licence and a float32 graph."""
+
+import json
+import shutil
+from pathlib import Path
+
+from milvus_rerank.errors import ModelError
+from milvus_rerank.export.publish import RECORD
+from milvus_rerank.models import ModelSource
+from milvus_rerank.models.files import (
+    CONFIGS,
+    FileTokenizer,
+    check_reranker,
+    content_key,
+    fetch_folder,
+    has_plain_tokenizer,
+    list_files,
+    read_config,
+    weight_files,
+)
+from milvus_rerank.onnx_graphs import files, locate
+from milvus_rerank.requirements import ENGINES, require
+
+FLOAT32 = "onnx/model.onnx"
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "*.model",
+)
+_PAPERS = ("README.md", "LICENSE*", "NOTICE*", "config_sentence_transformers.json")
+
+
+def fetch_original(source: ModelSource) -> Path:
+    """Return a local folder with all of a model that an export needs, downloading what is missing.
+
+    :param source: which model.
+    :returns: its folder.
+    :raises ModelError: if it is not found or is no reranker.
+    """
+    wanted = (*CONFIGS, *_TOKENIZERS, *_PAPERS, *files.WEIGHTS)
+    folder = fetch_folder(source, wanted)
+    check_reranker(source.name, read_config(folder))
+    if not weight_files(folder):
+        folder = fetch_folder(source, (*wanted, *files.graph_files(FLOAT32)))
+        if files.find_carried(list_files(folder), "onnx", "float32") is None:
+            folder = fetch_folder(source, (*wanted, *files.PICKLED))
+    return folder
+
+
+def original_key(folder: Path) -> str:
+    """Return a name for a model's contents: its config, tokenizer and weights; an export has its model's.
+
+    :param folder: as :func:`fetch_original` returns it.
+    :returns: 32 hexadecimal digits.
+    """
+    if (folder / RECORD).is_file():
+        return str(read_config(folder, RECORD).get("key"))
+    weights = weight_files(folder)
+    if not weights:
+        graph = files.find_carried(list_files(folder), "onnx", "float32")
+        pickled = sorted(folder.glob(files.PICKLED[0]))
+        weights = [folder / graph, *_data_files(folder / graph)] if graph else pickled
+    return content_key([path for path in (folder / name for name in CONFIGS) if path.is_file()] + weights)
+
+
+def write_float32(source: ModelSource, folder: Path, target: Path) -> None:
+    """Write the folder, with the graph at ``onnx/model.onnx`` and the weights once, beside it.
+
+    :param source: which model.
+    :param folder: as :func:`fetch_original` returns it.
+    :param target: a folder to make.
+    :raises ModelError: if the model cannot be read or traced, or its tokenizer has no fast form.
+    :raises MissingDependencyError: if torch is needed and not installed.
+    """
+    graph = target / FLOAT32
+    graph.parent.mkdir(parents=True)
+    _copy(folder, target, ("config.json", *_PAPERS))
+    _write_tokenizer(source, folder, target)
+    config = read_config(target)
+    tokenizer = FileTokenizer(target, config)
+    names = list_files(folder)
+    if files.can_build(names, config, tokenizer.padding_side):
+        with_types = "token_type_ids" in tokenizer.model_input_names
+        locate.write_built(graph, folder, config, source.name, with_types=with_types)
+        return
+    carried = files.find_carried(names, "onnx", "float32")
+    if carried is None:
+        locate.write_traced(graph, source, [name for name in tokenizer.model_input_names if name in locate.INPUTS])
+        _rename_data(graph)
+        return
+    for path in (folder / carried, *_data_files(folder / carried)):
+        shutil.copyfile(path, graph.parent / path.name)
+
+
+def copy_small_files(folder: Path, target: Path) -> None:
+    """Copy a written folder without its graph.
+
+    :param folder: as :func:`write_float32` writes it.
+    :param target: a folder to make.
+    """
+    target.mkdir()
+    _copy(folder, target, ("config.json", *_PAPERS, *_TOKENIZERS))
+
+
+def _write_tokenizer(source: ModelSource, folder: Path, target: Path) -> None:
+    if has_plain_tokenizer(folder):
+        _copy(folder, target, _TOKENIZERS)
+        return
+    require(f"the tokenizer of model {source.name!r}", *ENGINES["torch"])
+    from milvus_rerank.models.hub import load_tokenizer
+
+    tokenizer = load_tokenizer(source)
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"model {source.name!r} has a {type(tokenizer).__name__}, which cannot be written as a tokenizer.json; "
+            "run it with engine='torch'"
+        )
+    tokenizer.save_pretrained(target)
+    path = target / "tokenizer_config.json"
+    settings = {**read_config(target, path.name), "model_input_names": list(tokenizer.model_input_names)}
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _copy(folder: Path, target: Path, patterns: tuple[str, ...]) -> None:
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            shutil.copyfile(path, target / path.name)  # not its mode: caches and packages may be read-only
+
+
+def _data_files(graph: Path) -> list[Path]:
+    """Return the files beside a graph that hold its weights."""
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    places = {
+        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
+    outside = [place for place in places if Path(place).name != place]
+    if outside:  # a download must not have other files of this machine copied
+        raise ModelError(f"{graph} keeps weights in {outside[0]!r}, outside its own folder")
+    return [graph.parent / place for place in sorted(places)]
+
+
+def _rename_data(graph: Path) -> None:
+    """Name a graph's weights as others do, and as :func:`graph_files` looks for them on the hub."""
+    import onnx
+
+    found = _data_files(graph)
+    if len(found) == 1:
+        model = onnx.load(graph, load_external_data=False)
+        wanted = graph.name + "_data"
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = wanted
+        found[0].rename(graph.parent / wanted)
+        graph.write_bytes(model.SerializeToString())

@@ -1,0 +1,1 @@
+"""Inspect a model, select its engine, load it."""

@@ -1,0 +1,122 @@
+"""Loading of a scorer: inspect the model, select the engine, load the model, and put an encoder before it."""
+
+import logging
+from collections.abc import Hashable
+
+from milvus_rerank.engines.select import DTYPES, ENGINES, choose_device
+from milvus_rerank.errors import InputError
+from milvus_rerank.loading.inspect import ModelInfo, inspect_model
+from milvus_rerank.loading.load_onnx import load_graph
+from milvus_rerank.loading.load_torch import load_torch
+from milvus_rerank.loading.options import Loaded, LoadOptions, check_model_options, pick_label
+from milvus_rerank.loading.select import select_engine
+from milvus_rerank.models.files import content_key
+from milvus_rerank.scoring.activation import pick_activation
+from milvus_rerank.scoring.caches import ScoreCache
+from milvus_rerank.scoring.encoder import Encoder
+from milvus_rerank.scoring.pair_encoder import PairEncoder, Wording
+from milvus_rerank.scoring.scorer import PairScorer
+from milvus_rerank.validation import check_choice, check_count, check_limit
+
+logger = logging.getLogger(__name__)
+
+CPU_BATCH_TOKENS = 1024
+"""Small batches win on a CPU, where they stay in its caches: the default budget there, padding included."""
+
+GPU_BATCH_TOKENS = 65_536
+"""The most of the default budget elsewhere: language models have limits of 32,000 tokens and more for one pair."""
+
+_CONTENTS = (".json", ".safetensors", ".bin", ".onnx", ".onnx_data", ".xml", ".jinja")
+
+
+def load_scorer(options: LoadOptions) -> PairScorer:
+    """Load a model and put a scorer around it.
+
+    :param options: which model and how to run it.
+    :returns: a scorer that threads may share.
+    :raises InputError: for an option that cannot be used.
+    :raises ModelError: if the model cannot be found, read or used for reranking.
+    :raises DeviceError: if the device is absent.
+    :raises MissingDependencyError: if no engine is installed, or not the one asked for.
+    """
+    _check_options(options)
+    cache = options.score_cache if isinstance(options.score_cache, ScoreCache) else None
+    if cache is None and (size := check_limit(options.score_cache, "score_cache")):
+        cache = ScoreCache(size)
+    info = inspect_model(options.source, show_progress=options.show_progress)
+    check_model_options(info, options)
+    device = choose_device(options.device, options.engine)
+    label = pick_label(info, options)
+    engine_name = select_engine(info, options, device, label)
+    if engine_name == "torch":
+        loaded = load_torch(info, options, device, label)
+    else:
+        loaded = load_graph(engine_name, info, options, label)
+    engine = loaded.engine
+    # At the level of debug: the command shows info to people, and nothing here differs from the request.
+    logger.debug("%s runs on %s with engine %s in %s", info.source.name, engine.device, engine.name, engine.dtype)
+    max_length = options.max_length or loaded.max_length
+    if loaded.position_limit is not None and max_length > loaded.position_limit:
+        logger.info("max_length %d is more than the model's %d positions", max_length, loaded.position_limit)
+        max_length = loaded.position_limit
+    encoder = loaded.encode(max_length) if loaded.encode else _pair_encoder(options, loaded, max_length)
+    full = min(options.batch_size * max_length, GPU_BATCH_TOKENS)
+    return PairScorer(
+        encoder,
+        loaded.engine,
+        activation=pick_activation(options.activation, loaded.config, loaded.settings.activation),
+        max_batch_tokens=options.batching.max_batch_tokens
+        or (min(full, CPU_BATCH_TOKENS) if device == "cpu" else full),
+        show_progress=options.show_progress,
+        score_cache=cache,
+        settings=_settings(info, options, loaded, max_length) if cache is not None else None,
+        chunks=options.chunks,
+    )
+
+
+def _pair_encoder(options: LoadOptions, loaded: Loaded, max_length: int) -> Encoder:
+    prompt = options.prompt if options.prompt is not None else loaded.settings.prompt
+    return PairEncoder(
+        loaded.tokenizer,
+        max_length=max_length,
+        query_max_length=options.query_max_length,
+        truncation=options.truncation,
+        pad_to_multiple_of=loaded.engine.pad_to_multiple_of,
+        wording=Wording(query_before=prompt or "") if options.flag is None else options.flag.wording(),
+        token_cache=options.batching.token_cache,
+    )
+
+
+def _settings(info: ModelInfo, options: LoadOptions, loaded: Loaded, max_length: int) -> Hashable:
+    """Return all that logits depend on: the model by its contents, or on the hub by name and revision."""
+    files = sorted(path for path in info.folder.rglob("*") if path.suffix in _CONTENTS) if info.is_local else []
+    model = content_key(files) if files else (options.source.name, options.source.revision)
+    engine = loaded.engine
+    return (
+        model,
+        engine.name,
+        engine.dtype,
+        engine.device,
+        max_length,
+        options.query_max_length,
+        options.truncation,
+        options.label,
+        options.activation == "softmax",  # which changes the logits of a label
+        options.prompt,
+        options.flag,
+        options.chunks,
+    )
+
+
+def _check_options(options: LoadOptions) -> None:
+    check_choice(options.engine, "engine", ENGINES)
+    check_choice(options.dtype, "dtype", DTYPES)
+    check_count(options.batch_size, "batch_size")
+    counts = {name: getattr(options, name) for name in ("max_length", "query_max_length", "threads")}
+    counts["max_batch_tokens"] = options.batching.max_batch_tokens
+    for name, count in counts.items():
+        if count is not None:
+            check_count(count, name)
+    if options.prompt is not None and not isinstance(options.prompt, str):
+        raise InputError(f"prompt must be a string, got {options.prompt!r}")
+    check_limit(options.batching.token_cache, "token_cache")

@@ -1,0 +1,172 @@
+"""Models that only sentence-transformers can put together: its own forward pass behind this package's batching.
+
+Validation, order, batches by length, threads and what happens when memory runs out are the same as for all others.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milvus_rerank.engines.base import Batch, as_logits
+from milvus_rerank.errors import InputError, OutOfMemoryError
+from milvus_rerank.loading.options import Loaded, LoadOptions
+from milvus_rerank.models import ModelSource, model_folder
+from milvus_rerank.models.model_type import Settings
+from milvus_rerank.requirements import ENGINES, require
+from milvus_rerank.scoring.encoder import Chunks, Pair, Span
+
+_OLDEST_MAJOR = 6  # of sentence-transformers: earlier ones import what a folder's modules.json names
+
+CHARACTERS_PER_TOKEN = 4
+"""A guess, for batches: the library tokenises itself, and sorts by characters, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch(Batch):
+    """Pairs of texts, for a library that tokenises itself.
+
+    :param pairs: queries and documents.
+    """
+
+    pairs: Sequence[Pair] = field(default=())
+
+
+class LibraryEncoder:
+    """Hand pairs of texts through.
+
+    :param max_length: the most tokens of a pair, which the library cuts itself.
+    """
+
+    def __init__(self, max_length: int) -> None:
+        self.max_length = max_length
+
+    def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None) -> list[Pair]:
+        """Return the pairs."""
+        return list(pairs)
+
+    def length(self, row: Pair) -> int:
+        """Return a guess at a pair's tokens."""
+        return min(self.max_length, 3 + (len(row[0]) + len(row[1])) // CHARACTERS_PER_TOKEN)
+
+    def padded_length(self, length: int) -> int:
+        """Return the same length."""
+        return length
+
+    def batch(self, rows: Sequence[Pair]) -> TextBatch:
+        """Return the texts, and no token ids."""
+        nothing = np.empty((len(rows), 0), dtype=np.int64)
+        return TextBatch(nothing, nothing, None, None, tuple(rows))
+
+    def shorten(self, row: Pair, *, document_tokens: int | None, pair_tokens: int | None, left: bool) -> Pair:
+        """Return the pair: only the library knows its tokens."""
+        return row
+
+    def windows(self, row: Pair, chunks: Chunks) -> list[Pair]:
+        """Return the pair."""
+        return [row]
+
+    def span(self, pair: Pair, window: int, chunks: Chunks) -> Span | None:
+        """Return nothing."""
+        return None
+
+
+class LibraryEngine:
+    """Run ``sentence_transformers.CrossEncoder``.
+
+    :param model: the loaded model.
+    :param device: where it runs.
+    :param dtype: the precision of its weights.
+    :param prompt: what to tell the model; None for its own.
+    """
+
+    name = "sentence-transformers"
+    pad_to_multiple_of = 1
+
+    def __init__(self, model: Any, device: str, dtype: str, prompt: str | None) -> None:
+        self._model = model
+        self._prompt = prompt
+        self._turn = threading.Lock()  # nothing says that all its modules may be shared by threads
+        self.device = device
+        self.dtype = dtype
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
+        """Run one forward pass.
+
+        :param batch: the texts.
+        :returns: raw logits, shape ``(pairs,)``.
+        :raises OutOfMemoryError: if torch cannot allocate what the batch needs.
+        """
+        from milvus_rerank.engines.torch_engine import identity, is_out_of_memory
+
+        if not isinstance(batch, TextBatch):
+            raise InputError(f"engine {self.name!r} takes texts, got {type(batch).__name__}")
+        pairs = [list(pair) for pair in batch.pairs]
+        options = {"batch_size": len(pairs), "show_progress_bar": False, "activation_fn": identity()}
+        try:
+            with self._turn:
+                made = self._model.predict(pairs, prompt=self._prompt, **options)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(f"a batch of {len(pairs)} pairs does not fit the memory of {self.device}") from None
+        return as_logits(np.asarray(made), len(pairs), type(self._model).__name__)
+
+
+def load_library(options: LoadOptions, device: str, dtype: str, config: dict[str, Any], settings: Settings) -> Loaded:
+    """Load a model with sentence-transformers.
+
+    :param options: which model and how to run it.
+    :param device: where.
+    :param dtype: the precision of its weights.
+    :param config: its ``config.json``.
+    :param settings: what stands beside it.
+    :returns: the model.
+    :raises InputError: for options that need this package's own tokenisation.
+    :raises ModelError: if it cannot be found or read.
+    :raises MissingDependencyError: if sentence-transformers is not installed.
+    """
+    name = options.source.name
+    if options.chunks is not None:
+        raise InputError(
+            f"model {name!r} is put together by sentence-transformers, which cuts texts off: use long='truncate'"
+        )
+    _check_library(name)
+    from milvus_rerank.models.hub import explained
+
+    with explained(options.source):
+        model = _cross_encoder(options.source, device, dtype, options.max_length)
+    max_length = options.max_length or int(model.max_seq_length or 512)
+    engine = LibraryEngine(model, device, dtype, options.prompt)
+    return Loaded(engine, None, config, max_length, None, settings, LibraryEncoder)
+
+
+def _check_library(name: str) -> None:
+    """Refuse a sentence-transformers that would run a folder's own Python code without being told that it may."""
+    require(f"model {name!r}", *ENGINES["torch"], "sentence_transformers")
+    installed = version("sentence-transformers")
+    if int(installed.partition(".")[0]) < _OLDEST_MAJOR:
+        raise InputError(
+            f"model {name!r} needs sentence-transformers {_OLDEST_MAJOR} or newer, got {installed}, which would run "
+            'code of a model\'s folder without asking. Type: pip install --upgrade "milvus-rerank[torch]"'
+        )
+
+
+def _cross_encoder(source: ModelSource, device: str, dtype: str, max_length: int | None) -> Any:
+    from sentence_transformers import CrossEncoder
+
+    folder = model_folder(source.name)
+    return CrossEncoder(
+        source.name if folder is None else str(folder),
+        device=device,
+        revision=source.revision,
+        cache_folder=None if source.cache_dir is None else str(source.cache_dir),
+        local_files_only=source.local_files_only or folder is not None,
+        trust_remote_code=source.trust_remote_code,
+        max_length=max_length,
+        model_kwargs={"dtype": dtype},
+    )

@@ -1,0 +1,284 @@
+"""Options of loading, their checks against a model, and the loaded model."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args
+
+from milvus_rerank.engines import Engine
+from milvus_rerank.engines.base import Label
+from milvus_rerank.engines.select import Dtype, EngineName
+from milvus_rerank.errors import InputError, ModelError
+from milvus_rerank.loading.inspect import ModelInfo
+from milvus_rerank.models import ModelSource
+from milvus_rerank.models.model_type import Settings
+from milvus_rerank.scoring.activation import ActivationName
+from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
+from milvus_rerank.scoring.encoder import Chunks, Encoder
+from milvus_rerank.scoring.pair_encoder import Truncation, Wording
+from milvus_rerank.validation import as_int, check_count, check_limit, check_list
+
+T = TypeVar("T")
+
+Long = Literal["truncate", "chunk"]
+"""Ways to treat a document that is too long for the model: cut it off, or read it in windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubOptions:
+    """Options of downloads from the model hub that are seldom set.
+
+    :param revision: a branch, tag or commit; None for the main branch.
+    :param cache_dir: the folder that keeps downloaded models; None for the hub client's own.
+    """
+
+    revision: str | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """Options of batches that are seldom set.
+
+    :param max_batch_tokens: the budget of a batch, padding included; None derives it from ``batch_size``.
+    :param token_cache: how many tokens of documents seen before to remember, 8 bytes each; 0 for none.
+    """
+
+    max_batch_tokens: int | None = None
+    token_cache: int = TOKEN_CACHE
+
+
+@dataclass(frozen=True, slots=True)
+class FlagOptions:
+    """Options of FlagEmbedding's rerankers, by the names that FlagEmbedding gives them.
+
+    :param query_instruction_for_rerank: the text before each query; None for the model's own: nothing, or ``A: `` for
+        language models.
+    :param query_instruction_format: the order of instruction and query, such as ``"{}{}"``.
+    :param passage_instruction_for_rerank: the text before each document; None for the model's own: nothing, or ``B: ``.
+    :param passage_instruction_format: the order of instruction and document.
+    :param cutoff_layers: the layer whose score head is read, of the models that have them; None for the last. Layers
+        after it are not loaded.
+    :param compress_layers: the layers before which the lightweight model merges document tokens.
+    :param compress_ratio: how many of them become one.
+    :raises InputError: for a layer or ratio that cannot be used.
+    """
+
+    query_instruction_for_rerank: str | None = None
+    query_instruction_format: str = "{}{}"
+    passage_instruction_for_rerank: str | None = None
+    passage_instruction_format: str = "{}{}"
+    cutoff_layers: int | Sequence[int] | None = None
+    compress_layers: int | Sequence[int] = (8,)
+    compress_ratio: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "compress_layers", self.merging_layers)  # hashable, whatever was given
+        object.__setattr__(self, "cutoff_layers", self.layer)
+        object.__setattr__(self, "compress_ratio", check_count(self.compress_ratio, "compress_ratio"))
+
+    @property
+    def layer(self) -> int | None:
+        """The layer that is read: FlagEmbedding takes a list, and returns a list of scores for each."""
+        if self.cutoff_layers is None:
+            return None
+        layers = _layers(self.cutoff_layers)
+        if len(layers) != 1:
+            raise InputError(
+                f"cutoff_layers must be one layer, such as 28 or [28], got {layers}: one score orders documents"
+            )
+        return check_count(layers[0], "cutoff_layers")
+
+    @property
+    def merging_layers(self) -> tuple[int, ...]:
+        """The layers before which document tokens are merged."""
+        return tuple(check_limit(layer, "compress_layers") for layer in _layers(self.compress_layers))
+
+    def wording(self, query: str = "", passage: str = "") -> Wording:
+        """Return the texts around queries and documents.
+
+        :param query: the model's own instruction for queries.
+        :param passage: the model's own instruction for documents.
+        :returns: the instructions in their formats.
+        """
+        query = query if self.query_instruction_for_rerank is None else self.query_instruction_for_rerank
+        passage = passage if self.passage_instruction_for_rerank is None else self.passage_instruction_for_rerank
+        return Wording(
+            *_around(self.query_instruction_format, query), *_around(self.passage_instruction_format, passage)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """Options of loading a reranker, in this package's words.
+
+    :param source: which model.
+    :param device: ``cpu``, ``cuda``, ``cuda:n``, ``mps``; None, "" or ``auto`` pick.
+    :param engine: ``torch``, ``onnx``, ``openvino``; ``auto`` takes the fastest that is installed and can run it.
+    :param dtype: ``float32``, ``bfloat16``, ``float16``, ``int8`` or ``auto``.
+    :param threads: the most CPU threads of a forward pass; None for the CPUs this process may use.
+    :param max_length: the most tokens of a pair; None for the model's own limit.
+    :param query_max_length: the most tokens of a query, as :class:`PairEncoder` knows it.
+    :param truncation: which text to shorten, as :class:`PairEncoder` knows it.
+    :param activation: from logits to scores, as :func:`pick_activation` knows it.
+    :param label: which of several labels is the score: its name or number.
+    :param prompt: the instruction for the model; None for the model's default.
+    :param flag: FlagEmbedding's ways instead of those of sentence-transformers; None for the latter.
+    :param chunks: how to read documents that are too long; None cuts them off.
+    :param batch_size: a hint: how many pairs of full length a batch may hold.
+    :param batching: more about batches.
+    :param show_progress: show progress bars on stderr.
+    :param score_cache: how many scores to remember, or a cache that rerankers share; 0 for none.
+    """
+
+    source: ModelSource
+    device: str | None = None
+    engine: EngineName = "auto"
+    dtype: Dtype = "float32"
+    threads: int | None = None
+    max_length: int | None = None
+    query_max_length: int | None = None
+    truncation: Truncation = "longest_first"
+    activation: ActivationName | Callable[[Any], Any] | None = None
+    label: int | str | None = None
+    prompt: str | None = None
+    flag: FlagOptions | None = None
+    chunks: Chunks | None = None
+    batch_size: int = 32
+    batching: BatchOptions = BatchOptions()
+    show_progress: bool = False
+    score_cache: int | ScoreCache = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is ready to run, and what scoring must know of it.
+
+    :param engine: runs it.
+    :param tokenizer: its tokenizer.
+    :param config: its ``config.json``.
+    :param max_length: the tokens a pair may have by default.
+    :param position_limit: the tokens a pair can have at all; None if positions are not counted in a table.
+    :param settings: what sentence-transformers wrote beside it.
+    :param encode: makes its encoder, given the most tokens of a pair; None for that of a plain pair.
+    """
+
+    engine: Engine
+    tokenizer: Any
+    config: dict[str, Any]
+    max_length: int
+    position_limit: int | None = None
+    settings: Settings = field(default_factory=Settings)
+    encode: Callable[[int], Encoder] | None = None
+
+
+def check_group(value: T | None, name: str, group: type[T]) -> T:
+    """Return a group of options.
+
+    :param value: the group; None for its defaults.
+    :param name: the argument's name.
+    :param group: the group's class.
+    :returns: the group.
+    :raises InputError: for anything else.
+    """
+    if value is None:
+        return group()
+    if not isinstance(value, group):
+        raise InputError(f"{name} must be {group.__name__}(...) or None, got {value!r}")
+    return value
+
+
+def read_long(long: Long | Chunks) -> Chunks | None:
+    """Return how to read documents that are too long.
+
+    :param long: ``truncate``, ``chunk``, or :class:`Chunks`.
+    :returns: None to cut them off.
+    :raises InputError: for anything else.
+    """
+    if isinstance(long, Chunks):
+        return long
+    if long not in get_args(Long):
+        raise InputError(f"long must be 'truncate', 'chunk' or Chunks(...), got {long!r}")
+    return Chunks() if long == "chunk" else None
+
+
+def check_model_options(info: ModelInfo, options: LoadOptions) -> None:
+    """Raise if a model cannot rerank, or not with these options.
+
+    :param info: the model.
+    :param options: how to run it.
+    :raises InputError: if the other rerank function is for it, or an option is for another type of model.
+    :raises ModelError: if it does not rerank.
+    """
+    name, kind, flag = info.source.name, info.model_type, options.flag
+    if kind == "none":
+        architectures = ", ".join(info.config.get("architectures") or ["model without an architecture"])
+        raise ModelError(
+            f"model {name!r} is a {architectures}; expected a cross-encoder: a ...ForSequenceClassification, "
+            "or a language model that says yes or no"
+        )
+    if flag is None and (kind in ("layerwise", "lightweight") or (kind == "causal" and info.is_bge)):
+        raise InputError(f"model {name!r} is a BGE reranker; load it with BGERerankFunction({name!r})")
+    if flag is not None and (kind == "library" or (kind == "causal" and info.settings.tokens is not None)):
+        raise InputError(f"model {name!r} is not a BGE reranker; load it with CrossEncoderRerankFunction({name!r})")
+    if kind != "classifier" and options.label is not None:
+        raise InputError(f"label is for classifiers; model {name!r} is of type {kind}")
+    if flag is None:
+        return
+    default = FlagOptions()
+    limited = (
+        ("prompt", options.prompt is not None, ("causal", "layerwise", "lightweight")),
+        ("cutoff_layers", flag.cutoff_layers is not None, ("layerwise", "lightweight")),
+        ("compress_layers", flag.compress_layers != default.compress_layers, ("lightweight",)),
+        ("compress_ratio", flag.compress_ratio != default.compress_ratio, ("lightweight",)),
+    )
+    for option, is_set, types in limited:
+        if is_set and kind not in types:
+            raise InputError(f"{option} is for models of type {' or '.join(types)}; {name!r} is of type {kind}")
+
+
+def pick_label(info: ModelInfo, options: LoadOptions) -> Label | None:
+    """Return which label of a classifier is the score; None for the only one, and for other types of model.
+
+    :param info: the model.
+    :param options: the label that was asked for.
+    :returns: its number.
+    :raises InputError: if there are several and none was chosen, or the chosen one is not among them.
+    """
+    if info.model_type != "classifier":
+        return None
+    name, names = info.source.name, [label.casefold() for label in info.labels]
+    shown = ", ".join(map(repr, info.labels[:8]))
+    wanted = options.label.casefold() if isinstance(options.label, str) else options.label
+    odds = options.activation == "softmax"
+    if len(names) == 1:
+        if odds:
+            raise InputError(f"model {name!r} has one label, of which softmax is always 1: use sigmoid, or raw")
+        if wanted is None or wanted in (0, names[0]):
+            return None
+        raise InputError(f"model {name!r} has one label, {shown}: leave label={options.label!r} out")
+    if wanted is None:
+        raise InputError(
+            f"model {name!r} has {len(names)} labels: {shown}. Say which one is the score with label=..., and with "
+            "activation_fct='softmax' for its probability"
+        )
+    chosen = names.index(wanted) if isinstance(wanted, str) and wanted in names else wanted
+    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < len(names):
+        raise InputError(f"model {name!r} has no label {options.label!r}; it has {shown}, or 0 to {len(names) - 1}")
+    return Label(chosen, odds)
+
+
+def _layers(layers: object) -> list[object]:
+    return [layers] if as_int(layers) is not None else check_list(layers, "layers", "numbers")
+
+
+def _around(form: object, instruction: object) -> tuple[str, str]:
+    if not isinstance(form, str) or not isinstance(instruction, str):
+        raise InputError(f"instructions and their formats are strings, got {form!r} and {instruction!r}")
+    try:  # without an instruction FlagEmbedding leaves the format out, too
+        before, mark, after = form.replace("\\n", "\n").format(instruction, "\0").partition("\0")
+    except (IndexError, KeyError, ValueError):
+        mark = ""
+    if not mark:
+        raise InputError(f"a format has two places, as '{{}}{{}}' has for instruction and text; got {form!r}")
+    return (before, after) if instruction else ("", "")

@@ -1,0 +1,121 @@
+"""Selection of the engine that runs a model: a table of what each can run, and a reason for each that is not taken."""
+
+import logging
+from dataclasses import dataclass
+
+from milvus_rerank.engines.base import Label
+from milvus_rerank.errors import InputError
+from milvus_rerank.loading.inspect import ModelInfo
+from milvus_rerank.loading.options import LoadOptions
+from milvus_rerank.models.model_type import ModelType
+from milvus_rerank.onnx_graphs.files import find_carried
+from milvus_rerank.requirements import ENGINES as PACKAGES
+from milvus_rerank.requirements import missing, require
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """Abilities of an engine.
+
+    :param dtypes: the precisions that it runs.
+    :param model_types: the types of model that it runs.
+    :param needs_graph: whether it runs a graph: one that the model carries, or one that is built from the weights.
+    :param on_gpu: whether it also runs on other devices than the CPU.
+    """
+
+    dtypes: frozenset[str]
+    model_types: frozenset[ModelType]
+    needs_graph: bool
+    on_gpu: bool
+
+
+_CLASSIFIERS: frozenset[ModelType] = frozenset({"classifier"})
+_ALL: frozenset[ModelType] = frozenset({"classifier", "causal", "layerwise", "lightweight", "library"})
+TABLE = {
+    "openvino": Abilities(
+        frozenset({"auto", "float32", "float16", "bfloat16", "int8"}), _CLASSIFIERS, needs_graph=True, on_gpu=False
+    ),
+    "onnx": Abilities(frozenset({"auto", "float32", "float16", "int8"}), _CLASSIFIERS, needs_graph=True, on_gpu=False),
+    "torch": Abilities(frozenset({"auto", "float32", "float16", "bfloat16"}), _ALL, needs_graph=False, on_gpu=True),
+}
+"""The engines, the fastest on a CPU first."""
+
+
+def select_engine(info: ModelInfo, options: LoadOptions, device: str, label: Label | None = None) -> str:
+    """Return the engine that runs a model.
+
+    With ``engine="auto"`` that is the first of :data:`TABLE` that is installed and can run the model without a trace
+    by torch. A debug log line says why each engine before it is not taken.
+
+    :param info: the model.
+    :param options: the engine and dtype that are asked for, among others.
+    :param device: where it is to run, as :func:`~milvus_rerank.engines.select.choose_device` returns it.
+    :param label: the label that is the score; None for the only one.
+    :returns: ``openvino``, ``onnx`` or ``torch``.
+    :raises InputError: if no engine can run the model so, with the reason for each.
+    :raises MissingDependencyError: if an engine that can is not installed.
+    """
+    reasons: dict[str, str] = {}
+    for name in TABLE if options.engine == "auto" else (options.engine,):
+        reason = _reason_against(name, info, options, device, label)
+        if not reason:
+            skipped = "".join(f"; not {other}: {why}" for other, why in reasons.items())
+            logger.debug("engine %s runs model %s%s", name, info.source.name, skipped)
+            return name
+        reasons[name] = reason
+    raise _none_left(reasons, info, options, device)
+
+
+def _reason_against(name: str, info: ModelInfo, options: LoadOptions, device: str, label: Label | None) -> str:
+    """Return why an engine cannot run a model; "" if it can."""
+    abilities = TABLE[name]
+    if not _runs(name, options.dtype, device):
+        return f"it has no dtype {options.dtype!r} on {device}"
+    if absent := missing(*PACKAGES[name]):
+        return f"{' and '.join(absent)} not installed"
+    model, other = f"model {info.source.name!r}", f"engine 'torch' runs it, {name!r} does not"
+    if info.model_type not in abilities.model_types:
+        return f"{model} is not a sequence classifier: {other}"
+    if not abilities.needs_graph:
+        return ""
+    if info.has_chat_template and options.flag is None:
+        return f"{model} has a chat template: {other}"
+    if find_carried(info.files, name, options.dtype) is not None:
+        return ""
+    if options.dtype == "int8":
+        command = f"milvus-rerank export {info.source.name} FOLDER --dtype int8 --engine {name} --texts FILE"
+        return (
+            f"{model} carries no int8 files for engine {name!r}. Make them, checked on your own texts: "
+            f"{command}; then load FOLDER"
+        )
+    if label is not None:  # graphs that are built or traced have one label
+        return f"{model} has several labels: {other}"
+    if options.engine == "auto" and not info.can_build:
+        return f"{model} must be traced by torch first; ask for engine={name!r} to do so"
+    return ""
+
+
+def _runs(name: str, dtype: str, device: str) -> bool:
+    return dtype in TABLE[name].dtypes and (device == "cpu" or TABLE[name].on_gpu)
+
+
+def _none_left(reasons: dict[str, str], info: ModelInfo, options: LoadOptions, device: str) -> InputError:
+    """Return the error if no engine is left; raise the one about a package where that is all that is missing."""
+    able = [name for name in TABLE if _runs(name, options.dtype, device)]
+    if options.engine != "auto":
+        if options.engine not in able:
+            choices = " or ".join(map(repr, able)) or "another dtype"
+            return InputError(f"engine {options.engine!r} has no dtype {options.dtype!r} on {device}; use {choices}")
+        require(f"engine {options.engine!r}", *PACKAGES[options.engine])
+        return InputError(reasons[options.engine])
+    if not able:
+        return InputError(f"dtype {options.dtype!r} needs the CPU, got device {device!r}")
+    if all(missing(*PACKAGES[name]) for name in able):
+        base = "onnx" if "onnx" in able else able[0]  # the engine that milvus-rerank itself installs
+        require("running a cross-encoder", *PACKAGES[base])
+    if "torch" in able:  # torch runs every model, so only its packages can be missing
+        require(f"model {info.source.name!r}", *PACKAGES["torch"])
+    why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return InputError(f"no engine runs model {info.source.name!r} in {options.dtype} on {device}: {why}")

@@ -1,0 +1,168 @@
+"""Model cards: what is known of rerank models, with the source of each fact. Models without a card work, too."""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from milvus_rerank.errors import install_command
+from milvus_rerank.models.source import BUILTIN
+
+SERVICE = "service"
+"""The family of hosted models."""
+
+MULTILINGUAL = "multilingual"
+"""Stands for more languages than are worth a list."""
+
+_HUB_CACHE = "models--"  # what the hub's client puts before ORG--NAME in its cache
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Models that are loaded and scored in one way.
+
+    :param name: ``cross-encoder``, ``bge-llm``, ``bge-layerwise``, ``bge-lightweight``, ``causal`` or ``service``.
+    :param title: what to call it on a page.
+    :param text: what it is, in Markdown.
+    :param example: the name of a model of it.
+    """
+
+    name: str
+    title: str
+    text: str
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What is known of one model. None means that no source was found.
+
+    :param name: what to give as ``model_name``.
+    :param family: the name of its :class:`Family`.
+    :param function: the class of this package that reranks with it.
+    :param options: what else that class must be told, as pairs of name and value.
+    :param extra: the extra of milvus-rerank that surely runs it; "" for milvus-rerank alone.
+    :param languages: ISO 639-1 codes, or ``multilingual`` alone.
+    :param parameters: how many; rounded where the source is.
+    :param max_length: the most tokens of query and document together.
+    :param max_documents: the most documents of a request to a service.
+    :param licence: of the weights, an SPDX identifier where there is one; None for a service.
+    :param scores: the scale of what ``function`` returns: ``logit`` or ``0 to 1``.
+    :param note: what else to know, in a sentence or two.
+    :param source: where the facts are from: URLs, or files of this repository.
+    :param aliases: other names of it.
+    """
+
+    name: str
+    family: str
+    function: str
+    options: tuple[tuple[str, str | int | bool], ...] = ()
+    extra: str = ""
+    languages: tuple[str, ...] = ()
+    parameters: int | None = None
+    max_length: int | None = None
+    max_documents: int | None = None
+    licence: str | None = None
+    scores: str | None = None
+    note: str | None = None
+    source: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def code(self) -> str:
+        """One line of Python that loads it."""
+        arguments = [f'"{self.name}"', *(f"{name}={value!r}" for name, value in self.options)]
+        return f"{self.function}({', '.join(arguments)})"
+
+    @property
+    def install(self) -> str:
+        """What to type so that it runs."""
+        return install_command(self.extra)
+
+    @property
+    def size(self) -> str | None:
+        """The number of parameters for people, such as ``22.7M`` or ``2.51B``."""
+        if self.parameters is None:
+            return None
+        unit, letter = (1e9, "B") if self.parameters >= 1e9 else (1e6, "M")
+        return f"{self.parameters / unit:.3g}{letter}"
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether Python code that comes with it must be run."""
+        return ("trust_remote_code", True) in self.options
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as JSON-safe Python values, with its line of code and what to type."""
+        return {**asdict(self), "options": dict(self.options), "code": self.code, "install": self.install}
+
+
+def find_card(name: str | os.PathLike[str]) -> ModelCard | None:
+    """Return the card of a model.
+
+    :param name: its name in any case, with or without ``-`` and ``_``, so that ``...-L-6-v2`` finds ``...-L6-v2``; or
+        a folder whose last part is its name, or which is in the hub's cache.
+    :returns: the card; None for other models, which work all the same.
+    """
+    text = str(name).strip()
+    card = _cards_by_key().get(_key(text))
+    parts = [part for part in re.split(r"[/\\]", text) if part]
+    if card is not None or not parts or _is_hub_name(text):
+        return card
+    for part in parts:
+        if part.startswith(_HUB_CACHE):
+            return _cards_by_key().get(_key(part.removeprefix(_HUB_CACHE).replace("--", "/")))
+    return _cards_by_last_part().get(_key(parts[-1]))
+
+
+def all_cards() -> tuple[ModelCard, ...]:
+    """Return every card, family by family."""
+    return _read()[1]
+
+
+def families() -> tuple[Family, ...]:
+    """Return the families in the order of their cards."""
+    return _read()[0]
+
+
+def looked_up() -> str:
+    """Return when the sources were read, such as ``November 2026``."""
+    return _read()[2]
+
+
+@cache
+def _read() -> tuple[tuple[Family, ...], tuple[ModelCard, ...], str]:
+    data = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
+    found = tuple(Family(name, **values) for name, values in data["families"].items())
+    return found, tuple(_card(values, data["sources"]) for values in data["cards"]), data["looked_up"]
+
+
+def _card(values: dict[str, Any], sources: dict[str, str]) -> ModelCard:
+    lists: dict[str, Any] = {name: tuple(values.get(name, ())) for name in ("languages", "aliases")}
+    lists["options"] = tuple(values.get("options", {}).items())
+    lists["source"] = tuple(sources[key] for key in values["source"])
+    return ModelCard(**(values | lists))
+
+
+@cache
+def _cards_by_key() -> dict[str, ModelCard]:
+    return {_key(name): card for card in all_cards() for name in (card.name, *card.aliases)}
+
+
+@cache
+def _cards_by_last_part() -> dict[str, ModelCard]:
+    """Return the models that a folder can hold by the last part of their names."""
+    downloaded = [card for card in all_cards() if card.family != SERVICE and not card.name.startswith(BUILTIN)]
+    return {_key(card.name.rpartition("/")[2]): card for card in downloaded}
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[-_]", "", name).lower()
+
+
+def _is_hub_name(text: str) -> bool:
+    """Tell a name such as ``ORG/NAME`` from a folder: another owner's model of the same name is another model."""
+    return text.count("/") == 1 and text[0] not in "./~" and "\\" not in text and not os.path.isdir(text)

@@ -1,0 +1,92 @@
+"""BERT's family: which models are of it, and where they keep their weights. Imports nothing heavy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a model type keeps its weights, with ``{}`` for the layer's number.
+
+    :param body: prefix of the encoder.
+    :param layer: prefix of one layer.
+    :param names: the weights of a layer: query, key, value, attention output and its norm, both halves of the
+        feed-forward part and its norm.
+    :param head: the dense layer and the projection after it.
+    :param head_activation: the ONNX operator between them.
+    """
+
+    body: str
+    layer: str
+    names: tuple[str, str, str, str, str, str, str, str]
+    head: tuple[str, str]
+    head_activation: str
+
+
+_BERT = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+)
+_DISTIL = (
+    "attention.q_lin",
+    "attention.k_lin",
+    "attention.v_lin",
+    "attention.out_lin",
+    "sa_layer_norm",
+    "ffn.lin1",
+    "ffn.lin2",
+    "output_layer_norm",
+)
+_ROBERTA_HEAD = ("classifier.dense", "classifier.out_proj")
+LAYOUTS = {
+    "bert": Layout("bert.", "encoder.layer.{}.", _BERT, ("bert.pooler.dense", "classifier"), "Tanh"),
+    "roberta": Layout("roberta.", "encoder.layer.{}.", _BERT, _ROBERTA_HEAD, "Tanh"),
+    "xlm-roberta": Layout("roberta.", "encoder.layer.{}.", _BERT, _ROBERTA_HEAD, "Tanh"),
+    "camembert": Layout("roberta.", "encoder.layer.{}.", _BERT, _ROBERTA_HEAD, "Tanh"),
+    "electra": Layout("electra.", "encoder.layer.{}.", _BERT, _ROBERTA_HEAD, "Gelu"),
+    "distilbert": Layout("distilbert.", "transformer.layer.{}.", _DISTIL, ("pre_classifier", "classifier"), "Relu"),
+}
+ACTIVATIONS = {"gelu": "Gelu", "relu": "Relu"}
+SIZES = (("hidden_size", "dim"), ("num_hidden_layers", "n_layers"), ("num_attention_heads", "n_heads"))
+
+
+def is_known(config: Mapping[str, Any]) -> bool:
+    """Tell whether :func:`~milvus_rerank.onnx_graphs.build_bert.build` can put this model together.
+
+    :param config: the model's ``config.json``.
+    :returns: False for other architectures, activations or kinds of position.
+    """
+    return (
+        config.get("model_type") in LAYOUTS
+        and all(any(config.get(name) for name in names) for names in [*SIZES, ("max_position_embeddings",)])
+        and config.get("hidden_act", config.get("activation")) in ACTIVATIONS
+        and config.get("position_embedding_type", "absolute") == "absolute"
+        and not config.get("is_decoder")
+        and not config.get("pruned_heads")
+        and not config.get("sinusoidal_pos_embds")
+        and not config.get("auto_map")
+    )
+
+
+def position_limit(config: Mapping[str, Any]) -> int:
+    """Return how many tokens a model has positions for.
+
+    :param config: the model's ``config.json``, for which :func:`is_known` holds.
+    :returns: the rows of its table, without those that RoBERTa's family keeps free.
+    """
+    return int(config["max_position_embeddings"]) - first_position(config)
+
+
+def first_position(config: Mapping[str, Any]) -> int:
+    """Return the row of the position table that the first token has."""
+    if LAYOUTS[config["model_type"]].body != "roberta.":
+        return 0
+    padding = config.get("pad_token_id")
+    return (1 if padding is None else int(padding)) + 1

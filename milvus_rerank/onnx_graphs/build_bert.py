@@ -1,0 +1,180 @@
+"""The ONNX graph of BERT's family, put together from the weights: no torch, and less work than the traced model.
+
+Only the first token's row is read by the classifier. So the last layer computes keys and values for all tokens, and
+everything else for that row alone: 14% less arithmetic in 6 layers, 7% in 12, and the same logits.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from milvus_rerank.onnx_graphs.architectures import ACTIVATIONS, LAYOUTS, SIZES, first_position
+
+Array = NDArray[Any]
+OPSET = 20  # the first with Gelu
+IR_VERSION = 10
+MASKED = np.float32(-1e4)
+"""What is added to the attention to a padding token; its softmax is 0 in every precision."""
+FIRST_ROW = "first_row_"
+"""How the names of those nodes begin that compute nothing but the first token's row, at the end of the graph."""
+
+_NEW_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+_OLD_NAME = re.compile(r"LayerNorm\.(gamma|beta)$")
+
+
+def build(config: Mapping[str, Any], weights: Mapping[str, Array], *, with_types: bool) -> onnx.ModelProto:
+    """Put the graph together.
+
+    :param config: the model's ``config.json``, for which
+        :func:`~milvus_rerank.onnx_graphs.architectures.is_known` holds.
+    :param weights: arrays by their names in the checkpoint, in any float type.
+    :param with_types: whether the tokenizer makes token types; without, every token is of type 0.
+    :returns: a float32 model: ``input_ids``, ``attention_mask`` and, with types, ``token_type_ids``, all
+        int64 of shape ``(pairs, tokens)`` and padded on the right, to ``logits``, shape ``(pairs, 1)``.
+    :raises KeyError: if a weight is missing.
+    """
+    # As TensorFlow called them, and transformers renames them.
+    weights = {_OLD_NAME.sub(lambda found: _NEW_NAMES[found[0]], name): array for name, array in weights.items()}
+    for name in reversed(LAYOUTS[config["model_type"]].head):
+        weights[name + ".weight"]  # looked up first: it is what an embedding model lacks
+    return _Builder(config, weights, with_types).build()
+
+
+def save(graph: onnx.ModelProto, path: Path) -> None:
+    """Write a graph, its weights in a file beside it.
+
+    So engines can map the weights into memory, and no protobuf message is too large.
+
+    :param graph: as :func:`build` makes it.
+    :param path: the ``.onnx`` file to write.
+    """
+    onnx.save_model(graph, path, save_as_external_data=True, location=path.name + "_data")
+
+
+class _Builder:
+    """Grow a graph node by node; every method returns the name of its result."""
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Array], with_types: bool) -> None:
+        self._config = config
+        self._layout = LAYOUTS[config["model_type"]]
+        # DistilBERT has no types, though its tokenizer may make them.
+        self._with_types = with_types and f"{self._layout.body}embeddings.token_type_embeddings.weight" in weights
+        self._weights = weights
+        self._part = ""
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: list[onnx.TensorProto] = []
+        sizes = (next(config[name] for name in names if config.get(name)) for names in SIZES)
+        self._hidden, self._layers, self._heads = map(int, sizes)
+        self._epsilon = float(config.get("layer_norm_eps", 1e-12))
+        self._activation = ACTIVATIONS[config.get("hidden_act", config.get("activation", "gelu"))]
+
+    def build(self) -> onnx.ModelProto:
+        mask = self._mask()
+        states = self._embeddings()
+        for number in range(self._layers):
+            states = self._layer(number, states, mask, last=number == self._layers - 1)
+        first, second = self._layout.head
+        row = self._node("Squeeze", states, self._constant(np.array([1])))
+        row = self._node(self._layout.head_activation, self._linear(row, first))
+        self._linear(row, second)
+        self._nodes[-1].output[0] = "logits"
+        names = ["input_ids", "attention_mask", *(["token_type_ids"] if self._with_types else [])]
+        inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["pairs", "tokens"]) for name in names]
+        outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["pairs", 1])]
+        graph = helper.make_graph(self._nodes, "reranker", inputs, outputs, self._initializers)
+        opset = helper.make_opsetid("", OPSET)
+        return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="milvus-rerank")
+
+    def _embeddings(self) -> str:
+        prefix = self._layout.body + "embeddings."
+        tokens = self._node("Gather", self._weight(prefix + "word_embeddings.weight"), "input_ids")
+        table = self._float(prefix + "position_embeddings.weight")
+        types = self._weights.get(prefix + "token_type_embeddings.weight")
+        if types is not None and not self._with_types:
+            table = table + np.asarray(types)[0].astype(np.float32)
+        positions = self._node("Gather", self._add(prefix + "position_embeddings.weight", table), self._places())
+        states = self._node("Add", tokens, positions)
+        if self._with_types:
+            kinds = self._weight(prefix + "token_type_embeddings.weight")
+            states = self._node("Add", states, self._node("Gather", kinds, "token_type_ids"))
+        states = self._norm(states, prefix + "LayerNorm")
+        project = self._layout.body + "embeddings_project"
+        return self._linear(states, project) if project + ".weight" in self._weights else states
+
+    def _places(self) -> str:
+        """Return each token's row in the table of positions."""
+        first = first_position(self._config)
+        if first == 0:
+            length = self._node("Gather", self._node("Shape", "input_ids"), self._constant(np.int64(1)))
+            return self._node("Range", self._constant(np.int64(0)), length, self._constant(np.int64(1)))
+        # RoBERTa's family counts the tokens that are not padding, even where a text spells "<pad>".
+        padding = self._constant(np.int64(first - 1))
+        counted = self._node("Cast", self._node("Not", self._node("Equal", "input_ids", padding)), to=TensorProto.INT64)
+        count = self._node("CumSum", counted, self._constant(np.int64(1)))
+        return self._node("Add", self._node("Mul", count, counted), padding)
+
+    def _mask(self) -> str:
+        """Add nothing to tokens and :data:`MASKED` to padding, shape ``(pairs, 1, 1, tokens)``."""
+        kept = self._node("Cast", "attention_mask", to=TensorProto.FLOAT)
+        missing = self._node("Sub", self._constant(np.float32(1)), kept)
+        return self._node("Unsqueeze", self._node("Mul", missing, self._constant(MASKED)), self._constant([1, 2]))
+
+    def _layer(self, number: int, states: str, mask: str, *, last: bool) -> str:
+        prefix = self._layout.body + self._layout.layer.format(number)
+        query, key, value, output, first_norm, up, down, second_norm = (prefix + name for name in self._layout.names)
+        keys = self._split(self._linear(states, key), [0, 2, 3, 1])
+        values = self._split(self._linear(states, value), [0, 2, 1, 3])
+        rows = states
+        if last:
+            self._part = FIRST_ROW
+            rows = self._node("Slice", states, self._constant([0]), self._constant([1]), self._constant([1]))
+        scale = (self._hidden // self._heads) ** -0.5
+        scaled = self._split(self._linear(rows, query, scale), [0, 2, 1, 3])
+        weights = self._node("MatMul", scaled, keys)
+        weights = self._node("Softmax", self._node("Add", weights, mask), axis=-1)
+        mixed = self._node("MatMul", weights, values)
+        joined = self._node("Transpose", mixed, perm=[0, 2, 1, 3])
+        joined = self._node("Reshape", joined, self._constant([0, 0, self._hidden]))
+        rows = self._norm(self._node("Add", self._linear(joined, output), rows), first_norm)
+        inner = self._node(self._activation, self._linear(rows, up))
+        return self._norm(self._node("Add", self._linear(inner, down), rows), second_norm)
+
+    def _split(self, states: str, order: list[int]) -> str:
+        shape = self._constant([0, 0, self._heads, self._hidden // self._heads])
+        return self._node("Transpose", self._node("Reshape", states, shape), perm=order)
+
+    def _norm(self, states: str, name: str) -> str:
+        scale, bias = self._weight(name + ".weight"), self._weight(name + ".bias")
+        return self._node("LayerNormalization", states, scale, bias, axis=-1, epsilon=self._epsilon)
+
+    def _linear(self, states: str, name: str, scale: float = 1.0) -> str:
+        weight = self._add(name + ".weight", self._float(name + ".weight") * np.float32(scale))
+        # As in the checkpoint, (out, in): engines take a transposed weight as it is, and fold this node away.
+        product = self._node("MatMul", states, self._node("Transpose", weight, perm=[1, 0]))
+        return self._node("Add", product, self._add(name + ".bias", self._float(name + ".bias") * np.float32(scale)))
+
+    def _node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{self._part}{kind}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def _float(self, name: str) -> Array:
+        return np.asarray(self._weights[name]).astype(np.float32)
+
+    def _weight(self, name: str) -> str:
+        return self._add(name, self._float(name))
+
+    def _constant(self, value: Any) -> str:
+        return self._add(f"constant_{len(self._initializers)}", np.asarray(value))
+
+    def _add(self, name: str, value: Array) -> str:
+        array = np.ascontiguousarray(value) if value.ndim else value
+        self._initializers.append(onnx.numpy_helper.from_array(array, name))
+        return name

@@ -1,0 +1,63 @@
+"""Names of the files in which models keep graphs and weights. Imports nothing heavy."""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from milvus_rerank.onnx_graphs.architectures import is_known
+
+GraphEngine = Literal["openvino", "onnx"]
+"""The engines that run graphs."""
+
+GraphDtype = Literal["float32", "int8"]
+"""The precisions of graphs; engines run those of float32 in bfloat16, too."""
+
+Int8Method = Literal["dynamic", "calibrated"]
+"""The ways to make int8."""
+
+WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+PICKLED = ("pytorch_model*.bin",)
+_FLOAT = {"openvino": ("openvino/openvino_model.xml", "onnx/model.onnx"), "onnx": ("onnx/model.onnx",)}
+# As sentence-transformers, optimum and transformers.js name them; this package writes the first of each.
+_INT8 = {
+    "openvino": ("openvino/openvino_model_qint8*.xml", "openvino/openvino_model_int8*.xml"),
+    "onnx": ("onnx/model_qint8*.onnx", "onnx/model_int8.onnx", "onnx/model_quantized.onnx"),
+}
+
+
+def find_carried(files: Iterable[str], engine: str, dtype: str) -> str | None:
+    """Return the graph that a model carries.
+
+    :param files: the names of the model's files, sorted.
+    :param engine: ``onnx`` or ``openvino``.
+    :param dtype: ``int8``, or any float type.
+    :returns: its name, such as ``onnx/model.onnx``; None if there is none.
+    """
+    for pattern in (_INT8 if dtype == "int8" else _FLOAT)[engine]:
+        for name in files:
+            if fnmatchcase(name, pattern):
+                return name
+    return None
+
+
+def graph_files(name: str) -> tuple[str, ...]:
+    """Return the files of a graph: itself, and where its weights can be.
+
+    :param name: its name, such as ``onnx/model.onnx``.
+    :returns: names; not all of them need to exist.
+    """
+    if name.endswith(".xml"):
+        return (name, name.removesuffix(".xml") + ".bin")
+    return (name, name + "_data", name + ".data")
+
+
+def can_build(files: Iterable[str], config: Mapping[str, Any], padding_side: str) -> bool:
+    """Tell whether a graph can be built from a model's files, without torch.
+
+    :param files: the names of the model's files.
+    :param config: its ``config.json``.
+    :param padding_side: its tokenizer's; the graph counts positions from the left.
+    :returns: False for architectures that torch must trace.
+    """
+    has_weights = not {"model.safetensors", "model.safetensors.index.json"}.isdisjoint(files)
+    return has_weights and is_known(config) and padding_side == "right"

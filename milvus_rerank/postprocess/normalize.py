@@ -1,0 +1,116 @@
+"""Scores on another scale, and the least that is wanted on it."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, overload
+
+from milvus_rerank.errors import InputError
+from milvus_rerank.postprocess.read import read_results, rescored
+from milvus_rerank.results import RerankResult
+from milvus_rerank.validation import check_choice, check_list, check_threshold
+
+Method = Literal["sigmoid", "softmax", "minmax", "rank"]
+
+
+@overload
+def normalize(scores: Iterable[RerankResult], method: Method) -> list[RerankResult]: ...
+
+
+@overload
+def normalize(scores: Iterable[float], method: Method) -> list[float]: ...
+
+
+def normalize(scores: Iterable[Any], method: Method) -> list[Any]:
+    """Return scores on a scale from 0 to 1, larger is better; places and order stay as they are.
+
+    ``sigmoid``: 1 / (1 + exp(-x)), each by itself: for logits. ``softmax``: exp(x) / sum of all exp: they add up to 1.
+    ``minmax``: (x - least) / (largest - least); 1 for all if they are equal. ``rank``: the share of scores that are not
+    larger, (n - number of larger ones) / n: 1 for the best, equal scores stay equal.
+
+    Scores that differ may become equal where floats end: the sigmoids of 40 and 50 are both 1.0.
+
+    :param scores: the results of one query, or plain numbers.
+    :param method: the formula.
+    :returns: as many results, with the reranker's own scores in ``extra["rerank_score"]``; or as many numbers.
+    :raises InputError: for an unknown method, or a score that is NaN, infinite or no number.
+    """
+    formula = _FORMULAS[check_choice(method, "method", tuple(_FORMULAS))]
+    items = check_list(scores, "scores", "numbers or RerankResult")
+    if any(isinstance(item, RerankResult) for item in items):
+        given, known = read_results(items)
+        made = dict(zip(known, formula(list(known.values())), strict=True))
+        return [rescored(one, made[place]) if place in made else one for place, one in enumerate(given)]
+    return formula([_number(item, index) for index, item in enumerate(items)])
+
+
+def above(results: Sequence[RerankResult], threshold: float) -> list[RerankResult]:
+    """Return the results with a score of at least ``threshold``, as ``threshold=`` of a call does.
+
+    For scores that no call knows, such as fused ones. Of a cascade's results only those of the last stage among them
+    are left, whose scale it is; :func:`normalize` and :func:`~milvus_rerank.postprocess.fuse.fuse` put all on one
+    scale.
+
+    :param results: the results of one query.
+    :param threshold: the least score.
+    :returns: some of them, in their order; none without a score.
+    :raises InputError: if the threshold is no number, or these are no results.
+    """
+    given, _ = read_results(results)
+    least = check_threshold(threshold)
+    if least is None:
+        raise InputError("threshold must be a number, got None")
+    last = max((result.stage or 0 for result in given if result.score is not None), default=0)
+    return [one for one in given if one.score is not None and one.score >= least and (one.stage or 0) == last]
+
+
+def minmax(scores: Sequence[float]) -> list[float]:
+    """Return scores from 0 to 1, 1 for all if they are equal.
+
+    :param scores: finite numbers.
+    :returns: as many.
+    """
+    low, high = min(scores, default=0.0), max(scores, default=0.0)
+    if low == high:
+        return [1.0] * len(scores)
+    half = 1.0 if math.isfinite(high - low) else 0.5  # the difference of two large numbers may be beyond floats
+    return [(half * score - half * low) / (half * high - half * low) for score in scores]
+
+
+def _sigmoid(scores: Sequence[float]) -> list[float]:
+    def one(score: float) -> float:
+        small = math.exp(-abs(score))  # at most 1, so it never overflows
+        return 1 / (1 + small) if score >= 0 else small / (1 + small)
+
+    return [one(score) for score in scores]
+
+
+def _softmax(scores: Sequence[float]) -> list[float]:
+    high = max(scores, default=0.0)
+    parts = [math.exp(score - high) for score in scores]
+    total = math.fsum(parts)
+    return [part / total for part in parts]
+
+
+def _rank(scores: Sequence[float]) -> list[float]:
+    count = len(scores)
+    better: dict[float, int] = {}
+    for place, score in enumerate(sorted(scores, reverse=True)):
+        better.setdefault(score, place)
+    return [(count - better[score]) / count for score in scores]
+
+
+_FORMULAS: Mapping[str, Callable[[Sequence[float]], list[float]]] = {
+    "sigmoid": _sigmoid,
+    "softmax": _softmax,
+    "minmax": minmax,
+    "rank": _rank,
+}
+
+
+def _number(value: Any, index: int) -> float:
+    number = math.nan
+    if not isinstance(value, (bool, str, bytes)) and hasattr(value, "__float__"):
+        number = float(value)
+    if not math.isfinite(number):
+        raise InputError(f"scores[{index}] must be a finite number, got {value!r}")
+    return number

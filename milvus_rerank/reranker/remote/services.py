@@ -1,0 +1,229 @@
+"""Rerank services by name: Cohere, Jina, Voyage, text-embeddings-inference, and any other with the same API."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from milvus_rerank.reranker.remote.api_formats import API_FORMATS, COHERE, JINA, TEI, VOYAGE
+from milvus_rerank.reranker.remote.function import RemoteRerankFunction
+from milvus_rerank.reranker.remote.providers import find_endpoint
+from milvus_rerank.reranker.remote.retry_policy import CallLimits, RetryPolicy
+from milvus_rerank.validation import check_choice, check_count
+
+if TYPE_CHECKING:
+    from milvus_rerank.reranker.remote.transport import HttpxClient
+
+
+class CohereRerankFunction(RemoteRerankFunction):
+    """Rerank with Cohere, or with a server that has its API. The first three arguments are pymilvus.model's.
+
+    Cohere's scores are from 0 to 1; other servers have their own range.
+
+    :param model_name: the model's name at the service.
+    :param api_key: the key; None reads ``CO_API_KEY`` or ``COHERE_API_KEY``, for Cohere's own address only.
+    :param return_documents: accepted as in pymilvus.model, without effect: results always carry their texts.
+    :param base_url: the service's address; ``/v2/rerank`` is added where it is missing.
+    :param max_tokens_per_doc: the most tokens of a document; None for the service's 4096.
+    :param max_documents: the most documents of a request; longer lists are split. None for 1000.
+    :param timeout: seconds for one attempt.
+    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
+    :param concurrency: the most requests of one call at once.
+    :param allow_http: send the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
+    :raises InputError: for an option that cannot be used, or a key that is missing.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "rerank-english-v3.0",
+        api_key: str | None = None,
+        return_documents: bool = True,
+        *,
+        base_url: str = "https://api.cohere.com",
+        max_tokens_per_doc: int | None = None,
+        max_documents: int | None = None,
+        timeout: float = 30.0,
+        deadline: float | None = None,
+        attempts: int | RetryPolicy = 4,
+        concurrency: int = 4,
+        allow_http: bool = False,
+        client: "HttpxClient | None" = None,
+    ) -> None:
+        endpoint = find_endpoint(base_url, COHERE, "base_url", api_key, max_documents, allow_http)
+        limits = CallLimits(timeout, deadline, attempts, concurrency)
+        parameters = {}
+        if max_tokens_per_doc is not None:
+            parameters["max_tokens_per_doc"] = check_count(max_tokens_per_doc, "max_tokens_per_doc")
+        super().__init__(endpoint, limits, model_name=model_name, parameters=parameters, client=client)
+
+
+class JinaRerankFunction(RemoteRerankFunction):
+    """Rerank with Jina, or with a server that has its API. The first two arguments are pymilvus.model's.
+
+    Jina's scores are from 0 to 1; other servers have their own range.
+
+    :param model_name: the model's name at the service.
+    :param api_key: the key; None reads ``JINA_API_KEY`` or ``JINAAI_API_KEY``, for Jina's own address only.
+    :param base_url: the service's address; ``/v1/rerank`` is added where it is missing.
+    :param max_documents: the most documents of a request; longer lists are split. None for 2048 at Jina, else 1000.
+    :param timeout: seconds for one attempt.
+    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
+    :param concurrency: the most requests of one call at once.
+    :param allow_http: send the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
+    :raises InputError: for an option that cannot be used, or a key that is missing.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "jina-reranker-v2-base-multilingual",
+        api_key: str | None = None,
+        *,
+        base_url: str = "https://api.jina.ai",
+        max_documents: int | None = None,
+        timeout: float = 30.0,
+        deadline: float | None = None,
+        attempts: int | RetryPolicy = 4,
+        concurrency: int = 4,
+        allow_http: bool = False,
+        client: "HttpxClient | None" = None,
+    ) -> None:
+        endpoint = find_endpoint(base_url, JINA, "base_url", api_key, max_documents, allow_http)
+        limits = CallLimits(timeout, deadline, attempts, concurrency)
+        super().__init__(endpoint, limits, model_name=model_name, client=client)
+
+
+class VoyageRerankFunction(RemoteRerankFunction):
+    """Rerank with Voyage, or with a server that has its API. The first two arguments are pymilvus.model's.
+
+    Voyage's scores are from 0 to 1; other servers have their own range.
+
+    :param model_name: the model's name at the service.
+    :param api_key: the key; None reads ``VOYAGE_API_KEY``, for Voyage's own address only.
+    :param base_url: the service's address; ``/v1/rerank`` is added where it is missing. A ``milvus-rerank serve``
+        has this dialect below ``/voyage``.
+    :param truncation: cut texts that are too long; False makes them an error.
+    :param max_documents: the most documents of a request; longer lists are split. None for 1000.
+    :param timeout: seconds for one attempt.
+    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
+    :param concurrency: the most requests of one call at once.
+    :param allow_http: send the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
+    :raises InputError: for an option that cannot be used, or a key that is missing.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "rerank-2",
+        api_key: str | None = None,
+        *,
+        base_url: str = "https://api.voyageai.com",
+        truncation: bool = True,
+        max_documents: int | None = None,
+        timeout: float = 30.0,
+        deadline: float | None = None,
+        attempts: int | RetryPolicy = 4,
+        concurrency: int = 4,
+        allow_http: bool = False,
+        client: "HttpxClient | None" = None,
+    ) -> None:
+        endpoint = find_endpoint(base_url, VOYAGE, "base_url", api_key, max_documents, allow_http)
+        limits = CallLimits(timeout, deadline, attempts, concurrency)
+        super().__init__(
+            endpoint, limits, model_name=model_name, parameters={"truncation": bool(truncation)}, client=client
+        )
+
+
+class TEIRerankFunction(RemoteRerankFunction):
+    """Rerank with a text-embeddings-inference server. The first argument is pymilvus.model's.
+
+    Scores are sigmoids, from 0 to 1, unless ``raw_scores`` asks for logits: then they are those of
+    :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction` with ``activation_fct="raw"``, and need
+    another threshold.
+
+    :param api_url: the server's address, such as ``http://localhost:8080``; ``/rerank`` is added where it is
+        missing.
+    :param api_key: the key, if the server wants one.
+    :param raw_scores: ask for logits instead of sigmoids.
+    :param truncate: cut texts that are too long, as other rerankers do; False makes them an error.
+    :param truncation_direction: ``Right`` cuts the end of a text, ``Left`` its beginning.
+    :param max_documents: the most documents of a request; longer lists are split. None for 32, the server's default.
+    :param timeout: seconds for one attempt.
+    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
+    :param concurrency: the most requests of one call at once.
+    :param allow_http: send the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
+    :raises InputError: for an option that cannot be used.
+    """
+
+    def __init__(
+        self,
+        api_url: str,
+        *,
+        api_key: str | None = None,
+        raw_scores: bool = False,
+        truncate: bool = True,
+        truncation_direction: str = "Right",
+        max_documents: int | None = None,
+        timeout: float = 30.0,
+        deadline: float | None = None,
+        attempts: int | RetryPolicy = 4,
+        concurrency: int = 4,
+        allow_http: bool = False,
+        client: "HttpxClient | None" = None,
+    ) -> None:
+        endpoint = find_endpoint(api_url, TEI, "api_url", api_key, max_documents, allow_http)
+        limits = CallLimits(timeout, deadline, attempts, concurrency)
+        parameters = {
+            "raw_scores": bool(raw_scores),
+            "truncate": bool(truncate),
+            "truncation_direction": check_choice(truncation_direction, "truncation_direction", ("Left", "Right")),
+        }
+        super().__init__(endpoint, limits, parameters=parameters, client=client)
+
+
+class HTTPRerankFunction(RemoteRerankFunction):
+    """Rerank with any service whose JSON is one of the known formats. The scores' range is the service's.
+
+    :param url: the whole address of the route. Where it has no path, or only the beginning of a route such as ``/v1``,
+        the dialect's is added. No message shows its query; put no key into it.
+    :param api_key: the key, if the service wants one; at SiliconFlow, DashScope, Cohere, Jina and Voyage None reads it
+        from the environment, such as ``SILICONFLOW_API_KEY`` and ``DASHSCOPE_API_KEY``.
+    :param model_name: the model's name at the service; None to leave it to the service.
+    :param dialect: ``jina``, ``vllm``, ``infinity`` and ``siliconflow`` (all the same), ``cohere``, ``voyage``, ``tei``
+        or ``dashscope``; ``auto`` goes by the address: a hosted service's format, ``/v2/rerank`` for Cohere's, else
+        ``jina``.
+    :param parameters: further keys of a request's JSON, such as ``{"truncate_prompt_tokens": 512}`` for vLLM.
+    :param max_documents: the most documents of a request; longer lists are split. None for what the service takes.
+    :param timeout: seconds for one attempt.
+    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
+    :param concurrency: the most requests of one call at once.
+    :param allow_http: send the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
+    :raises InputError: for an option that cannot be used, or a key that is missing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        model_name: str | None = None,
+        dialect: str = "auto",
+        parameters: Mapping[str, Any] | None = None,
+        max_documents: int | None = None,
+        timeout: float = 30.0,
+        deadline: float | None = None,
+        attempts: int | RetryPolicy = 4,
+        concurrency: int = 4,
+        allow_http: bool = False,
+        client: "HttpxClient | None" = None,
+    ) -> None:
+        api_format = API_FORMATS.get(check_choice(dialect, "dialect", ("auto", *API_FORMATS)))
+        endpoint = find_endpoint(url, api_format, "url", api_key, max_documents, allow_http, keep_path=True)
+        limits = CallLimits(timeout, deadline, attempts, concurrency)
+        super().__init__(endpoint, limits, model_name=model_name, parameters=parameters, client=client)

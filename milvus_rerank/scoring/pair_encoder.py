@@ -1,0 +1,320 @@
+"""Token ids of (query, document) pairs, put together from texts that are tokenised once each."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from milvus_rerank.engines.base import Batch
+from milvus_rerank.errors import InputError
+from milvus_rerank.scoring import check_stop
+from milvus_rerank.scoring.caches import TOKEN_CACHE, Ids, TokenCache
+from milvus_rerank.scoring.encoder import FILLERS, Chunks, Pair, Span, common, starts
+from milvus_rerank.scoring.pair_template import PairTemplate, find_template
+
+Truncation = Literal["longest_first", "only_second"]
+Row: TypeAlias = tuple[Ids, Ids]
+
+TOKENIZE_AT_ONCE = 1024
+"""Texts tokenised between two looks at ``stop``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What stands around the texts of a pair, such as an instruction.
+
+    :param query_before: before a query.
+    :param query_after: after it.
+    :param document_before: before a document.
+    :param document_after: after it.
+    """
+
+    query_before: str = ""
+    query_after: str = ""
+    document_before: str = ""
+    document_after: str = ""
+
+    def query(self, text: str) -> str:
+        """Return a query as the model reads it."""
+        return f"{self.query_before}{text}{self.query_after}"
+
+    def document(self, text: str) -> str:
+        """Return a document as the model reads it."""
+        return f"{self.document_before}{text}{self.document_after}"
+
+
+class PairEncoder:
+    """Turn texts into token ids, and pairs of them into padded batches.
+
+    The tokenizer's settings are fixed here, once: padding and truncation happen outside it. A tokenizer whose settings
+    change from call to call gives wrong lengths when threads share it.
+
+    :param tokenizer: a transformers tokenizer; a private copy is taken of a fast one's core.
+    :param max_length: the most tokens of one pair, special tokens included.
+    :param query_max_length: the most tokens of a query. One that leaves the document no room becomes three quarters of
+        ``max_length``; so does None with ``only_second``, while with ``longest_first`` it means no limit of its own.
+    :param document_max_length: the most tokens of a document; None for no limit of its own.
+    :param truncation: ``longest_first`` shortens the longer of the two, as sentence-transformers does;
+        ``only_second`` shortens the document, as FlagEmbedding does.
+    :param pad_to_multiple_of: batches are as wide as a multiple of this, or ``max_length``, as the engine likes it.
+    :param wording: what stands around the texts before they are tokenised.
+    :param template: the special tokens of a pair; None reads them off the tokenizer.
+    :param pad_right: pad at the end, whatever the tokenizer says.
+    :param with_bounds: also tell the engine where documents begin and end.
+    :param token_cache: how many tokens of texts to remember; 0 for none.
+    :raises InputError: if ``max_length`` leaves no room beside the special tokens.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        query_max_length: int | None = None,
+        document_max_length: int | None = None,
+        truncation: Truncation = "longest_first",
+        pad_to_multiple_of: int = 1,
+        wording: Wording | None = None,
+        template: PairTemplate | None = None,
+        pad_right: bool = False,
+        with_bounds: bool = False,
+        token_cache: int = TOKEN_CACHE,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._fast = private_copy(tokenizer)
+        self._template = template or find_template(tokenizer)
+        self._suffix = np.array(self._template.suffix, dtype=np.int64)
+        self._room = max_length - self._template.size
+        self._document_max_length = document_max_length
+        self._truncation = truncation
+        self._left = tokenizer.truncation_side == "left"
+        self._pad_left = tokenizer.padding_side == "left" and not pad_right
+        self._pad_id = tokenizer.pad_token_id or 0
+        self._pad_type = tokenizer.pad_token_type_id
+        self._with_types = "token_type_ids" in tokenizer.model_input_names
+        self._with_bounds = with_bounds
+        self._multiple = pad_to_multiple_of
+        self._wording = wording or Wording()
+        self._tokens = TokenCache(token_cache)
+        self.max_length = max_length
+        if self._room < 2:
+            raise InputError(
+                f"max_length={max_length} leaves no room beside {self._template.size} special tokens; "
+                f"use at least {self._template.size + 2}"
+            )
+        self._query_max_length = self._query_limit(query_max_length)
+        self._around = self._tokens_around()
+
+    def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None) -> list[Row]:
+        """Return pairs of texts as pairs of token ids.
+
+        :param pairs: queries and documents; each text is tokenised once, and not at all if it is remembered.
+        :param stop: when set, the work ends early.
+        :returns: one row per pair; those of one query share its ids.
+        :raises StoppedError: if ``stop`` was set.
+        """
+        wording = self._wording
+        texts = pairs
+        if wording != Wording():
+            texts = [(wording.query(query), wording.document(document)) for query, document in pairs]
+        distinct = list(dict.fromkeys(text for pair in texts for text in pair))
+        ids = self._tokens.get(distinct)
+        absent = [text for text in distinct if text not in ids]
+        for start in range(0, len(absent), TOKENIZE_AT_ONCE):
+            if stop is not None:
+                check_stop(stop)
+            some = absent[start : start + TOKENIZE_AT_ONCE]
+            made = self.tokenize(some)
+            self._tokens.put(some, made)
+            ids.update(zip(some, made, strict=True))
+        return [(ids[query], ids[document]) for query, document in texts]
+
+    def tokenize(self, texts: Sequence[str]) -> list[Ids]:
+        """Return the token ids of each text, without special tokens and not shortened.
+
+        :param texts: any texts, empty ones too.
+        :returns: one int64 array per text.
+        """
+        if self._fast is not None:
+            encodings = self._fast.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        ids = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        return [np.array(row, dtype=np.int64) for row in ids]
+
+    def lengths(self, query: int, document: int) -> tuple[int, int]:
+        """Return how many tokens of a query and of a document go into their pair.
+
+        :param query: the query's tokens.
+        :param document: the document's tokens.
+        :returns: tokens kept of each; together with the special tokens at most ``max_length``.
+        """
+        if self._query_max_length is not None:
+            query = min(query, self._query_max_length)
+        if self._document_max_length is not None:
+            document = min(document, self._document_max_length)
+        if query + document <= self._room:
+            return query, document
+        if self._truncation == "only_second":
+            return query, self._room - query
+        # The rule of the tokenizers library: the shorter text stays whole if the other can take the cut,
+        # else both get half, and the longer one the odd token.
+        shorter, longer = min(query, document), max(query, document)
+        longer = max(shorter, self._room - shorter)
+        if shorter + longer > self._room:
+            shorter = self._room // 2
+            longer = shorter + self._room % 2
+        return (shorter, longer) if query <= document else (longer, shorter)
+
+    def length(self, row: Row) -> int:
+        """Return the true length of a pair in tokens, special tokens included."""
+        query, document = row
+        return sum(self.lengths(len(query), len(document))) + self._template.size
+
+    def shorten(self, row: Row, *, document_tokens: int | None, pair_tokens: int | None, left: bool) -> Row:
+        """Return the tokens of a pair that are left under limits of one request.
+
+        :param row: token ids of query and document.
+        :param document_tokens: the most tokens of the document; None for no limit of its own.
+        :param pair_tokens: the most tokens of the pair, special ones included; the document gives way. None for no more
+            limit than ``max_length``.
+        :param left: cut at the beginning of texts instead of their end.
+        :returns: token ids that :meth:`batch` need not cut.
+        """
+        query, document = row
+        room = len(document) if document_tokens is None else min(len(document), document_tokens)
+        if pair_tokens is not None:
+            room = min(room, max(0, pair_tokens - self._template.size - len(query)))
+        kept_query, kept = self.lengths(len(query), room)
+        if left:
+            return query[len(query) - kept_query :], document[len(document) - kept :]
+        return query[:kept_query], document[:kept]
+
+    def windows(self, row: Row, chunks: Chunks) -> list[Row]:
+        """Return the query with each window over the document; the row itself where all of it fits.
+
+        :param row: token ids of query and document.
+        :param chunks: how to cut.
+        :returns: rows in the document's order; their ids are views, not copies.
+        """
+        query, document = row
+        room = self._window(row, chunks)
+        if room >= len(document):
+            return [row]
+        before, after = self._around
+        text, step = document[before : len(document) - after], room - before - after
+        if not before and not after:
+            return [(query, text[start : start + step]) for start in starts(len(text), step, chunks)]
+        parts = (text[start : start + step] for start in starts(len(text), step, chunks))
+        return [(query, np.concatenate([document[:before], part, document[len(document) - after :]])) for part in parts]
+
+    def span(self, pair: Pair, window: int, chunks: Chunks) -> Span | None:
+        """Return where a window lies in the document's text; None if the tokenizer does not tell.
+
+        :param pair: the texts.
+        :param window: the window's number.
+        :param chunks: how the document was cut.
+        :returns: its first character and the one after its last.
+        """
+        if self._fast is None:
+            return None
+        [row] = self.rows([pair])
+        room = self._window(row, chunks)
+        before, after = self._around
+        step = room - before - after
+        start = before + starts(len(row[1]) - before - after, step, chunks)[window]
+        text = self._wording.document(pair[1])
+        places = self._fast.encode(text, add_special_tokens=False).offsets[start : start + step]
+        shift = len(self._wording.document_before)
+        first, last = places[0][0] - shift, places[-1][1] - shift
+        return max(0, first), min(len(pair[1]), last)
+
+    def _window(self, row: Row, chunks: Chunks) -> int:
+        """Return how many document tokens a window holds."""
+        room = self.lengths(len(row[0]), len(row[1]))[1]
+        # Once more: beside a query that is cut, a window may get one token less than the whole document did.
+        room = self.lengths(len(row[0]), room)[1]
+        around = sum(self._around)
+        return max(around + 1, room if chunks.tokens is None else min(room, chunks.tokens + around))
+
+    def padded_length(self, length: int) -> int:
+        """Return the width of a batch whose longest pair has so many tokens."""
+        return min(-(-length // self._multiple) * self._multiple, max(length, self.max_length))
+
+    def batch(self, pairs: Sequence[tuple[Ids, Ids]]) -> Batch:
+        """Put pairs together and pad them to the longest, or a little more.
+
+        :param pairs: token ids of query and document, as :meth:`tokenize` returns them.
+        :returns: int64 arrays of shape ``(pairs, tokens)``.
+        """
+        suffix = self._suffix
+        heads: dict[tuple[int, int], tuple[Ids, Ids]] = {}  # the part before the document, once for each query
+        rows: list[tuple[tuple[Ids, Ids], Ids]] = []
+        for query, document in pairs:
+            kept_query, kept_document = self.lengths(len(query), len(document))
+            head = heads.get((id(query), kept_query))
+            if head is None:
+                head = heads[id(query), kept_query] = self._head(query, kept_query)
+            rows.append((head, self._cut(document, kept_document)))
+        lengths = np.array([len(head[0]) + len(document) for head, document in rows]) + len(suffix)
+        width = self.padded_length(int(lengths.max()))
+        first = (width - lengths if self._pad_left else np.zeros_like(lengths)).tolist()
+        input_ids = np.full((len(rows), width), self._pad_id, dtype=np.int64)
+        types = np.full((len(rows), width), self._pad_type, dtype=np.int64) if self._with_types else None
+        for index, ((head_ids, head_types), document) in enumerate(rows):
+            start = first[index]
+            middle = start + len(head_ids)
+            end = middle + len(document)
+            row = input_ids[index]
+            row[start:middle] = head_ids
+            row[middle:end] = document
+            row[end : end + len(suffix)] = suffix
+            if types is not None:
+                kinds = types[index]
+                kinds[start:middle] = head_types
+                kinds[middle:end] = self._template.types[3]
+                kinds[end : end + len(suffix)] = self._template.types[4]
+        bounds = None
+        if self._with_bounds:
+            heads_of = np.array([len(head[0]) for head, _ in rows])
+            bounds = np.stack([heads_of, lengths - len(suffix)], axis=1) + np.array(first)[:, None]
+        places = np.arange(width)
+        kept = places >= (width - lengths)[:, None] if self._pad_left else places < lengths[:, None]
+        return Batch(input_ids, kept.astype(np.int64), types, bounds)
+
+    def _tokens_around(self) -> tuple[int, int]:
+        """Return how many tokens of a worded document stand before its text, and after it."""
+        if not (self._wording.document_before or self._wording.document_after):
+            return 0, 0
+        rows = [ids.tolist() for ids in self.tokenize([self._wording.document(filler) for filler in FILLERS])]
+        before = common(rows)
+        return before, min(common([row[::-1] for row in rows]), min(map(len, rows)) - before)
+
+    def _query_limit(self, limit: int | None) -> int | None:
+        if limit is None and self._truncation == "longest_first":
+            return None
+        if limit is None or limit >= self._room:
+            return max(1, min(self.max_length * 3 // 4, self._room - 1))
+        return limit
+
+    def _head(self, query: Ids, kept: int) -> tuple[Ids, Ids]:
+        """Return ids and token types of all that stands before the document."""
+        template = self._template
+        parts = (template.prefix, self._cut(query, kept), template.middle)
+        ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+        return ids, np.repeat(np.array(template.types[:3], dtype=np.int64), [len(part) for part in parts])
+
+    def _cut(self, ids: Ids, length: int) -> Ids:
+        return ids[len(ids) - length :] if self._left else ids[:length]
+
+
+def private_copy(tokenizer: Any) -> Any:
+    """Return the Rust core of a fast tokenizer with padding and truncation off, None for a tokenizer in Python."""
+    core = getattr(tokenizer, "backend_tokenizer", None) if getattr(tokenizer, "is_fast", False) else None
+    if core is None:
+        return None
+    copy = type(core).from_str(core.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    return copy

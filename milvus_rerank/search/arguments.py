@@ -1,0 +1,99 @@
+"""The arguments of one search, checked before anything is computed or sent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from milvus_rerank.errors import InputError
+from milvus_rerank.search.first_stage import Vector, check_vectors
+from milvus_rerank.validation import check_count, check_documents, check_query, check_threshold, check_top_k
+
+MAX_CANDIDATES = 16384
+"""Milvus returns at most this many hits per query."""
+
+MAX_TIMEOUT = 86400
+"""Seconds; gRPC fails on deadlines beyond its clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a caller wants.
+
+    :param queries: the queries.
+    :param top_k: how many results to return per query; None for all candidates.
+    :param candidates: how many hits the first stage may return per query.
+    :param threshold: the least score to return; None for no limit.
+    :param filter: Milvus' boolean expression; "" for none.
+    :param partitions: names of partitions; None for all.
+    :param output_fields: fields to return beside the text field.
+    :param vectors: ready vectors, one per query; None to make them.
+    :param timeout: seconds that Milvus may take; None for as long as it takes.
+    """
+
+    queries: list[str]
+    top_k: int | None
+    candidates: int
+    threshold: float | None
+    filter: str
+    partitions: list[str] | None
+    output_fields: list[str]
+    vectors: list[Vector] | None
+    timeout: float | None
+
+
+def check_ask(
+    query: str | Sequence[str],
+    top_k: int | None,
+    candidates: int,
+    threshold: float | None,
+    filter: str,
+    partitions: Sequence[str] | None,
+    output_fields: Sequence[str] | None,
+    vectors: Any,
+    timeout: float | None,
+) -> Ask:
+    """Return the arguments of a search in one form.
+
+    :param query: one query or a list of them.
+    :param top_k: as in :class:`Ask`, like all that follow; 0 means all.
+    :param candidates: at least ``top_k``.
+    :param threshold: a number or None.
+    :param filter: a string.
+    :param partitions: strings, or None.
+    :param output_fields: strings, or None.
+    :param vectors: in any form that :func:`check_vectors` reads, or None.
+    :param timeout: a positive number, or None.
+    :returns: the arguments.
+    :raises InputError: for one that cannot be used.
+    """
+    single = isinstance(query, str) or query is None
+    queries = [check_query(query)] if single else check_documents(query, "queries")
+    keep, limit = check_top_k(top_k), check_count(candidates, "candidates")
+    if limit > MAX_CANDIDATES:
+        raise InputError(f"candidates must be at most {MAX_CANDIDATES}, Milvus' limit, got {limit}")
+    if keep is not None and keep > limit:
+        raise InputError(f"candidates={limit} is less than top_k={keep}; pass candidates={keep} or top_k={limit}")
+    if not isinstance(filter, str):
+        raise InputError(f"filter must be a string such as 'year > 2020', got {filter!r}")
+    return Ask(
+        queries=queries,
+        top_k=keep,
+        candidates=limit,
+        threshold=check_threshold(threshold),
+        filter=filter,
+        partitions=None if partitions is None else check_documents(partitions, "partitions"),
+        output_fields=[] if output_fields is None else check_documents(output_fields, "output_fields"),
+        vectors=None if vectors is None else check_vectors(vectors, len(queries), "vectors"),
+        timeout=_check_timeout(timeout),
+    )
+
+
+def _check_timeout(timeout: object) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= MAX_TIMEOUT:
+        raise InputError(
+            f"timeout must be a positive number of seconds up to {MAX_TIMEOUT} (a day), or None to wait on, "
+            f"got {timeout!r}"
+        )
+    return timeout

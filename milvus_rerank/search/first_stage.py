@@ -1,0 +1,126 @@
+"""First stages: what to ask Milvus for, and the vectors to ask with."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+from milvus_rerank.errors import InputError
+from milvus_rerank.postprocess.fuse import RRF, Weighted
+from milvus_rerank.validation import check_list
+
+Embed: TypeAlias = Callable[[list[str]], Any]
+"""From queries to one vector each: a list, a numpy array or a scipy sparse matrix of them."""
+
+Vector: TypeAlias = list[float] | dict[int, float] | bytes
+"""A dense, a sparse or a binary vector, as pymilvus takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """Vector search.
+
+    :param field: the vector field; None where the collection has only one.
+    :param params: Milvus' search parameters, such as ``{"params": {"ef": 200}}``.
+    :param embed: makes this field's query vectors, where they are not those of the search's own ``embed``.
+    """
+
+    field: str | None = None
+    params: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    embed: Embed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FullText:
+    """Search with the query's text itself: BM25, or a field that Milvus embeds.
+
+    :param field: the field that Milvus' function fills, sparse for BM25.
+    :param params: Milvus' search parameters, such as ``{"drop_ratio_search": 0.2}``.
+    """
+
+    field: str = "sparse"
+    params: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Hybrid:
+    """Several searches, fused by Milvus; each of them may return as many hits as there are to be candidates.
+
+    :param searches: the searches.
+    :param fusion: how Milvus makes one list of theirs.
+    :raises InputError: for fewer than two searches, something that is no search, or a wrong number of weights.
+    """
+
+    searches: tuple[Dense | FullText, ...]
+    fusion: RRF | Weighted = dataclasses.field(default_factory=RRF)
+
+    def __post_init__(self) -> None:
+        searches = check_list(self.searches, "searches", "searches")
+        for index, search in enumerate(searches):
+            if not isinstance(search, (Dense, FullText)):
+                raise InputError(f"searches[{index}] must be Dense(...) or FullText(...), got {search!r}")
+        if len(searches) < 2:
+            raise InputError(f"Hybrid fuses at least two searches, got {len(searches)}; pass one as it is")
+        if not isinstance(self.fusion, (RRF, Weighted)):
+            raise InputError(f"fusion must be RRF(...) or Weighted(...), got {self.fusion!r}")
+        if isinstance(self.fusion, Weighted) and len(self.fusion.weights) != len(searches):
+            raise InputError(f"Weighted has {len(self.fusion.weights)} weights for {len(searches)} searches")
+        object.__setattr__(self, "searches", tuple(searches))
+
+
+Stage: TypeAlias = Dense | FullText | Hybrid
+
+
+def searches_of(stage: Stage) -> tuple[Dense | FullText, ...]:
+    """Return the searches that a stage is made of.
+
+    :param stage: the first stage.
+    :returns: one search, or all that are to be fused.
+    """
+    return tuple(stage.searches) if isinstance(stage, Hybrid) else (stage,)
+
+
+def check_vectors(vectors: object, count: int, name: str) -> list[Vector]:
+    """Return query vectors in the form that pymilvus takes.
+
+    :param vectors: one vector per query: lists, numpy arrays, sparse dicts, bytes, or a scipy sparse matrix.
+    :param count: how many queries there are.
+    :param name: what to call them in an error.
+    :returns: Python lists of floats, dicts or bytes.
+    :raises InputError: for another number of vectors, or something that is no vector.
+    """
+    if isinstance(vectors, Mapping):
+        raise InputError(
+            f"{name} must be one vector per query, got a mapping with the keys {sorted(map(str, vectors))[:5]}; "
+            f"take one of them"
+        )
+    rows = _sparse_rows(vectors) if hasattr(vectors, "tocsr") else check_list(vectors, name, "vectors")
+    if len(rows) != count:
+        raise InputError(f"{name} must be one vector per query: expected {count}, got {len(rows)}")
+    return [_vector(row, f"{name}[{index}]") for index, row in enumerate(rows)]
+
+
+def _vector(row: Any, name: str) -> Vector:
+    if isinstance(row, (bytes, dict)):
+        return row
+    if hasattr(row, "tocsr"):
+        return _sparse_rows(row)[0]
+    # tolist: numpy arrays of any dtype and torch tensors; pymilvus would send float16 as another kind of vector.
+    items = row.tolist() if hasattr(row, "tolist") else row
+    if not isinstance(items, (list, tuple)):
+        raise InputError(f"{name} must be a vector, got {type(row).__name__}; a vector stands in a list: [vector]")
+    for item in items:
+        if isinstance(item, bool) or not hasattr(item, "__float__"):
+            raise InputError(f"{name} must hold numbers, got {type(item).__name__}")
+    numbers = [float(item) for item in items]
+    if not all(map(math.isfinite, numbers)):
+        raise InputError(f"{name} holds NaN or an infinite number; Milvus would find anything with it")
+    return numbers
+
+
+def _sparse_rows(matrix: Any) -> list[Vector]:
+    rows = matrix.tocsr()
+    columns, values = rows.indices.tolist(), rows.data.tolist()
+    return [dict(zip(columns[a:b], values[a:b], strict=True)) for a, b in pairwise(rows.indptr.tolist())]

@@ -1,0 +1,219 @@
+"""Calls to Milvus through any of pymilvus' clients, and what its errors mean."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from milvus_rerank.errors import InputError, SearchError
+from milvus_rerank.postprocess.fuse import RRF
+from milvus_rerank.requirements import require
+from milvus_rerank.search.first_stage import Hybrid, Stage, searches_of
+
+# What a closed client, session, channel or event loop makes pymilvus and gRPC say.
+_CLOSED = ("create connection first", "session is closed", "closed channel", "channel is closed", "loop is closed")
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStage:
+    """All that one call to Milvus says, in this package's words.
+
+    :param stage: the kind of search.
+    :param data: for each search of the stage, one vector or text per query.
+    :param limit: the most hits per query.
+    :param output_fields: the fields to return.
+    :param filter: Milvus' boolean expression; "" for none.
+    :param partitions: names of partitions; None for all.
+    :param timeout: seconds to wait; None for as long as it takes.
+    """
+
+    stage: Stage
+    data: tuple[list[Any], ...]
+    limit: int
+    output_fields: list[str]
+    filter: str
+    partitions: list[str] | None
+    timeout: float | None
+
+    def __str__(self) -> str:
+        kinds = " + ".join(_name(search.field, type(search).__name__) for search in searches_of(self.stage))
+        parts = [kinds, f"limit={self.limit}", f"output_fields={self.output_fields}"]
+        parts += [f"filter={self.filter!r}"] if self.filter else []
+        parts += [f"partitions={self.partitions}"] if self.partitions else []
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A collection, and the client to reach it with; :func:`open_source` checks that they go together.
+
+    :param client: a ``MilvusClient``, an ``AsyncMilvusClient``, or an ORM ``Collection``.
+    :param collection: the collection's name; None for an ORM collection, which knows its own.
+    """
+
+    client: Any
+    collection: str | None
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return str(self.client.name) if self.collection is None else self.collection
+
+    def search(self, request: FirstStage) -> Callable[[], Any]:
+        """Return the call that runs the first stage.
+
+        :param request: what to ask for.
+        :returns: a function, a coroutine function if the client is asynchronous, that returns a search result.
+        """
+        common = {
+            "limit": request.limit,
+            "output_fields": request.output_fields,
+            "partition_names": request.partitions,
+            "timeout": request.timeout,
+        }
+        target = () if self.collection is None else (self.collection,)
+        if isinstance(request.stage, Hybrid):
+            parts, ranker = _hybrid(request, request.stage)
+            return partial(self.client.hybrid_search, *target, parts, ranker, **common)
+        data, params = request.data[0], dict(request.stage.params)
+        if self.collection is None:
+            expression = request.filter or None
+            return partial(self.client.search, data, request.stage.field or "", params, expr=expression, **common)
+        common |= {"anns_field": request.stage.field or "", "search_params": params, "filter": request.filter}
+        return partial(self.client.search, *target, data, **common)
+
+    def describe(self, timeout: float | None) -> Callable[[], Any]:
+        """Return the call that describes the collection.
+
+        :param timeout: seconds to wait.
+        :returns: a function, a coroutine function if the client is asynchronous, that returns a dict with ``fields``;
+            an empty one from a client that can only search, such as a session.
+        """
+        if self.collection is None:
+            return partial(self.client.schema.to_dict)
+        if not hasattr(self.client, "describe_collection"):
+            return dict
+        return partial(self.client.describe_collection, self.collection, timeout=timeout)
+
+
+def open_source(client: object, collection: str | None) -> Source:
+    """Return a collection of a client that can be searched.
+
+    :param client: a client, or an ORM collection: they are told apart by what they offer, not by their class.
+    :param collection: the collection's name; None for an ORM collection.
+    :returns: the two together.
+    :raises InputError: if the client cannot search, or it is not clear what.
+    """
+    if not all(callable(getattr(client, method, None)) for method in ("search", "hybrid_search")):
+        raise InputError(
+            f"client must be a MilvusClient, an AsyncMilvusClient or a Collection, got {type(client).__name__}"
+        )
+    own = getattr(client, "name", None)  # only an ORM collection has a name
+    if not isinstance(own, str):
+        if not isinstance(collection, str) or not collection:
+            raise InputError("name the collection to search: TwoStageSearch(client, 'docs', reranker=...)")
+        return Source(client, collection)
+    if collection not in (None, own):
+        raise InputError(f"the client is the collection {own!r} itself, got the name {collection!r} with it")
+    return Source(client, None)
+
+
+def milvus_errors() -> tuple[type[Exception], ...]:
+    """Return what pymilvus raises when Milvus refuses, fails or does not answer.
+
+    :returns: exception types; gRPC's own, as pymilvus lets a passed deadline through as it is, those that a channel
+        raises when another thread has closed it, and that of :func:`~milvus_rerank.concurrency.bounded`.
+    """
+    from grpc import RpcError, aio  # type: ignore[import-untyped]
+    from pymilvus.exceptions import MilvusException
+
+    return (MilvusException, RpcError, aio.UsageError, ValueError, TimeoutError)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether Milvus answered and the collection's schema may say what is wrong with the request."""
+    return _known_advice(error, None) is None
+
+
+def explain(error: Exception, source: Source, request: FirstStage, schema: Mapping[str, Any] | None) -> SearchError:
+    """Return an error that says what was asked, what Milvus said, and what to do where that can be known.
+
+    :param error: what pymilvus raised.
+    :param source: where it was asked.
+    :param request: what was asked.
+    :param schema: the collection's description, if there is one.
+    :returns: the error to raise.
+    """
+    advice = _known_advice(error, request.timeout)
+    if advice is None:
+        advice = _schema_advice(request, schema) if schema else ""
+    text = f"Milvus could not search {source.name!r} ({request}): {message_of(error)}"
+    return SearchError(f"{text.rstrip('.')}. {advice}".rstrip())
+
+
+def _hybrid(request: FirstStage, stage: Hybrid) -> tuple[list[Any], Any]:
+    require("hybrid search", "pymilvus")
+    from pymilvus import AnnSearchRequest, RRFRanker, WeightedRanker
+
+    parts = [
+        AnnSearchRequest(data, search.field or "", dict(search.params), request.limit, expr=request.filter or None)
+        for search, data in zip(stage.searches, request.data, strict=True)
+    ]
+    if isinstance(stage.fusion, RRF):
+        return parts, RRFRanker(stage.fusion.k)
+    return parts, WeightedRanker(*stage.fusion.weights, norm_score=stage.fusion.normalize)
+
+
+def message_of(error: Exception) -> str:
+    """Return what Milvus or gRPC said, in one line.
+
+    :param error: what pymilvus raised.
+    :returns: the message alone; gRPC's errors print a page.
+    """
+    details = getattr(error, "details", None)
+    text = details() if callable(details) else getattr(error, "message", "")
+    return str(text or error or type(error).__name__)
+
+
+def _known_advice(error: Exception, timeout: float | None) -> str | None:
+    code = getattr(error, "code", None)
+    state = getattr(code() if callable(code) else code, "name", "")  # a gRPC status; Milvus' own codes are numbers
+    text = message_of(error).casefold()
+    late = isinstance(error, TimeoutError) or state == "DEADLINE_EXCEEDED"
+    if late or (state != "UNAVAILABLE" and "retry timeout" in text):
+        return f"It did not answer within {timeout} s; retry, or give it more time with timeout=..."
+    if state == "UNAVAILABLE" or "fail connecting to server" in text:
+        return "Is the server running, and does the client's uri name it? Retry when it is back."
+    if any(sign in text for sign in _CLOSED):
+        return "The client is closed, or was opened in another event loop; open a new one."
+    if code == 100 or "collection not found" in text:
+        return "client.list_collections() names those that exist."
+    if code == 101 or "collection not loaded" in text:
+        return "Load it first: client.load_collection(...)."
+    return None
+
+
+def _schema_advice(request: FirstStage, schema: Mapping[str, Any]) -> str:
+    fields = {entry["name"]: entry for entry in schema.get("fields", ())}
+    params = {name: entry.get("params") or {} for name, entry in fields.items()}
+    dims = {name: int(own["dim"]) for name, own in params.items() if "dim" in own}
+    for search, data in zip(searches_of(request.stage), request.data, strict=True):
+        if search.field and search.field not in fields:
+            return f"There is no field {search.field!r}; the fields are {sorted(fields)}."
+        field = search.field or next(iter(dims), "")
+        wrong = next(
+            (len(row) for row in data if isinstance(row, list) and len(row) != dims.get(field, len(row))), None
+        )
+        if wrong is not None:
+            return (
+                f"The query vector has {wrong} dimensions, the field {field!r} has {dims[field]}; "
+                f"embed the query with the model that made the collection's vectors."
+            )
+    unknown = [name for name in request.output_fields if name not in fields and name != "*"]
+    if unknown and not schema.get("enable_dynamic_field"):
+        return f"There is no field {unknown[0]!r}; the fields are {sorted(fields)}."
+    return ""
+
+
+def _name(field: str | None, kind: str) -> str:
+    return f"{kind}({field!r})" if field else f"{kind}()"

@@ -1,0 +1,335 @@
+"""TwoStageSearch: retrieve candidates from Milvus, rerank them, keep ids and fields."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Literal, TypedDict, overload
+
+from milvus_rerank.concurrency import bounded, here, off_loop
+from milvus_rerank.errors import HitError, InputError, RerankError, StoppedError
+from milvus_rerank.hits import Candidates, Missing, check_missing, read_search_result
+from milvus_rerank.reranker.base import BaseRerankFunction
+from milvus_rerank.reranker.custom import Scorer, wrap
+from milvus_rerank.results import RerankResult
+from milvus_rerank.search.answer import SearchAnswer, Stopwatch
+from milvus_rerank.search.arguments import Ask, check_ask
+from milvus_rerank.search.first_stage import Dense, Embed, FullText, Hybrid, Stage, check_vectors, searches_of
+from milvus_rerank.search.milvus import FirstStage, explain, is_refusal, milvus_errors, open_source
+from milvus_rerank.validation import check_choice
+
+logger = logging.getLogger(__name__)
+
+
+class RerankOptions(TypedDict):
+    """The options of a search that its reranker takes."""
+
+    text_field: str
+    top_k: int | None
+    threshold: float | None
+    missing: Missing
+
+
+class TwoStageSearch:
+    """Retrieve candidates from a Milvus collection, rerank them, and return results that keep ids and fields.
+
+    :param client: a ``MilvusClient``, an ``AsyncMilvusClient`` (for :meth:`asearch`), or an ORM ``Collection``.
+    :param collection: the collection's name; None for an ORM collection.
+    :param reranker: any rerank function, or any object with ``score(query, texts)``.
+    :param embed: makes query vectors: a function from a list of queries to one vector each.
+    :param text_field: the field with the text to rerank by.
+    :param first_stage: ``Dense(...)``, ``FullText(...)`` or ``Hybrid(...)``; None for ``Dense()``.
+    :param missing: what to do with a hit whose text is absent or null: ``error``, ``skip`` it, or put it ``last``.
+    :param on_rerank_error: ``raise`` what the reranker raises, or return the ``first_stage``'s order, marked as such.
+    :param clock: returns seconds.
+    :raises InputError: for an argument that cannot be used.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        collection: str | None = None,
+        *,
+        reranker: BaseRerankFunction | Scorer,
+        embed: Embed | None = None,
+        text_field: str = "text",
+        first_stage: Stage | None = None,
+        missing: Missing = "error",
+        on_rerank_error: Literal["raise", "first_stage"] = "raise",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if not callable(getattr(reranker, "score", None)) or isinstance(reranker, type):
+            raise InputError(
+                f"reranker must be a rerank function such as CrossEncoderRerankFunction(), or have a method "
+                f"score(query, texts), got {type(reranker).__name__}"
+            )
+        if embed is not None and not callable(embed):
+            raise InputError(
+                f"embed must be a function from queries to vectors, such as embedder.encode_queries, "
+                f"got {type(embed).__name__}"
+            )
+        if first_stage is not None and not isinstance(first_stage, (Dense, FullText, Hybrid)):
+            raise InputError(f"first_stage must be Dense(...), FullText(...) or Hybrid(...), got {first_stage!r}")
+        if not isinstance(text_field, str) or not text_field:
+            raise InputError(f"text_field must be the name of a field, got {text_field!r}")
+        check_missing(missing)
+        check_choice(on_rerank_error, "on_rerank_error", ("raise", "first_stage"))
+        self.source = open_source(client, collection)
+        self.reranker = wrap(reranker, type(reranker).__name__)
+        self.embed = embed
+        self.text_field = text_field
+        self.first_stage: Stage = first_stage or Dense()
+        self.missing: Missing = missing
+        self.on_rerank_error = on_rerank_error
+        self._clock = clock
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too; here it is one query
+        self,
+        query: str,
+        *,
+        top_k: int | None = ...,
+        candidates: int = ...,
+        threshold: float | None = ...,
+        filter: str = ...,
+        partitions: Sequence[str] | None = ...,
+        output_fields: Sequence[str] | None = ...,
+        vectors: Any = ...,
+        timeout: float | None = ...,
+    ) -> SearchAnswer: ...
+
+    @overload
+    def __call__(
+        self,
+        query: Sequence[str],
+        *,
+        top_k: int | None = ...,
+        candidates: int = ...,
+        threshold: float | None = ...,
+        filter: str = ...,
+        partitions: Sequence[str] | None = ...,
+        output_fields: Sequence[str] | None = ...,
+        vectors: Any = ...,
+        timeout: float | None = ...,
+    ) -> list[SearchAnswer]: ...
+
+    def __call__(
+        self,
+        query: str | Sequence[str],
+        *,
+        top_k: int | None = 10,
+        candidates: int = 100,
+        threshold: float | None = None,
+        filter: str = "",
+        partitions: Sequence[str] | None = None,
+        output_fields: Sequence[str] | None = None,
+        vectors: Any = None,
+        timeout: float | None = 30.0,
+    ) -> SearchAnswer | list[SearchAnswer]:
+        """Search for one query, or for many in one call to Milvus and one pass of the reranker.
+
+        :param query: a query, or a list of queries.
+        :param top_k: how many results to return per query; 0 or None for all candidates.
+        :param candidates: how many hits Milvus may return per query for the reranker to order; at least ``top_k``.
+        :param threshold: the least rerank score to return.
+        :param filter: Milvus' boolean expression, such as ``"year > 2020"``.
+        :param partitions: the partitions to search; None for all.
+        :param output_fields: fields to return beside the text field, which is always there; ``["*"]`` for all.
+        :param vectors: ready query vectors, one per query, instead of embedding the queries.
+        :param timeout: seconds that Milvus may take; None for as long as it takes.
+        :returns: one answer for a query, a list of answers for a list.
+        :raises InputError: for an argument that cannot be used.
+        :raises HitError: if a hit has no text, unless ``missing`` says what to do with it.
+        :raises SearchError: if Milvus refuses, fails, or does not answer in time.
+        """
+        ask = check_ask(query, top_k, candidates, threshold, filter, partitions, output_fields, vectors, timeout)
+        if not ask.queries:
+            return []
+        clock = Stopwatch(self._clock)
+        embedded = [here(partial(embed, list(ask.queries))) for embed in self._embedders(ask)]
+        request = self._first_stage(ask, embedded)
+        clock.lap()
+        hits = self._retrieve(request)
+        clock.lap()
+        error = None
+        try:
+            results = self.reranker.rerank_search_result(ask.queries, hits, **self._rerank_options(ask))
+        except Exception as raised:  # a plugin may raise anything, and the caller may have asked to survive it
+            results, error = self._fall_back(raised, ask, hits), raised
+        answers = _answers(ask, results, error, clock)
+        return answers[0] if isinstance(query, str) else answers
+
+    @overload
+    async def asearch(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too; here it is one query
+        self,
+        query: str,
+        *,
+        top_k: int | None = ...,
+        candidates: int = ...,
+        threshold: float | None = ...,
+        filter: str = ...,
+        partitions: Sequence[str] | None = ...,
+        output_fields: Sequence[str] | None = ...,
+        vectors: Any = ...,
+        timeout: float | None = ...,
+    ) -> SearchAnswer: ...
+
+    @overload
+    async def asearch(
+        self,
+        query: Sequence[str],
+        *,
+        top_k: int | None = ...,
+        candidates: int = ...,
+        threshold: float | None = ...,
+        filter: str = ...,
+        partitions: Sequence[str] | None = ...,
+        output_fields: Sequence[str] | None = ...,
+        vectors: Any = ...,
+        timeout: float | None = ...,
+    ) -> list[SearchAnswer]: ...
+
+    async def asearch(
+        self,
+        query: str | Sequence[str],
+        *,
+        top_k: int | None = 10,
+        candidates: int = 100,
+        threshold: float | None = None,
+        filter: str = "",
+        partitions: Sequence[str] | None = None,
+        output_fields: Sequence[str] | None = None,
+        vectors: Any = None,
+        timeout: float | None = 30.0,
+    ) -> SearchAnswer | list[SearchAnswer]:
+        """Like calling the object, with the same arguments and answers, but never blocking the event loop.
+
+        An asynchronous client or embedder is awaited, any other runs in a thread; cancelling stops the reranker.
+        """
+        ask = check_ask(query, top_k, candidates, threshold, filter, partitions, output_fields, vectors, timeout)
+        if not ask.queries:
+            return []
+        clock = Stopwatch(self._clock)
+        embedded = [await off_loop(partial(embed, list(ask.queries))) for embed in self._embedders(ask)]
+        request = self._first_stage(ask, embedded)
+        clock.lap()
+        hits = await self._aretrieve(request)
+        clock.lap()
+        error = None
+        try:
+            results = await self.reranker.arerank_search_result(ask.queries, hits, **self._rerank_options(ask))
+        except Exception as raised:  # a plugin may raise anything, and the caller may have asked to survive it
+            results, error = self._fall_back(raised, ask, hits), raised
+        answers = _answers(ask, results, error, clock)
+        return answers[0] if isinstance(query, str) else answers
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.source.name!r}, reranker={self.reranker!r}, "
+            f"first_stage={self.first_stage!r}, text_field={self.text_field!r})"
+        )
+
+    def _embedders(self, ask: Ask) -> list[Embed]:
+        """Return the embedders that the first stage needs, each once: searches with the same one share its vectors."""
+        embedders: list[Embed] = []
+        for search in searches_of(self.first_stage):
+            if isinstance(search, FullText) or (search.embed is None and ask.vectors is not None):
+                continue
+            embed = search.embed or self.embed
+            if embed is None:
+                raise InputError(
+                    "vector search needs query vectors: pass an embedder, TwoStageSearch(..., embed=...), or ready "
+                    "ones, search(query, vectors=[vector]); for BM25, first_stage=FullText(field)"
+                )
+            if embed not in embedders:
+                embedders.append(embed)
+        return embedders
+
+    def _first_stage(self, ask: Ask, embedded: Sequence[Any]) -> FirstStage:
+        """Return what to ask Milvus, given what each of :meth:`_embedders` made of the queries."""
+        vectors = [check_vectors(output, len(ask.queries), "the embedder's vectors") for output in embedded]
+        by_embedder = list(zip(self._embedders(ask), vectors, strict=True))
+        data: list[list[Any]] = []
+        for search in searches_of(self.first_stage):
+            if isinstance(search, FullText):
+                data.append(ask.queries)
+            elif search.embed is None and ask.vectors is not None:
+                data.append(ask.vectors)
+            else:
+                wanted = search.embed or self.embed
+                data.append(next(vectors for embed, vectors in by_embedder if embed == wanted))
+        return FirstStage(
+            stage=self.first_stage,
+            data=tuple(data),
+            limit=ask.candidates,
+            output_fields=list(dict.fromkeys([self.text_field, *ask.output_fields])),
+            filter=ask.filter,
+            partitions=ask.partitions,
+            timeout=ask.timeout,
+        )
+
+    def _retrieve(self, request: FirstStage) -> Any:
+        try:
+            return here(bounded(self.source.search(request), request.timeout))
+        except RerankError:
+            raise
+        except milvus_errors() as error:
+            raise explain(error, self.source, request, self._schema(request, error)) from error
+
+    async def _aretrieve(self, request: FirstStage) -> Any:
+        try:
+            return await off_loop(bounded(self.source.search(request), request.timeout))
+        except RerankError:
+            raise
+        except milvus_errors() as error:
+            raise explain(error, self.source, request, await self._aschema(request, error)) from error
+
+    def _schema(self, request: FirstStage, error: Exception) -> Mapping[str, Any] | None:
+        """Return the collection's description if Milvus refused the search: it makes the error clearer."""
+        schema: Mapping[str, Any] | None = None
+        with suppress(*milvus_errors()):  # the first error is the one to raise
+            schema = here(self._describe(request)) if is_refusal(error) else None
+        return schema
+
+    async def _aschema(self, request: FirstStage, error: Exception) -> Mapping[str, Any] | None:
+        schema: Mapping[str, Any] | None = None
+        with suppress(*milvus_errors()):
+            schema = await off_loop(self._describe(request)) if is_refusal(error) else None
+        return schema
+
+    def _describe(self, request: FirstStage) -> Callable[[], Any]:
+        seconds = min(1.0, request.timeout or 1.0)
+        return bounded(self.source.describe(seconds), seconds)
+
+    def _rerank_options(self, ask: Ask) -> RerankOptions:
+        return {
+            "text_field": self.text_field,
+            "top_k": ask.top_k,
+            "threshold": ask.threshold,
+            "missing": self.missing,
+        }
+
+    def _fall_back(self, error: Exception, ask: Ask, hits: Any) -> list[list[RerankResult]]:
+        """Return the first stage's order if the caller wants it after such an error; else raise the error."""
+        # Wrong field names, and a caller who no longer waits, are no failures of the reranker.
+        if self.on_rerank_error == "raise" or isinstance(error, (HitError, StoppedError)):
+            raise error
+        logger.warning("the reranker failed (%s: %s); returning the first stage's order", type(error).__name__, error)
+        lists = read_search_result(hits, self.text_field, len(ask.queries), missing=self.missing)
+        return [_first_stage_order(candidates)[: ask.top_k] for candidates in lists]
+
+
+def _answers(
+    ask: Ask, results: list[list[RerankResult]], error: Exception | None, clock: Stopwatch
+) -> list[SearchAnswer]:
+    timings = clock.timings()
+    return [
+        SearchAnswer(query, tuple(ranked), error is None, error, timings)
+        for query, ranked in zip(ask.queries, results, strict=True)
+    ]
+
+
+def _first_stage_order(candidates: Candidates) -> list[RerankResult]:
+    hits = sorted((*candidates.scored, *candidates.unscored), key=lambda hit: hit.index)
+    return [hit.result for hit in hits]
