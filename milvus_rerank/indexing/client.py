@@ -61,7 +61,7 @@ def open_client(uri: str, *, token: str = "", timeout: float | None = 30.0, must
 
 
 @contextmanager
-def told(doing: str, advice: str = "") -> Iterator[None]:
+def explain_errors(doing: str, advice: str = "") -> Iterator[None]:
     """Turn what pymilvus raises into a ``SearchError`` that says what was being done.
 
     :param doing: such as ``create the collection 'docs'``.

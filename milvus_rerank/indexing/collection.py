@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.indexing.client import told
+from milvus_rerank.indexing.client import explain_errors
 from milvus_rerank.indexing.corpus import MAX_ID_BYTES, MAX_TEXT_BYTES
 from milvus_rerank.models import model_folder
 
@@ -63,7 +63,7 @@ def describe(client: Any, collection: str, timeout: float | None = 30.0) -> Coll
     :raises InputError: if there is no such collection.
     :raises SearchError: if Milvus does not answer.
     """
-    with told(f"describe the collection {collection!r}"):
+    with explain_errors(f"describe the collection {collection!r}"):
         if not client.has_collection(collection, timeout=timeout):
             names = ", ".join(sorted(client.list_collections(timeout=timeout))) or "none"
             raise InputError(f"there is no collection {collection!r}; there are: {names}")
@@ -90,7 +90,7 @@ def only_collection(client: Any, timeout: float | None = 30.0) -> str:
     :raises InputError: if there is none, or more than one.
     :raises SearchError: if Milvus does not answer.
     """
-    with told("list its collections"):
+    with explain_errors("list its collections"):
         names = sorted(client.list_collections(timeout=timeout))
     if len(names) != 1:
         raise InputError(f"choose a collection with --collection; there are: {', '.join(names) or 'none'}")
@@ -118,7 +118,7 @@ def create(client: Any, collection: str, embedder: Embedder, timeout: float | No
     if full_text:
         schema.add_field("sparse", DataType.SPARSE_FLOAT_VECTOR)
         schema.add_function(Function("bm25", FunctionType.BM25, ["text"], ["sparse"]))
-    with told(f"create the collection {collection!r}"):
+    with explain_errors(f"create the collection {collection!r}"):
         client.create_collection(
             collection,
             schema=schema,
@@ -136,7 +136,7 @@ def make_ready(client: Any, info: CollectionInfo, timeout: float | None) -> None
     :param timeout: seconds to wait.
     :raises SearchError: if Milvus fails.
     """
-    with told(f"index and load the collection {info.name!r}"):
+    with explain_errors(f"index and load the collection {info.name!r}"):
         there = set(client.list_indexes(info.name, timeout=timeout))
         kinds = {"vector": ("AUTOINDEX", "COSINE"), "sparse": ("SPARSE_INVERTED_INDEX", "BM25")}
         for field in ("vector", *([info.bm25] if info.bm25 else [])):
@@ -156,7 +156,7 @@ def load(client: Any, info: CollectionInfo, timeout: float | None = 30.0) -> Non
     :param timeout: seconds to wait.
     :raises SearchError: if Milvus fails.
     """
-    with told(f"load the collection {info.name!r}"):
+    with explain_errors(f"load the collection {info.name!r}"):
         if client.get_load_state(info.name, timeout=timeout)["state"].name != "Loaded":
             client.load_collection(info.name, timeout=timeout)
 
@@ -220,7 +220,7 @@ def has_bm25(client: Any, timeout: float | None = 30.0) -> bool:
     :returns: False also for a version that cannot be read.
     :raises SearchError: if Milvus does not answer.
     """
-    with told("tell its version"):
+    with explain_errors("tell its version"):
         version = str(client.get_server_version(timeout=timeout))
     found = re.search(r"(\d+)\.(\d+)", version)
     return found is not None and (int(found[1]), int(found[2])) >= ((3, 0) if "lite" in version else (2, 5))

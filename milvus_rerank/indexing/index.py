@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.indexing.client import told
+from milvus_rerank.indexing.client import explain_errors
 from milvus_rerank.indexing.collection import Embedder, check_made_for, create, describe, make_ready
 from milvus_rerank.indexing.corpus import Passage
 from milvus_rerank.validation import check_count
@@ -66,7 +66,7 @@ def index_passages(
     :raises SearchError: if Milvus fails or does not answer.
     """
     check_count(batch_size, "batch_size")
-    with told(f"look for the collection {collection!r}"):
+    with explain_errors(f"look for the collection {collection!r}"):
         exists = client.has_collection(collection, timeout=timeout)
     if not exists:
         create(client, collection, embedder, timeout)
@@ -82,14 +82,14 @@ def index_passages(
             _write(client, collection, _rows(changed, embedder), stale, timeout)
         read, written = read + len(batch), written + len(changed)
         progress(len(batch))
-    with told(f"count the documents of {collection!r}"):
+    with explain_errors(f"count the documents of {collection!r}"):
         counted = client.query(collection, filter="", output_fields=["count(*)"], timeout=timeout)
     total = int(counted[0]["count(*)"])
     return IndexReport(collection, embedder.model_name, info.bm25 is not None, read, written, read - written, total)
 
 
 def _stored(client: Any, collection: str, batch: Sequence[Passage], timeout: float | None) -> dict[str, dict[str, Any]]:
-    with told(f"read passages of {collection!r}"):
+    with explain_errors(f"read passages of {collection!r}"):
         rows = client.query(
             collection,
             filter=_among([passage.id for passage in batch]),
@@ -103,7 +103,9 @@ def _stored(client: Any, collection: str, batch: Sequence[Passage], timeout: flo
 def _write(
     client: Any, collection: str, rows: list[dict[str, Any]], stale: Sequence[str], timeout: float | None
 ) -> None:
-    with told(f"store passages in {collection!r}", "Index the same source again: that writes what is missing now"):
+    with explain_errors(
+        f"store passages in {collection!r}", "Index the same source again: that writes what is missing now"
+    ):
         if stale:  # Milvus Lite's upsert keeps dynamic fields that the new row lacks
             client.delete(collection, filter=_among(stale), timeout=timeout)
         client.upsert(collection, rows, timeout=timeout)

@@ -10,7 +10,7 @@ from milvus_rerank.indexing.collection import CollectionInfo, Embedder, check_em
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.scoring import Request
 from milvus_rerank.search import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
-from milvus_rerank.search.first_stage import Stage
+from milvus_rerank.search.first_stage import FirstStage
 from milvus_rerank.validation import check_choice
 
 Mode = Literal["dense", "bm25", "hybrid"]
@@ -69,7 +69,7 @@ def without_scores(answer: SearchAnswer) -> SearchAnswer:
     return replace(answer, reranked=False, results=tuple(replace(result, score=None) for result in answer))
 
 
-def _stage(info: CollectionInfo, mode: str) -> Stage:
+def _stage(info: CollectionInfo, mode: str) -> FirstStage:
     if mode != "dense" and info.bm25 is None:
         raise InputError(
             f"the collection {info.name!r} has no BM25 field (Milvus makes one from 2.5 on); search with --mode dense"

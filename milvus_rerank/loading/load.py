@@ -14,7 +14,7 @@ from milvus_rerank.models.files import content_key
 from milvus_rerank.scoring.activation import pick_activation
 from milvus_rerank.scoring.caches import ScoreCache
 from milvus_rerank.scoring.encoder import Encoder
-from milvus_rerank.scoring.pair_encoder import PairEncoder, Wording
+from milvus_rerank.scoring.pair_encoder import Affixes, PairEncoder
 from milvus_rerank.scoring.scorer import PairScorer
 from milvus_rerank.validation import check_choice, check_count, check_limit
 
@@ -82,7 +82,7 @@ def _pair_encoder(options: LoadOptions, loaded: Loaded, max_length: int) -> Enco
         query_max_length=options.query_max_length,
         truncation=options.truncation,
         pad_to_multiple_of=loaded.engine.pad_to_multiple_of,
-        wording=Wording(query_before=prompt or "") if options.flag is None else options.flag.wording(),
+        affixes=Affixes(query_before=prompt or "") if options.flag is None else options.flag.affixes(),
         token_cache=options.batching.token_cache,
     )
 

@@ -94,14 +94,14 @@ def _causal(options: LoadOptions, device: str, dtype: str, settings: Settings) -
     )
 
     def plain(max_length: int) -> Encoder:
-        from milvus_rerank.scoring.pair_encoder import PairEncoder, Wording
+        from milvus_rerank.scoring.pair_encoder import Affixes, PairEncoder
 
         return PairEncoder(
             loaded.tokenizer,
             max_length=max_length,
             query_max_length=options.query_max_length,
             truncation=options.truncation,
-            wording=Wording(query_before=prompt or ""),
+            affixes=Affixes(query_before=prompt or ""),
             pad_right=True,
             with_bounds=True,
             token_cache=options.batching.token_cache,
@@ -119,7 +119,7 @@ def _causal(options: LoadOptions, device: str, dtype: str, settings: Settings) -
 def _mxbai_encoder(options: LoadOptions, tokenizer: Any, instruction: str | None) -> Callable[[int], Encoder]:
     """Return what makes an encoder that puts pairs together as mxbai-rerank does: each part is tokenised alone."""
     from milvus_rerank.models.chat_template import MXBAI_PARTS
-    from milvus_rerank.scoring.pair_encoder import PairEncoder, Wording
+    from milvus_rerank.scoring.pair_encoder import Affixes, PairEncoder
     from milvus_rerank.scoring.pair_template import PairTemplate
 
     def ids(text: str) -> tuple[int, ...]:
@@ -136,7 +136,7 @@ def _mxbai_encoder(options: LoadOptions, tokenizer: Any, instruction: str | None
             max_length=most,
             query_max_length=options.query_max_length or most * 3 // 4,
             truncation="only_second",
-            wording=Wording(query_before=f"{instructed}query: ", document_before="document: "),
+            affixes=Affixes(query_before=f"{instructed}query: ", document_before="document: "),
             template=template,
             pad_right=True,
             with_bounds=True,
@@ -196,7 +196,7 @@ def _flag_encoder(
             query_max_length=options.query_max_length or max_length * 3 // 4,
             document_max_length=max_length,
             truncation="only_second",
-            wording=flag.wording("A: ", "B: "),
+            affixes=flag.affixes("A: ", "B: "),
             template=template,
             pad_right=True,
             with_bounds=True,

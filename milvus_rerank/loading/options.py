@@ -15,7 +15,7 @@ from milvus_rerank.models.model_type import Settings
 from milvus_rerank.scoring.activation import ActivationName
 from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
 from milvus_rerank.scoring.encoder import Chunks, Encoder
-from milvus_rerank.scoring.pair_encoder import Truncation, Wording
+from milvus_rerank.scoring.pair_encoder import Affixes, Truncation
 from milvus_rerank.validation import as_int, check_count, check_limit, check_list
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class FlagOptions:
         """The layers before which document tokens are merged."""
         return tuple(check_limit(layer, "compress_layers") for layer in _layers(self.compress_layers))
 
-    def wording(self, query: str = "", passage: str = "") -> Wording:
+    def affixes(self, query: str = "", passage: str = "") -> Affixes:
         """Return the texts around queries and documents.
 
         :param query: the model's own instruction for queries.
@@ -103,7 +103,7 @@ class FlagOptions:
         """
         query = query if self.query_instruction_for_rerank is None else self.query_instruction_for_rerank
         passage = passage if self.passage_instruction_for_rerank is None else self.passage_instruction_for_rerank
-        return Wording(
+        return Affixes(
             *_around(self.query_instruction_format, query), *_around(self.passage_instruction_format, passage)
         )
 

@@ -22,7 +22,7 @@ TOKENIZE_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
+class Affixes:
     """What stands around the texts of a pair, such as an instruction.
 
     :param query_before: before a query.
@@ -59,7 +59,7 @@ class PairEncoder:
     :param truncation: ``longest_first`` shortens the longer of the two, as sentence-transformers does;
         ``only_second`` shortens the document, as FlagEmbedding does.
     :param pad_to_multiple_of: batches are as wide as a multiple of this, or ``max_length``, as the engine likes it.
-    :param wording: what stands around the texts before they are tokenised.
+    :param affixes: what stands around the texts before they are tokenised.
     :param template: the special tokens of a pair; None reads them off the tokenizer.
     :param pad_right: pad at the end, whatever the tokenizer says.
     :param with_bounds: also tell the engine where documents begin and end.
@@ -76,7 +76,7 @@ class PairEncoder:
         document_max_length: int | None = None,
         truncation: Truncation = "longest_first",
         pad_to_multiple_of: int = 1,
-        wording: Wording | None = None,
+        affixes: Affixes | None = None,
         template: PairTemplate | None = None,
         pad_right: bool = False,
         with_bounds: bool = False,
@@ -96,7 +96,7 @@ class PairEncoder:
         self._with_types = "token_type_ids" in tokenizer.model_input_names
         self._with_bounds = with_bounds
         self._multiple = pad_to_multiple_of
-        self._wording = wording or Wording()
+        self._wording = affixes or Affixes()
         self._tokens = TokenCache(token_cache)
         self.max_length = max_length
         if self._room < 2:
@@ -115,10 +115,10 @@ class PairEncoder:
         :returns: one row per pair; those of one query share its ids.
         :raises StoppedError: if ``stop`` was set.
         """
-        wording = self._wording
+        affixes = self._wording
         texts = pairs
-        if wording != Wording():
-            texts = [(wording.query(query), wording.document(document)) for query, document in pairs]
+        if affixes != Affixes():
+            texts = [(affixes.query(query), affixes.document(document)) for query, document in pairs]
         distinct = list(dict.fromkeys(text for pair in texts for text in pair))
         ids = self._tokens.get(distinct)
         absent = [text for text in distinct if text not in ids]

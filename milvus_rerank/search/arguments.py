@@ -16,7 +16,7 @@ MAX_TIMEOUT = 86400
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class SearchArguments:
     """What a caller wants.
 
     :param queries: the queries.
@@ -41,7 +41,7 @@ class Ask:
     timeout: float | None
 
 
-def check_ask(
+def check_arguments(
     query: str | Sequence[str],
     top_k: int | None,
     candidates: int,
@@ -51,11 +51,11 @@ def check_ask(
     output_fields: Sequence[str] | None,
     vectors: Any,
     timeout: float | None,
-) -> Ask:
+) -> SearchArguments:
     """Return the arguments of a search in one form.
 
     :param query: one query or a list of them.
-    :param top_k: as in :class:`Ask`, like all that follow; 0 means all.
+    :param top_k: as in :class:`SearchArguments`, like all that follow; 0 means all.
     :param candidates: at least ``top_k``.
     :param threshold: a number or None.
     :param filter: a string.
@@ -75,7 +75,7 @@ def check_ask(
         raise InputError(f"candidates={limit} is less than top_k={keep}; pass candidates={keep} or top_k={limit}")
     if not isinstance(filter, str):
         raise InputError(f"filter must be a string such as 'year > 2020', got {filter!r}")
-    return Ask(
+    return SearchArguments(
         queries=queries,
         top_k=keep,
         candidates=limit,

@@ -70,10 +70,10 @@ class Hybrid:
         object.__setattr__(self, "searches", tuple(searches))
 
 
-Stage: TypeAlias = Dense | FullText | Hybrid
+FirstStage: TypeAlias = Dense | FullText | Hybrid
 
 
-def searches_of(stage: Stage) -> tuple[Dense | FullText, ...]:
+def searches_of(stage: FirstStage) -> tuple[Dense | FullText, ...]:
     """Return the searches that a stage is made of.
 
     :param stage: the first stage.

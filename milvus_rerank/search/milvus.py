@@ -8,14 +8,14 @@ from typing import Any
 from milvus_rerank.errors import InputError, SearchError
 from milvus_rerank.postprocess.fuse import RRF
 from milvus_rerank.requirements import require
-from milvus_rerank.search.first_stage import Hybrid, Stage, searches_of
+from milvus_rerank.search.first_stage import FirstStage, Hybrid, searches_of
 
 # What a closed client, session, channel or event loop makes pymilvus and gRPC say.
 _CLOSED = ("create connection first", "session is closed", "closed channel", "channel is closed", "loop is closed")
 
 
 @dataclass(frozen=True, slots=True)
-class FirstStage:
+class SearchRequest:
     """All that one call to Milvus says, in this package's words.
 
     :param stage: the kind of search.
@@ -27,7 +27,7 @@ class FirstStage:
     :param timeout: seconds to wait; None for as long as it takes.
     """
 
-    stage: Stage
+    stage: FirstStage
     data: tuple[list[Any], ...]
     limit: int
     output_fields: list[str]
@@ -59,7 +59,7 @@ class Source:
         """The collection's name."""
         return str(self.client.name) if self.collection is None else self.collection
 
-    def search(self, request: FirstStage) -> Callable[[], Any]:
+    def search(self, request: SearchRequest) -> Callable[[], Any]:
         """Return the call that runs the first stage.
 
         :param request: what to ask for.
@@ -135,7 +135,7 @@ def is_refusal(error: Exception) -> bool:
     return _known_advice(error, None) is None
 
 
-def explain(error: Exception, source: Source, request: FirstStage, schema: Mapping[str, Any] | None) -> SearchError:
+def explain(error: Exception, source: Source, request: SearchRequest, schema: Mapping[str, Any] | None) -> SearchError:
     """Return an error that says what was asked, what Milvus said, and what to do where that can be known.
 
     :param error: what pymilvus raised.
@@ -151,7 +151,7 @@ def explain(error: Exception, source: Source, request: FirstStage, schema: Mappi
     return SearchError(f"{text.rstrip('.')}. {advice}".rstrip())
 
 
-def _hybrid(request: FirstStage, stage: Hybrid) -> tuple[list[Any], Any]:
+def _hybrid(request: SearchRequest, stage: Hybrid) -> tuple[list[Any], Any]:
     require("hybrid search", "pymilvus")
     from pymilvus import AnnSearchRequest, RRFRanker, WeightedRanker
 
@@ -193,7 +193,7 @@ def _known_advice(error: Exception, timeout: float | None) -> str | None:
     return None
 
 
-def _schema_advice(request: FirstStage, schema: Mapping[str, Any]) -> str:
+def _schema_advice(request: SearchRequest, schema: Mapping[str, Any]) -> str:
     fields = {entry["name"]: entry for entry in schema.get("fields", ())}
     params = {name: entry.get("params") or {} for name, entry in fields.items()}
     dims = {name: int(own["dim"]) for name, own in params.items() if "dim" in own}

@@ -14,9 +14,9 @@ from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.custom import Scorer, wrap
 from milvus_rerank.results import RerankResult
 from milvus_rerank.search.answer import SearchAnswer, Stopwatch
-from milvus_rerank.search.arguments import Ask, check_ask
-from milvus_rerank.search.first_stage import Dense, Embed, FullText, Hybrid, Stage, check_vectors, searches_of
-from milvus_rerank.search.milvus import FirstStage, explain, is_refusal, milvus_errors, open_source
+from milvus_rerank.search.arguments import SearchArguments, check_arguments
+from milvus_rerank.search.first_stage import Dense, Embed, FirstStage, FullText, Hybrid, check_vectors, searches_of
+from milvus_rerank.search.milvus import SearchRequest, explain, is_refusal, milvus_errors, open_source
 from milvus_rerank.validation import check_choice
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class TwoStageSearch:
         reranker: BaseRerankFunction | Scorer,
         embed: Embed | None = None,
         text_field: str = "text",
-        first_stage: Stage | None = None,
+        first_stage: FirstStage | None = None,
         missing: Missing = "error",
         on_rerank_error: Literal["raise", "first_stage"] = "raise",
         clock: Callable[[], float] = time.perf_counter,
@@ -79,7 +79,7 @@ class TwoStageSearch:
         self.reranker = wrap(reranker, type(reranker).__name__)
         self.embed = embed
         self.text_field = text_field
-        self.first_stage: Stage = first_stage or Dense()
+        self.first_stage: FirstStage = first_stage or Dense()
         self.missing: Missing = missing
         self.on_rerank_error = on_rerank_error
         self._clock = clock
@@ -143,21 +143,24 @@ class TwoStageSearch:
         :raises HitError: if a hit has no text, unless ``missing`` says what to do with it.
         :raises SearchError: if Milvus refuses, fails, or does not answer in time.
         """
-        ask = check_ask(query, top_k, candidates, threshold, filter, partitions, output_fields, vectors, timeout)
-        if not ask.queries:
+        arguments = check_arguments(
+            query, top_k, candidates, threshold, filter, partitions, output_fields, vectors, timeout
+        )
+        if not arguments.queries:
             return []
         clock = Stopwatch(self._clock)
-        embedded = [here(partial(embed, list(ask.queries))) for embed in self._embedders(ask)]
-        request = self._first_stage(ask, embedded)
+        embedded = [here(partial(embed, list(arguments.queries))) for embed in self._embedders(arguments)]
+        request = self._search_request(arguments, embedded)
         clock.lap()
         hits = self._retrieve(request)
         clock.lap()
         error = None
         try:
-            results = self.reranker.rerank_search_result(ask.queries, hits, **self._rerank_options(ask))
+            options = self._rerank_options(arguments)
+            results = self.reranker.rerank_search_result(arguments.queries, hits, **options)
         except Exception as raised:  # a plugin may raise anything, and the caller may have asked to survive it
-            results, error = self._fall_back(raised, ask, hits), raised
-        answers = _answers(ask, results, error, clock)
+            results, error = self._fall_back(raised, arguments, hits), raised
+        answers = _answers(arguments, results, error, clock)
         return answers[0] if isinstance(query, str) else answers
 
     @overload
@@ -207,21 +210,25 @@ class TwoStageSearch:
 
         An asynchronous client or embedder is awaited, any other runs in a thread; cancelling stops the reranker.
         """
-        ask = check_ask(query, top_k, candidates, threshold, filter, partitions, output_fields, vectors, timeout)
-        if not ask.queries:
+        arguments = check_arguments(
+            query, top_k, candidates, threshold, filter, partitions, output_fields, vectors, timeout
+        )
+        if not arguments.queries:
             return []
         clock = Stopwatch(self._clock)
-        embedded = [await off_loop(partial(embed, list(ask.queries))) for embed in self._embedders(ask)]
-        request = self._first_stage(ask, embedded)
+        embedded = [await off_loop(partial(embed, list(arguments.queries))) for embed in self._embedders(arguments)]
+        request = self._search_request(arguments, embedded)
         clock.lap()
         hits = await self._aretrieve(request)
         clock.lap()
         error = None
         try:
-            results = await self.reranker.arerank_search_result(ask.queries, hits, **self._rerank_options(ask))
+            results = await self.reranker.arerank_search_result(
+                arguments.queries, hits, **self._rerank_options(arguments)
+            )
         except Exception as raised:  # a plugin may raise anything, and the caller may have asked to survive it
-            results, error = self._fall_back(raised, ask, hits), raised
-        answers = _answers(ask, results, error, clock)
+            results, error = self._fall_back(raised, arguments, hits), raised
+        answers = _answers(arguments, results, error, clock)
         return answers[0] if isinstance(query, str) else answers
 
     def __repr__(self) -> str:
@@ -230,11 +237,11 @@ class TwoStageSearch:
             f"first_stage={self.first_stage!r}, text_field={self.text_field!r})"
         )
 
-    def _embedders(self, ask: Ask) -> list[Embed]:
+    def _embedders(self, arguments: SearchArguments) -> list[Embed]:
         """Return the embedders that the first stage needs, each once: searches with the same one share its vectors."""
         embedders: list[Embed] = []
         for search in searches_of(self.first_stage):
-            if isinstance(search, FullText) or (search.embed is None and ask.vectors is not None):
+            if isinstance(search, FullText) or (search.embed is None and arguments.vectors is not None):
                 continue
             embed = search.embed or self.embed
             if embed is None:
@@ -246,30 +253,30 @@ class TwoStageSearch:
                 embedders.append(embed)
         return embedders
 
-    def _first_stage(self, ask: Ask, embedded: Sequence[Any]) -> FirstStage:
-        """Return what to ask Milvus, given what each of :meth:`_embedders` made of the queries."""
-        vectors = [check_vectors(output, len(ask.queries), "the embedder's vectors") for output in embedded]
-        by_embedder = list(zip(self._embedders(ask), vectors, strict=True))
+    def _search_request(self, arguments: SearchArguments, embedded: Sequence[Any]) -> SearchRequest:
+        """Return what to arguments Milvus, given what each of :meth:`_embedders` made of the queries."""
+        vectors = [check_vectors(output, len(arguments.queries), "the embedder's vectors") for output in embedded]
+        by_embedder = list(zip(self._embedders(arguments), vectors, strict=True))
         data: list[list[Any]] = []
         for search in searches_of(self.first_stage):
             if isinstance(search, FullText):
-                data.append(ask.queries)
-            elif search.embed is None and ask.vectors is not None:
-                data.append(ask.vectors)
+                data.append(arguments.queries)
+            elif search.embed is None and arguments.vectors is not None:
+                data.append(arguments.vectors)
             else:
                 wanted = search.embed or self.embed
                 data.append(next(vectors for embed, vectors in by_embedder if embed == wanted))
-        return FirstStage(
+        return SearchRequest(
             stage=self.first_stage,
             data=tuple(data),
-            limit=ask.candidates,
-            output_fields=list(dict.fromkeys([self.text_field, *ask.output_fields])),
-            filter=ask.filter,
-            partitions=ask.partitions,
-            timeout=ask.timeout,
+            limit=arguments.candidates,
+            output_fields=list(dict.fromkeys([self.text_field, *arguments.output_fields])),
+            filter=arguments.filter,
+            partitions=arguments.partitions,
+            timeout=arguments.timeout,
         )
 
-    def _retrieve(self, request: FirstStage) -> Any:
+    def _retrieve(self, request: SearchRequest) -> Any:
         try:
             return here(bounded(self.source.search(request), request.timeout))
         except RerankError:
@@ -277,7 +284,7 @@ class TwoStageSearch:
         except milvus_errors() as error:
             raise explain(error, self.source, request, self._schema(request, error)) from error
 
-    async def _aretrieve(self, request: FirstStage) -> Any:
+    async def _aretrieve(self, request: SearchRequest) -> Any:
         try:
             return await off_loop(bounded(self.source.search(request), request.timeout))
         except RerankError:
@@ -285,48 +292,48 @@ class TwoStageSearch:
         except milvus_errors() as error:
             raise explain(error, self.source, request, await self._aschema(request, error)) from error
 
-    def _schema(self, request: FirstStage, error: Exception) -> Mapping[str, Any] | None:
+    def _schema(self, request: SearchRequest, error: Exception) -> Mapping[str, Any] | None:
         """Return the collection's description if Milvus refused the search: it makes the error clearer."""
         schema: Mapping[str, Any] | None = None
         with suppress(*milvus_errors()):  # the first error is the one to raise
             schema = here(self._describe(request)) if is_refusal(error) else None
         return schema
 
-    async def _aschema(self, request: FirstStage, error: Exception) -> Mapping[str, Any] | None:
+    async def _aschema(self, request: SearchRequest, error: Exception) -> Mapping[str, Any] | None:
         schema: Mapping[str, Any] | None = None
         with suppress(*milvus_errors()):
             schema = await off_loop(self._describe(request)) if is_refusal(error) else None
         return schema
 
-    def _describe(self, request: FirstStage) -> Callable[[], Any]:
+    def _describe(self, request: SearchRequest) -> Callable[[], Any]:
         seconds = min(1.0, request.timeout or 1.0)
         return bounded(self.source.describe(seconds), seconds)
 
-    def _rerank_options(self, ask: Ask) -> RerankOptions:
+    def _rerank_options(self, arguments: SearchArguments) -> RerankOptions:
         return {
             "text_field": self.text_field,
-            "top_k": ask.top_k,
-            "threshold": ask.threshold,
+            "top_k": arguments.top_k,
+            "threshold": arguments.threshold,
             "missing": self.missing,
         }
 
-    def _fall_back(self, error: Exception, ask: Ask, hits: Any) -> list[list[RerankResult]]:
+    def _fall_back(self, error: Exception, arguments: SearchArguments, hits: Any) -> list[list[RerankResult]]:
         """Return the first stage's order if the caller wants it after such an error; else raise the error."""
         # Wrong field names, and a caller who no longer waits, are no failures of the reranker.
         if self.on_rerank_error == "raise" or isinstance(error, (HitError, StoppedError)):
             raise error
         logger.warning("the reranker failed (%s: %s); returning the first stage's order", type(error).__name__, error)
-        lists = read_search_result(hits, self.text_field, len(ask.queries), missing=self.missing)
-        return [_first_stage_order(candidates)[: ask.top_k] for candidates in lists]
+        lists = read_search_result(hits, self.text_field, len(arguments.queries), missing=self.missing)
+        return [_first_stage_order(candidates)[: arguments.top_k] for candidates in lists]
 
 
 def _answers(
-    ask: Ask, results: list[list[RerankResult]], error: Exception | None, clock: Stopwatch
+    arguments: SearchArguments, results: list[list[RerankResult]], error: Exception | None, clock: Stopwatch
 ) -> list[SearchAnswer]:
     timings = clock.timings()
     return [
         SearchAnswer(query, tuple(ranked), error is None, error, timings)
-        for query, ranked in zip(ask.queries, results, strict=True)
+        for query, ranked in zip(arguments.queries, results, strict=True)
     ]
 
 

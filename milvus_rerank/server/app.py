@@ -26,11 +26,11 @@ from milvus_rerank.errors import (
 )
 from milvus_rerank.server import api_formats
 from milvus_rerank.server.metrics import Metrics
-from milvus_rerank.server.middleware import ErrorAnswer, Gate, error_body, failure
+from milvus_rerank.server.middleware import ErrorAnswer, RequestMiddleware, error_body, failure
 from milvus_rerank.server.models import Models
 from milvus_rerank.server.pairs import ScoreAnswer, ScoreRequest
 from milvus_rerank.server.playground import Milvus, add_playground
-from milvus_rerank.server.service import Service, Ticket, no_span
+from milvus_rerank.server.service import RequestLog, Service, no_span
 from milvus_rerank.server.settings import Settings
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Application:
         _add_score(self.routes, self.service)
         add_playground(self.routes, milvus)
         label = _labels({path for route in self.routes.routes if (path := getattr(route, "path", ""))})
-        self.gate = Gate(self.routes, settings=settings, metrics=self.metrics, public=PUBLIC, label=label)
+        self.gate = RequestMiddleware(self.routes, settings=settings, metrics=self.metrics, public=PUBLIC, label=label)
         self._entry = traces.wrap(self.gate) if traces else self.gate
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -228,8 +228,8 @@ def _add_health(app: FastAPI, server: Application) -> None:
 
 def _add_rerank(app: FastAPI, service: Service) -> None:
     async def scored(request: Request, call: api_formats.Call) -> api_formats.Scored:
-        ticket = request.state.ticket = Ticket()
-        return await service.rerank(call, ticket)
+        request_log = request.state.request_log = RequestLog()
+        return await service.rerank(call, request_log)
 
     @app.post("/rerank", tags=["rerank"], responses=_answers(list[api_formats.TeiResult] | api_formats.RerankAnswer))
     async def rerank(request: Request, body: api_formats.AnyRequest) -> Response:
@@ -267,9 +267,9 @@ def _add_score(app: FastAPI, service: Service) -> None:
     @app.post("/v1/score", tags=["score"], responses=_answers(ScoreAnswer))
     async def score(request: Request, body: ScoreRequest) -> Response:
         """Score pairs as vLLM does."""
-        ticket = request.state.ticket = Ticket()
-        scores = await service.score(body.model, body.requests(), ticket)
-        return Answer(body.answer(ticket.model, scores, ticket.tokens))
+        request_log = request.state.request_log = RequestLog()
+        scores = await service.score(body.model, body.requests(), request_log)
+        return Answer(body.answer(request_log.model, scores, request_log.tokens))
 
 
 def _answers(model: Any) -> dict[int | str, dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milvus_rerank.errors import OutOfMemoryError, OverloadedError, StoppedError
-from milvus_rerank.server.queue import Job, Place, Queue
+from milvus_rerank.server.queue import Job, Queue, WaitingRow
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Batcher:
                 for job in {place.job for place in batch}:
                     self._finish(job, error)
 
-    def _next(self) -> list[Place] | None:
+    def _next(self) -> list[WaitingRow] | None:
         """Wait for pairs and take a batch; None when closed and done."""
         with self._changed:
             self._queue.running = 0
@@ -158,7 +158,7 @@ class Batcher:
                     place.job.started = now
             return batch or None
 
-    def _run(self, batch: list[Place]) -> None:
+    def _run(self, batch: list[WaitingRow]) -> None:
         model = batch[0].job.model
         started = self._clock()
         try:
@@ -171,7 +171,7 @@ class Batcher:
             return
         self._done(batch, logits, started)
 
-    def _put_back(self, batch: list[Place], error: OutOfMemoryError) -> None:
+    def _put_back(self, batch: list[WaitingRow], error: OutOfMemoryError) -> None:
         """Queue a batch that did not fit again; a pair that does not fit alone fails its request."""
         if len(batch) == 1:
             self._finish(batch[0].job, error)
@@ -179,9 +179,9 @@ class Batcher:
         with self._changed:
             self._queue.put_back(batch)
 
-    def _run_apart(self, batch: list[Place], error: Exception) -> None:
+    def _run_apart(self, batch: list[WaitingRow], error: Exception) -> None:
         """Run each request's pairs of a failed batch alone, so that one request does not bring down the others."""
-        groups: dict[Job, list[Place]] = defaultdict(list)
+        groups: dict[Job, list[WaitingRow]] = defaultdict(list)
         for place in batch:
             groups[place.job].append(place)
         if len(groups) == 1:
@@ -190,7 +190,7 @@ class Batcher:
         for group in groups.values():
             self._run(group)
 
-    def _done(self, batch: list[Place], logits: NDArray[np.float32], started: float) -> None:
+    def _done(self, batch: list[WaitingRow], logits: NDArray[np.float32], started: float) -> None:
         for place, logit in zip(batch, logits, strict=True):
             place.job.logits[place.row] = logit
             place.job.left -= 1

@@ -6,7 +6,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
-class PatientProtocol(H11Protocol):
+class HeaderTimeoutProtocol(H11Protocol):
     r"""Close a connection whose next request does not get past its headers in time.
 
     The time runs from the connection's first moment, or from the first byte after an answer: a connection that is idle

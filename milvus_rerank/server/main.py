@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 
 from milvus_rerank.server.app import Application
-from milvus_rerank.server.header_timeout import PatientProtocol
+from milvus_rerank.server.header_timeout import HeaderTimeoutProtocol
 from milvus_rerank.server.settings import Settings
 
 logger = structlog.get_logger("milvus_rerank.server")
@@ -43,7 +43,7 @@ class Server(uvicorn.Server):
             application,
             host=settings.host,
             port=settings.port,
-            http=partial(PatientProtocol, settings.limits.header_seconds),  # type: ignore[arg-type]  # it is called
+            http=partial(HeaderTimeoutProtocol, settings.limits.header_seconds),  # type: ignore[arg-type]  # it is called
             log_config=None,
             access_log=False,
             server_header=False,

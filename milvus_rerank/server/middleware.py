@@ -49,7 +49,7 @@ class _NotReadError(Exception):
         self.status = status
 
 
-class Gate:
+class RequestMiddleware:
     """Stand before an application.
 
     :param app: the application.
@@ -174,9 +174,11 @@ class Gate:
         outcome = _OUTCOMES.get(status, other)
         self._metrics.outcomes.labels(route, outcome).inc()
         self._metrics.stages.labels("total").observe(seconds)
-        ticket = scope["state"].get("ticket")
+        request_log = scope["state"].get("request_log")
         known = (
-            {} if ticket is None else {"model": ticket.model, "documents": ticket.documents, "tokens": ticket.tokens}
+            {}
+            if request_log is None
+            else {"model": request_log.model, "documents": request_log.documents, "tokens": request_log.tokens}
         )
         # Never a query or a document: logs are kept longer, and by others, than texts should be.
         logger.info(

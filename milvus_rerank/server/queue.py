@@ -70,7 +70,7 @@ class Job:
         self.left = len(self.rows)
 
 
-class Place(NamedTuple):
+class WaitingRow(NamedTuple):
     """A pair that waits; sorted by width, then by arrival. Numbers differ, so jobs are never compared."""
 
     width: int
@@ -83,7 +83,7 @@ class Queue:
     """The pairs that wait, and those being scored. It has no lock of its own."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Batchable, list[Place]] = defaultdict(list)
+        self._waiting: dict[Batchable, list[WaitingRow]] = defaultdict(list)
         self._jobs: dict[Job, int] = {}  # those without an answer, each with its tokens that wait
         self._numbers = count()
         self._served = 0
@@ -112,7 +112,7 @@ class Queue:
         job.due = self._served + tokens
         self._jobs[job] = tokens
         waiting = self._waiting[job.model]
-        waiting.extend(Place(width, next(self._numbers), job, row) for row, width in enumerate(job.widths))
+        waiting.extend(WaitingRow(width, next(self._numbers), job, row) for row, width in enumerate(job.widths))
         waiting.sort()  # two sorted runs and a few: about linear
 
     def schedule(self, new: Job) -> Iterator[tuple[Job, int]]:
@@ -126,7 +126,7 @@ class Queue:
                 ahead += own
                 yield job, ahead
 
-    def take(self) -> list[Place]:
+    def take(self) -> list[WaitingRow]:
         """Take the next batch; an empty one if nothing waits."""
         ready = [job for job, tokens in self._jobs.items() if tokens]
         batch = self._cut(min(ready, key=lambda job: job.due)) if ready else []
@@ -136,7 +136,7 @@ class Queue:
         self._served += self.running
         return batch
 
-    def _cut(self, first: Job) -> list[Place]:
+    def _cut(self, first: Job) -> list[WaitingRow]:
         """Take a request's widest pairs, then those of others that are nearly as wide, up to the budget.
 
         Its own first: pairs of others in their stead would delay it without end, as there are always some. Among others
@@ -170,7 +170,7 @@ class Queue:
             del waiting[index]
         return batch
 
-    def put_back(self, batch: Sequence[Place]) -> None:
+    def put_back(self, batch: Sequence[WaitingRow]) -> None:
         """Queue pairs of a batch again, but for those of requests that are gone."""
         for place in batch:
             if place.job in self._jobs:

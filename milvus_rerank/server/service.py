@@ -26,7 +26,7 @@ from milvus_rerank.validation import check_documents, check_query
 
 
 @dataclass(slots=True)
-class Ticket:
+class RequestLog:
     """What is known of a request, for its line in the log.
 
     :param model: the model's name.
@@ -68,11 +68,11 @@ class Service:
         self._tokenizing = anyio.CapacityLimiter(4)
         self._loading = anyio.CapacityLimiter(4)
 
-    async def rerank(self, call: Call, ticket: Ticket) -> Scored:
+    async def rerank(self, call: Call, request_log: RequestLog) -> Scored:
         """Score a call's documents and order them.
 
         :param call: what is asked for.
-        :param ticket: filled in.
+        :param request_log: filled in.
         :returns: scores and order.
         :raises InputError: for a call beyond the limits.
         :raises RegistryError: if there is no such model.
@@ -80,15 +80,15 @@ class Service:
         :raises DeadlineError: if it took too long.
         """
         scores = await self.score(
-            call.model, [(call.query, call.documents)], ticket, scale=call.scale, limits=call.limits
+            call.model, [(call.query, call.documents)], request_log, scale=call.scale, limits=call.limits
         )
-        return Scored(ticket.model, scores, rank(scores, call.top_k), ticket.tokens)
+        return Scored(request_log.model, scores, rank(scores, call.top_k), request_log.tokens)
 
     async def score(
         self,
         name: str | None,
         requests: Sequence[Request],
-        ticket: Ticket,
+        request_log: RequestLog,
         *,
         scale: Scale = "model",
         limits: TokenLimits | None = None,
@@ -97,18 +97,18 @@ class Service:
 
         :param name: the model's name; None for the first.
         :param requests: queries with their documents.
-        :param ticket: filled in.
+        :param request_log: filled in.
         :param scale: which scores.
         :param limits: token limits of this request.
         :returns: one score per document, requests one after the other.
         :raises DeadlineError: if it took too long; all else as :meth:`rerank`.
         """
         self._check(requests)
-        ticket.model = self.models.resolve(name)
-        ticket.documents = sum(len(documents) for _, documents in requests)
+        request_log.model = self.models.resolve(name)
+        request_log.documents = sum(len(documents) for _, documents in requests)
         try:
             with anyio.fail_after(self._limits.deadline) as scope:
-                return await self._score(requests, ticket, scale, limits, scope)
+                return await self._score(requests, request_log, scale, limits, scope)
         except TimeoutError as error:
             raise DeadlineError(f"not done within the deadline of {self._limits.deadline:g} s") from error
 
@@ -122,12 +122,12 @@ class Service:
     async def _score(
         self,
         requests: Sequence[Request],
-        ticket: Ticket,
+        request_log: RequestLog,
         scale: Scale,
         limits: TokenLimits | None,
         scope: anyio.CancelScope,
     ) -> list[float]:
-        model = await self.model(ticket.model)
+        model = await self.model(request_log.model)
         stop = threading.Event()
         try:
             with self._stage("tokenize"):
@@ -137,14 +137,14 @@ class Service:
         except asyncio.CancelledError:  # the client left, or the deadline passed
             stop.set()
             raise
-        ticket.tokens = request.tokens
+        request_log.tokens = request.tokens
         logits = np.empty(0, dtype=np.float32)
         if request.rows:
             job = Job(model, request.rows, request.widths, scope.deadline - anyio.current_time())
             logits = await self._run(job, self.models.batchers[model.device])
-        self._metrics.documents.labels(ticket.model).inc(ticket.documents)
-        self._metrics.tokens.labels(ticket.model).inc(ticket.tokens)
-        return check_scores(model.finish(request, logits, scale), ticket.documents, "document {}".format)
+        self._metrics.documents.labels(request_log.model).inc(request_log.documents)
+        self._metrics.tokens.labels(request_log.model).inc(request_log.tokens)
+        return check_scores(model.finish(request, logits, scale), request_log.documents, "document {}".format)
 
     async def _run(self, job: Job, batcher: Batcher) -> np.ndarray:
         waiting, tokens = batcher.waiting_tokens, sum(job.widths)
