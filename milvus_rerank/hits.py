@@ -15,45 +15,15 @@ _HIT_KEYS = frozenset({"distance", "entity", "offset", "highlight", "score"})
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
-    """One hit in one form, whatever pymilvus returned.
-
-    :param index: position in the list of hits.
-    :param id: primary key; None if the hit does not tell it.
-    :param distance: first-stage distance or score; None for query rows.
-    :param entity: the fields, dynamic ones included.
-    :param extra: other keys of the hit, such as ``highlight``; None if there are none.
-    :param text: the text to score; None if it is missing or null.
-    """
-
-    index: int
-    id: int | str | None
-    distance: float | None
-    entity: dict[str, Any]
-    extra: dict[str, Any] | None
-    text: str | None
-
-    @property
-    def result(self) -> RerankResult:
-        """The hit without a score."""
-        return RerankResult(self.text or "", None, self.index, self.id, self.distance, self.entity, self.extra)
-
-
-@dataclass(frozen=True, slots=True)
 class Candidates:
     """One query's hits, those with a text apart from those without.
 
-    :param scored: hits with a text, in input order.
+    :param scored: hits with a text, in input order, without a score so far.
     :param unscored: hits without one that are to be kept at the end, in input order.
     """
 
-    scored: list[Hit]
-    unscored: list[Hit]
-
-    @property
-    def texts(self) -> list[str]:
-        """The texts to score, one for each of ``scored``."""
-        return [hit.text or "" for hit in self.scored]
+    scored: list[RerankResult]
+    unscored: list[RerankResult]
 
 
 def check_missing(missing: object) -> None:
@@ -84,20 +54,23 @@ def read_hits(hits: Any, text_field: str, *, missing: str = "error", id_field: s
                 f"hits holds the hits of {len(items)} queries; pass a list of {len(items)} queries with it"
             )
         items = list(items[0])  # type: ignore[call-overload]
-    read = [_read(item, index, text_field, id_field) for index, item in enumerate(items)]
-    for hit in read:
-        if hit.text is None and missing == "error":
-            state = "is null" if text_field in hit.entity else "is missing"
+    scored, unscored = [], []
+    for index, item in enumerate(items):
+        hit, text = _read(item, index, text_field, id_field)
+        if text is not None:
+            scored.append(hit)
+        elif missing == "last":
+            unscored.append(hit)
+        elif missing == "error":
+            fields = hit.entity or {}
+            state = "is null" if text_field in fields else "is missing"
             raise HitError(
-                f"hit {hit.index} (id {hit.id!r}): field {text_field!r} {state}; the hit has the fields "
-                f"{sorted(map(str, hit.entity)) or 'none'}",
+                f"hit {index} (id {hit.id!r}): field {text_field!r} {state}; the hit has the fields "
+                f"{sorted(map(str, fields)) or 'none'}",
                 "Name the field with text_field=..., ask Milvus for it with "
                 f"output_fields=[{text_field!r}], or pass missing='skip' or 'last'",
             )
-    return Candidates(
-        [hit for hit in read if hit.text is not None],
-        [hit for hit in read if hit.text is None and missing == "last"],
-    )
+    return Candidates(scored, unscored)
 
 
 def read_search_result(
@@ -134,40 +107,38 @@ def _is_list(item: object) -> bool:
     return isinstance(item, Iterable) and not isinstance(item, (str, bytes, Mapping))
 
 
-def _read(item: Any, index: int, text_field: str, id_field: str | None) -> Hit:
+def _read(item: Any, index: int, text_field: str, id_field: str | None) -> tuple[RerankResult, str | None]:
+    """Return a hit without a score, and its text; None if that is missing or null."""
     if not isinstance(item, Mapping):
         if not hasattr(item, "to_dict"):
             raise HitError(f"hits[{index}] must be a Milvus hit or a dict, got {type(item).__name__}")
         item = item.to_dict()  # ORM hits of pymilvus before 2.6
-    # dict(...) sees a pymilvus hit's own keys; its [] and get() fall through to the entity's fields.
-    own = dict(item)
-    entity = own.get("entity")
-    if not isinstance(entity, Mapping):  # a row of query() or get(), or a plain dict
-        if id_field is not None and id_field not in own:
-            raise HitError(f"row {index} has no field {id_field!r} to be its id; it has {sorted(map(str, own))}")
-        key = id_field or _row_key(own, index)
-        return Hit(index, own.get(key) if key else None, own.get("distance"), own, None, _text(own, text_field, index))
-    key = getattr(item, "_pk_name", None) or id_field or _key_name(own)
-    extra = {name: value for name, value in own.items() if name not in ("entity", "distance", key)}
-    fields = dict(entity)
-    text = _text(fields if text_field in fields else own, text_field, index)
-    return Hit(index, own.get(key) if key else None, own.get("distance"), fields, extra or None, text)
+    # dict(...) sees a pymilvus hit's keys keys; its [] and get() fall through to the entity's fields.
+    keys = dict(item)
+    entity = keys.get("entity")
+    if isinstance(entity, Mapping):
+        key = getattr(item, "_pk_name", None) or id_field or _key_name(keys)
+        extra = {name: value for name, value in keys.items() if name not in ("entity", "distance", key)}
+        fields = dict(entity)
+        text = (fields if text_field in fields else keys).get(text_field)
+    else:  # a row of query() or get(), or a plain dict
+        if id_field is not None and id_field not in keys:
+            raise HitError(f"row {index} has no field {id_field!r} to be its id; it has {sorted(map(str, keys))}")
+        key, extra, fields = id_field or _row_key(keys, index), {}, keys
+        text = keys.get(text_field)
+    if text is not None and not isinstance(text, str):
+        raise HitError(f"hit {index}: field {text_field!r} must hold a string, got {type(text).__name__}")
+    primary_key = keys.get(key) if key else None
+    return RerankResult(text or "", None, index, primary_key, keys.get("distance"), fields, extra or None), text
 
 
-def _row_key(own: Mapping[str, Any], index: int) -> str | None:
-    found = [name for name in ("id", "pk") if name in own]
+def _row_key(keys: Mapping[str, Any], index: int) -> str | None:
+    found = [name for name in ("id", "pk") if name in keys]
     if len(found) > 1:
         raise HitError(f"row {index} has both 'id' and 'pk'; say which is the primary key with id_field='id' or 'pk'")
     return found[0] if found else None
 
 
-def _key_name(own: Mapping[str, Any]) -> str | None:
-    others = [name for name in own if name not in _HIT_KEYS]
+def _key_name(keys: Mapping[str, Any]) -> str | None:
+    others = [name for name in keys if name not in _HIT_KEYS]
     return next((name for name in ("id", "pk") if name in others), others[0] if len(others) == 1 else None)
-
-
-def _text(fields: Mapping[str, Any], text_field: str, index: int) -> str | None:
-    text = fields.get(text_field)
-    if text is not None and not isinstance(text, str):
-        raise HitError(f"hit {index}: field {text_field!r} must hold a string, got {type(text).__name__}")
-    return text

@@ -11,41 +11,35 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Bar:
-    """The bar of one task, or nothing.
+    """The bar of one task.
 
     :param total: how much there is to do.
-    :param progress: what draws it; None for nothing.
+    :param progress: what draws the bar.
     :param task: the task's number there.
     """
 
     total: int
-    progress: "Progress | None" = None
-    task: "TaskID | None" = None
+    progress: "Progress"
+    task: "TaskID"
 
     def advance(self, count: int) -> None:
         """Count what is done."""
-        if self.progress is not None and self.task is not None:
-            self.progress.advance(self.task, count)
+        self.progress.advance(self.task, count)
 
     def extend(self, count: int) -> None:
         """Add to what there is to do."""
         self.total += count
-        if self.progress is not None and self.task is not None:
-            self.progress.update(self.task, total=self.total)
+        self.progress.update(self.task, total=self.total)
 
 
 @contextmanager
-def progress_bar(description: str, total: int, *, show: bool) -> Iterator[Bar]:
-    """Show how far a task is.
+def progress_bar(description: str, total: int) -> Iterator[Bar]:
+    """Show the progress of a task.
 
-    :param description: what is done.
+    :param description: the task.
     :param total: how much there is to do.
-    :param show: False shows nothing and imports nothing.
     :yields: the bar.
     """
-    if not show:
-        yield Bar(total)
-        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +179,11 @@ def read_weights(folder: Path, *, show_progress: bool = False) -> dict[str, Any]
             with safe_open(path, framework="numpy") as file:
                 types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  no mapping
                 plain = [name for name, stored in types.items() if stored not in float8]
-                with progress_bar("Loading weights", len(plain), show=show_progress) as bar:
+                with progress_bar("Loading weights", len(plain)) if show_progress else nullcontext() as bar:
                     for name in plain:
                         weights[name] = file.get_tensor(name)
-                        bar.advance(1)
+                        if bar is not None:
+                            bar.advance(1)
             if len(plain) < len(types):  # safetensors looks for these types in numpy, which does not have them
                 for name, tensor in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
                     if types[name] in float8:

@@ -181,9 +181,9 @@ def hit_results(checked: CheckedHits, scores: Sequence[DocumentScores]) -> list[
     answers = []
     for candidates, query_scores in zip(checked.candidates, scores, strict=True):
         order = query_scores.rank(None, checked.threshold)
-        results = [query_scores.result(index, candidates.scored[index].result) for index in order]
+        results = [query_scores.result(index, candidates.scored[index]) for index in order]
         if checked.threshold is None:  # hits without a score are below every threshold
-            results += [hit.result for hit in candidates.unscored]
+            results += candidates.unscored
         answers.append(results[: query_scores.most(checked.top_k)])
     return answers
 
@@ -198,7 +198,7 @@ def _check_candidates(
     name_query: bool,
 ) -> CheckedHits:
     requests: list[Request] = [
-        (query, check_documents(query_hits.texts, text_field))
+        (query, check_documents([hit.text for hit in query_hits.scored], text_field))
         for query, query_hits in zip(queries, candidates, strict=True)
     ]
 

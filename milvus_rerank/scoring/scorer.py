@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -160,9 +161,10 @@ class PairScorer:
         pairs, positions = distinct_pairs(requests)
         stop = stop or threading.Event()
         parts = []
-        with progress_bar("rerank", len(pairs), show=self.show_progress) as bar:
+        with progress_bar("rerank", len(pairs)) if self.show_progress else nullcontext() as bar:
             for prepared in self._prepare_ahead(pairs, stop):
-                bar.extend(len(prepared.rows) - len(prepared.pairs))
+                if bar is not None:
+                    bar.extend(len(prepared.rows) - len(prepared.pairs))
                 parts.append(self.finish(prepared, self._run_all(prepared, stop, bar)))
         found = Logits(*(np.concatenate(columns) for columns in zip(_unknown(0), *parts, strict=True)))
         return [found.take(places) for places in positions]
@@ -257,7 +259,7 @@ class PairScorer:
                 spans[place] = self.encoder.span(pair, int(logits.windows[place]), self.chunks)
         return spans
 
-    def _run_all(self, prepared: Prepared, stop: threading.Event, bar: Bar) -> NDArray[np.float32]:
+    def _run_all(self, prepared: Prepared, stop: threading.Event, bar: Bar | None) -> NDArray[np.float32]:
         """Return one logit per row, from batches of rows of about the same length."""
         logits = np.empty(len(prepared.rows), dtype=np.float32)
         waiting = deque(cut(by_length(prepared.lengths), prepared.widths, self.max_batch_tokens))
@@ -272,7 +274,8 @@ class PairScorer:
                 left = [*batch, *(index for later in waiting for index in later)]
                 waiting = deque(cut(left, prepared.widths, self.max_batch_tokens))
             else:
-                bar.advance(len(batch))
+                if bar is not None:
+                    bar.advance(len(batch))
         return logits
 
     def _prepare_ahead(self, pairs: Sequence[Pair], stop: threading.Event) -> Iterator[Prepared]:

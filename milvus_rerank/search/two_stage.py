@@ -338,5 +338,4 @@ def _answers(
 
 
 def _first_stage_order(candidates: Candidates) -> list[RerankResult]:
-    hits = sorted((*candidates.scored, *candidates.unscored), key=lambda hit: hit.index)
-    return [hit.result for hit in hits]
+    return sorted((*candidates.scored, *candidates.unscored), key=lambda hit: hit.index)
