@@ -1,1 +1,1 @@
-"""The rerank server: an application, and what runs it. Needs the extra ``server``."""
+"""The rerank server: an ASGI application and the process that serves it. Needs the extra ``server``."""

@@ -1,7 +1,7 @@
-"""The JSON of each service whose clients may ask: what they send, and what they expect back.
+"""Request and response JSON of each rerank service whose clients the server answers.
 
-A body says what it asks for as a :class:`Call` and puts scores into its own answer. Unknown keys are ignored, as those
-services do, because clients send more than they document.
+Each request class converts itself to a :class:`Call` and formats the scores as its service does. Unknown keys are
+ignored, as those services do, because clients send more keys than the services document.
 
 Sources: Milvus' model rankers (internal/util/function/models), text-embeddings-inference (router/src/http/types.rs),
 vLLM (vllm/entrypoints), infinity, the cohere and voyageai SDKs, the API references of Jina, SiliconFlow and DashScope.
@@ -19,7 +19,7 @@ from milvus_rerank.results import json_safe
 from milvus_rerank.scoring.scorer import TokenLimits
 
 Scale = Literal["model", "sigmoid", "raw"]
-"""Which scores are asked for: those this package gives for the model, between 0 and 1, or logits."""
+"""The requested scores: the model's default scores in this package, scores between 0 and 1, or logits."""
 
 Count = Annotated[int | None, Field(ge=0, description="How many results; 0 or absent for all.")]
 Tokens = Annotated[int | None, Field(ge=1, description="The most tokens; absent for the model's limit.")]
@@ -27,14 +27,14 @@ Tokens = Annotated[int | None, Field(ge=1, description="The most tokens; absent 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a body asks for, in this package's words.
+    """A rerank request in one form, independent of the service's format.
 
-    :param model: the model's name; None for the server's first.
+    :param model: the model's name; None for the server's first model.
     :param query: the query.
     :param documents: the documents' texts.
-    :param top_k: how many results to return; None for all.
-    :param scale: which scores.
-    :param limits: limits of this request; None for the model's own.
+    :param top_k: the number of results to return; None for all.
+    :param scale: the scores to return.
+    :param limits: token limits of this request; None for the model's limits.
     """
 
     model: str | None
@@ -47,12 +47,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What the model said.
+    """Scores of a request's documents.
 
     :param model: the model's name.
-    :param scores: one for each document, in their order.
-    :param order: the documents to return, best first.
-    :param tokens: how many tokens were read.
+    :param scores: one score per document, in input order.
+    :param order: positions of the documents to return, best first.
+    :param tokens: the number of tokens that the model read.
     """
 
     model: str
@@ -62,20 +62,20 @@ class Scored:
 
 
 class Body(BaseModel):
-    """A request's JSON."""
+    """Base class of all request bodies."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class TextDocument(BaseModel):
-    """A document as an object; Cohere v1 and Jina take these beside strings."""
+    """A document as an object; Cohere v1 and Jina accept objects as well as strings."""
 
     model_config = ConfigDict(extra="allow")
     text: str = ""
 
 
 class Usage(TypedDict):
-    """Tokens that were read."""
+    """Number of tokens that the model read."""
 
     prompt_tokens: int
     total_tokens: int
@@ -90,7 +90,7 @@ class TeiResult(TypedDict):
 
 
 class Result(TypedDict):
-    """One result of all others."""
+    """One result of all other services."""
 
     index: int
     relevance_score: float
@@ -98,7 +98,7 @@ class Result(TypedDict):
 
 
 class RerankAnswer(TypedDict):
-    """The answer of Jina, vLLM, infinity, SiliconFlow and Cohere."""
+    """The response of Jina, vLLM, infinity, SiliconFlow and Cohere."""
 
     id: str
     object: str
@@ -109,7 +109,7 @@ class RerankAnswer(TypedDict):
 
 
 class VoyageAnswer(TypedDict):
-    """The answer of Voyage."""
+    """The response of Voyage."""
 
     object: str
     data: list[Result]
@@ -118,7 +118,7 @@ class VoyageAnswer(TypedDict):
 
 
 class DashScopeAnswer(TypedDict):
-    """The answer of DashScope."""
+    """The response of DashScope."""
 
     request_id: str
     output: dict[str, list[Result]]
@@ -126,9 +126,9 @@ class DashScopeAnswer(TypedDict):
 
 
 class TeiRequest(Body):
-    """text-embeddings-inference's ``/rerank``; Milvus' ``tei`` provider sends it.
+    """Request to text-embeddings-inference's ``/rerank``; Milvus' ``tei`` provider sends it.
 
-    Texts that are too long are always limits, whatever ``truncate`` says: to fail helps nobody who searches.
+    Texts that are too long are always truncated, even with ``truncate`` false: an error would not help a search.
     """
 
     query: str
@@ -139,12 +139,12 @@ class TeiRequest(Body):
     truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
 
     def call(self) -> Call:
-        """Return what is asked for."""
+        """Convert the request to a :class:`Call`."""
         limits = TokenLimits(left=True) if self.truncation_direction.lower() == "left" else None
         return Call(None, self.query, self.texts, scale="raw" if self.raw_scores else "sigmoid", limits=limits)
 
     def answer(self, scored: Scored) -> list[TeiResult]:
-        """Return what the client expects."""
+        """Format the scores as the client expects them."""
         made: list[TeiResult] = [{"index": place, "score": scored.scores[place]} for place in scored.order]
         if self.return_text:
             for row in made:
@@ -153,7 +153,7 @@ class TeiRequest(Body):
 
 
 class RerankRequest(Body):
-    """``/rerank`` and ``/v1/rerank`` of Jina, vLLM, infinity, SiliconFlow and Cohere v1.
+    """Request to ``/rerank`` and ``/v1/rerank`` of Jina, vLLM, infinity, SiliconFlow and Cohere v1.
 
     Milvus' ``vllm`` and ``siliconflow`` providers send it.
     """
@@ -169,7 +169,7 @@ class RerankRequest(Body):
     truncate_prompt_tokens: Annotated[int | None, Field(ge=-1, description="vLLM's; -1 for the model's limit.")] = None
 
     def call(self) -> Call:
-        """Return what is asked for."""
+        """Convert the request to a :class:`Call`."""
         texts = [_text(document, self.rank_fields) for document in self.documents]
         pair = None if self.truncate_prompt_tokens == -1 else self.truncate_prompt_tokens
         limits = (
@@ -178,7 +178,7 @@ class RerankRequest(Body):
         return Call(self.model, self.query, texts, self.top_n or None, "raw" if self.raw_scores else "model", limits)
 
     def answer(self, scored: Scored) -> RerankAnswer:
-        """Return what the client expects."""
+        """Format the scores as the client expects them."""
         results = _results(scored)
         if self.return_documents:
             for row in results:
@@ -188,7 +188,7 @@ class RerankRequest(Body):
 
 
 class CohereRequest(Body):
-    """Cohere's ``/v2/rerank``; Milvus' and Milvus Lite's ``cohere`` provider send it."""
+    """Request to Cohere's ``/v2/rerank``; Milvus' and Milvus Lite's ``cohere`` provider send it."""
 
     query: str
     documents: list[str]
@@ -197,17 +197,17 @@ class CohereRequest(Body):
     max_tokens_per_doc: Tokens = None
 
     def call(self) -> Call:
-        """Return what is asked for."""
+        """Convert the request to a :class:`Call`."""
         limits = None if self.max_tokens_per_doc is None else TokenLimits(self.max_tokens_per_doc)
         return Call(self.model, self.query, self.documents, self.top_n or None, limits=limits)
 
     def answer(self, scored: Scored) -> RerankAnswer:
-        """Return what the client expects."""
+        """Format the scores as the client expects them."""
         return _rerank_answer(scored, _results(scored))
 
 
 class VoyageRequest(Body):
-    """Voyage's ``/v1/rerank``; Milvus' ``voyageai`` provider sends it. Here under ``/voyage``."""
+    """Request to Voyage's ``/v1/rerank``, served here under ``/voyage``; Milvus' ``voyageai`` provider sends it."""
 
     query: str
     documents: list[str]
@@ -216,11 +216,11 @@ class VoyageRequest(Body):
     return_documents: bool = False
 
     def call(self) -> Call:
-        """Return what is asked for."""
+        """Convert the request to a :class:`Call`."""
         return Call(self.model, self.query, self.documents, self.top_k or None)
 
     def answer(self, scored: Scored) -> VoyageAnswer:
-        """Return what the client expects."""
+        """Format the scores as the client expects them."""
         data = _results(scored)
         if self.return_documents:
             for row in data:
@@ -243,18 +243,18 @@ class DashScopeParameters(BaseModel):
 
 
 class DashScopeRequest(Body):
-    """DashScope's text-rerank; Milvus' ``ali`` provider sends it."""
+    """Request to DashScope's text-rerank; Milvus' ``ali`` provider sends it."""
 
     input: DashScopeInput
     model: str | None = None
     parameters: DashScopeParameters = DashScopeParameters()
 
     def call(self) -> Call:
-        """Return what is asked for."""
+        """Convert the request to a :class:`Call`."""
         return Call(self.model, self.input.query, self.input.documents, self.parameters.top_n or None)
 
     def answer(self, scored: Scored) -> DashScopeAnswer:
-        """Return what the client expects."""
+        """Format the scores as the client expects them."""
         results = _results(scored)
         if self.parameters.return_documents:
             for row in results:
@@ -271,16 +271,16 @@ class SimilarityInputs(BaseModel):
 
 
 class SimilarityRequest(Body):
-    """Hugging Face's sentence-similarity pipeline; Milvus' ``huggingface`` provider sends it."""
+    """Request to Hugging Face's sentence-similarity pipeline; Milvus' ``huggingface`` provider sends it."""
 
     inputs: SimilarityInputs
 
     def call(self, model: str) -> Call:
-        """Return what is asked for; the model's name is in the path."""
+        """Convert the request to a :class:`Call`; the URL path holds the model's name."""
         return Call(model, self.inputs.source_sentence, self.inputs.sentences)
 
     def answer(self, scored: Scored) -> list[float]:
-        """Return what the client expects: numbers in the order of the sentences."""
+        """Return the scores in the order of the sentences, as the client expects them."""
         return list(scored.scores)
 
 
@@ -292,11 +292,11 @@ def _kind(body: Any) -> str:
 AnyRequest = Annotated[
     Annotated[TeiRequest, Tag("texts")] | Annotated[RerankRequest, Tag("documents")], Discriminator(_kind)
 ]
-"""The body of ``/rerank``: one with ``texts`` is answered as text-embeddings-inference does, else as the others do."""
+"""The body of ``/rerank``: with ``texts`` in the format of text-embeddings-inference, else in that of the others."""
 
 
 def _text(document: str | TextDocument, fields: Sequence[str] | None) -> str:
-    """Return a document's text; with ``rank_fields`` those fields of an object, one a line."""
+    """Return a document's text; with ``rank_fields``, the values of those fields of an object, one per line."""
     if isinstance(document, str):
         return document
     if not fields:

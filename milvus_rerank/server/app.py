@@ -1,4 +1,4 @@
-"""The HTTP application: routes, errors, health. What they do is in the service behind them."""
+"""The HTTP application: routes, error responses and health checks; :mod:`~milvus_rerank.server.service` scores."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from milvus_rerank.server.tracing import Traces
 
 PUBLIC = frozenset({"/", "/health", "/ready"})
-"""What needs no key: nothing of it tells what the server holds or is asked."""
+"""Paths that need no key: they reveal neither the server's data nor its requests."""
 SIMILARITY = "/hf-inference/models/{model:path}/pipeline/sentence-similarity"
 DASHSCOPE = "/api/v1/services/rerank/text-rerank/text-rerank"
 _STATUSES: tuple[tuple[type[RerankError], int], ...] = (
@@ -54,10 +54,13 @@ logger = structlog.get_logger("milvus_rerank.server")
 
 
 class Answer(JSONResponse):
-    """JSON, in ASCII where it holds what UTF-8 cannot: halves of surrogate pairs, which a client sent and gets back."""
+    """JSON response that falls back to ASCII for lone surrogates, which UTF-8 cannot encode.
+
+    A client that sends lone surrogates gets them back.
+    """
 
     def render(self, content: Any) -> bytes:
-        """Return the bytes."""
+        """Encode the content as bytes."""
         try:
             return super().render(content)
         except UnicodeEncodeError:
@@ -65,14 +68,14 @@ class Answer(JSONResponse):
 
 
 class Application:
-    """What a server runs: the gate, and behind it the routes.
+    """The ASGI application: the request middleware in front of the routes.
 
-    :param models: what it serves; closed when the application ends.
+    :param models: the models to serve; closed when the application ends.
     :param settings: keys and limits.
-    :param preload: the names of models to load at once; ``/ready`` says no until they are. If one does not load,
-        ``problem`` says why and ``stop`` is called, which whoever runs this may set.
-    :param milvus: what the playground may search in; None for nothing.
-    :param traces: makes a span of each request and stage; None for none.
+    :param preload: the names of models to load at startup; ``/ready`` answers 503 until they are loaded. If a model
+        does not load, ``problem`` holds the reason and the application calls ``stop``, which its server may set.
+    :param milvus: the Milvus that the playground may search; None to disable searching.
+    :param traces: creates a span for each request and stage; None for no traces.
     """
 
     def __init__(
@@ -102,7 +105,7 @@ class Application:
             summary="Rerank documents as TEI, vLLM, Jina, Cohere, Voyage, DashScope and Hugging Face do.",
             lifespan=self._lifespan,
             responses={status: {"model": ErrorAnswer} for status in _ERRORS},
-            docs_url=None,  # those pages load scripts from elsewhere
+            docs_url=None,  # FastAPI's documentation pages load scripts from other hosts
             redoc_url=None,
         )
         _add_errors(self.routes)
@@ -120,11 +123,11 @@ class Application:
 
     @property
     def ready(self) -> bool:
-        """Whether requests should be sent here."""
+        """True if the server is ready for requests: the models are loaded and it is not shutting down."""
         return self.loaded and not self.gate.stopping
 
     def info(self) -> dict[str, Any]:
-        """Return what the server is and can do."""
+        """Return the version, the limits and the models of the server."""
         limits = self._settings.limits
         loaded = self.models.loaded
         return {
@@ -161,7 +164,7 @@ class Application:
 
 
 def _labels(paths: set[str]) -> Callable[[str], str]:
-    """Return what names a path in the counts: its route, or ``other``, so that strangers cannot make up new ones."""
+    """Return a function from a path to its metrics label: a route or ``other``, so that clients cannot add labels."""
 
     def label(path: str) -> str:
         if path in paths:
@@ -178,7 +181,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RerankError)
     async def ours(request: Request, error: RerankError) -> Response:
         status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
-        if status == 500:  # a model, a device, a score: its message names files and numbers, never a text
+        if status == 500:  # model, device and score errors: the message names files and numbers, never a text
             logger.error("failed", id=request.state.request_id, error=type(error).__name__, message=str(error))
             return answer(status, failure(request.state.request_id))
         headers = {"retry-after": str(error.retry_after)} if isinstance(error, OverloadedError) else None
@@ -186,11 +189,11 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:
-        return answer(500, failure(request.state.request_id))  # the gate logs it
+        return answer(500, failure(request.state.request_id))  # the middleware logs the error
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        # Not the values given: they may be no JSON, such as NaN, and texts of any length.
+        # Leave out the input values: they may not be valid JSON (NaN) or may be texts of any length.
         found = error.errors()
         parts = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found[:5]]
         more = [f"and {len(found) - 5} more"] if len(found) > 5 else []
@@ -204,12 +207,12 @@ def _add_errors(app: FastAPI) -> None:
 def _add_health(app: FastAPI, server: Application) -> None:
     @app.get("/health", tags=["server"])
     async def health() -> dict[str, str]:
-        """Tell that the server lives."""
+        """Report that the server process is alive."""
         return {"status": "ok"}
 
     @app.get("/ready", tags=["server"])
     async def ready() -> Response:
-        """Tell whether to send requests here: no while models load, and no once it is told to stop."""
+        """Report if the server accepts requests: 503 while models load and during shutdown."""
         if server.ready:
             return JSONResponse({"status": "ready"})
         state = "stopping" if server.gate.stopping else server.problem or "loading"
@@ -217,12 +220,12 @@ def _add_health(app: FastAPI, server: Application) -> None:
 
     @app.get("/info", tags=["server"])
     async def info() -> dict[str, Any]:
-        """Tell what is served, with which limits."""
+        """Describe the models and the limits of the server."""
         return server.info()
 
     @app.get("/metrics", tags=["server"])
     async def metrics() -> Response:
-        """Count requests, batches, tokens and times, for Prometheus."""
+        """Export counts of requests, batches and tokens, and durations, for Prometheus."""
         return Response(server.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -233,17 +236,17 @@ def _add_rerank(app: FastAPI, service: Service) -> None:
 
     @app.post("/rerank", tags=["rerank"], responses=_answers(list[api_formats.TeiResult] | api_formats.RerankAnswer))
     async def rerank(request: Request, body: api_formats.AnyRequest) -> Response:
-        """Rerank: answers as TEI does where the documents are called ``texts``, else as vLLM, infinity and Jina do."""
+        """Rerank as TEI does if the body holds ``texts``, else as vLLM, infinity and Jina do."""
         return Answer(body.answer(await scored(request, body.call())))
 
     @app.post("/v1/rerank", tags=["rerank"], responses=_answers(api_formats.RerankAnswer))
     async def rerank_v1(request: Request, body: api_formats.RerankRequest) -> Response:
-        """Rerank as Jina, vLLM, SiliconFlow and Cohere's first version do."""
+        """Rerank as Jina, vLLM, SiliconFlow and Cohere's API v1 do."""
         return Answer(body.answer(await scored(request, body.call())))
 
     @app.post("/v2/rerank", tags=["rerank"], responses=_answers(api_formats.RerankAnswer))
     async def rerank_v2(request: Request, body: api_formats.CohereRequest) -> Response:
-        """Rerank as Cohere's second version does."""
+        """Rerank as Cohere's API v2 does."""
         return Answer(body.answer(await scored(request, body.call())))
 
     @app.post("/voyage/v1/rerank", tags=["rerank"], responses=_answers(api_formats.VoyageAnswer))
@@ -258,7 +261,7 @@ def _add_rerank(app: FastAPI, service: Service) -> None:
 
     @app.post(SIMILARITY, tags=["score"], responses=_answers(list[float]))
     async def similarity(request: Request, model: str, body: api_formats.SimilarityRequest) -> Response:
-        """Score as Hugging Face's sentence similarity does."""
+        """Score as Hugging Face's sentence-similarity pipeline does."""
         return Answer(body.answer(await scored(request, body.call(model))))
 
 

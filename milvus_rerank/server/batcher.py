@@ -1,7 +1,7 @@
-"""Batches across requests: one thread for a device, which takes what waits, whoever asked for it.
+"""Batching across requests: one thread per device takes batches from the pairs of all waiting requests.
 
-A request is taken if it will be done in time and makes none late that was taken before: what waits, whose turn it is
-(see :mod:`milvus_rerank.server.queue`) and how many tokens the device does in a second tell so beforehand.
+A request is admitted if it will finish in time and delays no admitted request beyond its deadline. The batcher predicts
+this from the waiting pairs, their order (see :mod:`milvus_rerank.server.queue`) and the device's tokens per second.
 """
 
 import logging
@@ -20,25 +20,26 @@ from milvus_rerank.server.queue import Job, Queue, WaitingRow
 logger = logging.getLogger(__name__)
 
 _MEMORY = 0.9
-"""How much of what former batches say of the speed stays after each batch."""
+"""Weight that the measurements of earlier batches keep in the speed estimate after each batch."""
 
 _HEADROOM = 0.6
-"""A request is taken if it will be done in this part of its time: a shorter queue keeps a device as busy as a long one.
+"""Fraction of its time limit in which a request must be predicted to finish to be admitted.
 
-The speed is not the same from minute to minute: with 0.75, and other work on the machine, 36 of 402 taken were late."""
+A short queue keeps a device as busy as a long one. The speed varies from minute to minute: with 0.75, and other work on
+the machine, 36 of 402 admitted requests were late."""
 
 _TIGHT = 0.75
-"""Nothing may overtake a request that would then need more than this part of the time it still has."""
+"""No request may overtake another that would then need more than this fraction of its remaining time."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What a batch was, for metrics.
+    """Size and duration of a batch, for metrics.
 
-    :param pairs: how many pairs.
-    :param tokens: its size, padding included.
-    :param requests: how many requests they came from.
-    :param seconds: how long the model took.
+    :param pairs: the number of pairs.
+    :param tokens: the number of tokens, padding included.
+    :param requests: the number of requests that the pairs came from.
+    :param seconds: the duration of the forward pass in seconds.
     """
 
     pairs: int
@@ -50,9 +51,9 @@ class BatchReport:
 class Batcher:
     """Score the pairs of many requests on one device.
 
-    :param name: the device's, for the thread.
-    :param report: told of each batch.
-    :param clock: seconds; another one in tests.
+    :param name: the device's name, for the thread's name.
+    :param report: called with a report after each batch.
+    :param clock: returns seconds; tests pass their own.
     """
 
     def __init__(
@@ -66,29 +67,30 @@ class Batcher:
         self._clock = clock
         self._changed = threading.Condition()
         self._queue = Queue()
-        self._tokens = self._seconds = 0.0  # of the last batches, the last one counting most: their ratio is the speed
-        self._mark = 0.0  # since when the device has been at what it does now
+        self._tokens = self._seconds = 0.0  # decayed sums over past batches: their ratio is the speed
+        self._mark = 0.0  # when the device began its current work
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"batcher-{name}", daemon=True)
         self._thread.start()
 
     @property
     def waiting_tokens(self) -> int:
-        """Tokens of pairs that are not in a batch yet."""
+        """Number of tokens of pairs that are not in a batch yet."""
         with self._changed:
             return self._queue.tokens
 
     @property
     def waiting_requests(self) -> int:
-        """Requests that have pairs without a score."""
+        """Number of requests that have pairs without a score."""
         with self._changed:
             return len(self._queue)
 
     def submit(self, job: Job) -> None:
         """Queue a request's pairs; ``job.future`` gets their logits.
 
-        :param job: one with at least one pair.
-        :raises OverloadedError: if it would be late, or make another late that was promised to be in time.
+        :param job: a job with at least one pair.
+        :raises OverloadedError: if the request would be late, or would delay another that was promised to finish in
+            time.
         :raises StoppedError: if the batcher is closed.
         """
         with self._changed:
@@ -100,7 +102,7 @@ class Batcher:
             self._changed.notify_all()
 
     def _check(self, new: Job) -> None:
-        """Refuse at once what would only wait to be late; where nothing waits, any request gets its chance."""
+        """Refuse a request at once if it would wait only to be late; with an empty queue, admit any request."""
         for job, tokens in self._queue.schedule(new) if self._tokens else ():
             seconds = tokens * self._seconds / self._tokens
             if job is new:
@@ -115,14 +117,14 @@ class Batcher:
                 raise OverloadedError("requests that wait already would be late because of this one", seconds)
 
     def drop(self, job: Job) -> None:
-        """Forget what waits of a request whose client is gone; what is in a batch is run in vain."""
+        """Drop the waiting pairs of a request whose client has left; its pairs in a running batch finish unused."""
         with self._changed:
             self._queue.forget(job)
             self._changed.notify_all()
         job.future.cancel()
 
     def close(self, seconds: float) -> None:
-        """Take nothing more, finish what waits, and refuse what is left after so many seconds."""
+        """Refuse new requests, finish waiting ones, and fail those that remain after this many seconds."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -132,19 +134,19 @@ class Batcher:
                 self._queue.forget(job)
         for job in left:
             _fail(job, StoppedError("the server is shutting down"))
-        self._thread.join(timeout=1.0)  # a batch that runs now is not worth more: nobody waits for it
+        self._thread.join(timeout=1.0)  # do not wait longer for a running batch: its requests have failed already
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
             try:
                 self._run(batch)
-            except BaseException as error:  # whatever it was: those who wait must hear of it, and others go on
-                logger.error("a batch failed: %s", type(error).__name__)  # a message might hold somebody's text
+            except BaseException as error:  # any error at all must reach the waiting requests; the thread goes on
+                logger.error("a batch failed: %s", type(error).__name__)  # the message might hold a user's text
                 for job in {place.job for place in batch}:
                     self._finish(job, error)
 
     def _next(self) -> list[WaitingRow] | None:
-        """Wait for pairs and take a batch; None when closed and done."""
+        """Wait for pairs and take a batch; return None when the batcher is closed and the queue is empty."""
         with self._changed:
             self._queue.running = 0
             idle = not self._queue.tokens
@@ -172,7 +174,7 @@ class Batcher:
         self._done(batch, logits, started)
 
     def _put_back(self, batch: list[WaitingRow], error: OutOfMemoryError) -> None:
-        """Queue a batch that did not fit again; a pair that does not fit alone fails its request."""
+        """Queue a batch again that did not fit into memory; a pair that does not fit alone fails its request."""
         if len(batch) == 1:
             self._finish(batch[0].job, error)
             return
@@ -180,7 +182,7 @@ class Batcher:
             self._queue.put_back(batch)
 
     def _run_apart(self, batch: list[WaitingRow], error: Exception) -> None:
-        """Run each request's pairs of a failed batch alone, so that one request does not bring down the others."""
+        """Run the pairs of each request in a failed batch separately, so that one request does not fail the others."""
         groups: dict[Job, list[WaitingRow]] = defaultdict(list)
         for place in batch:
             groups[place.job].append(place)

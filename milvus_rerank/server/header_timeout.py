@@ -1,4 +1,4 @@
-"""uvicorn's HTTP, with an end to waiting for the headers of a request, which uvicorn itself does not set."""
+"""uvicorn's HTTP protocol with a timeout for request headers, which uvicorn does not have."""
 
 import asyncio
 from typing import Any
@@ -7,27 +7,27 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class HeaderTimeoutProtocol(H11Protocol):
-    r"""Close a connection whose next request does not get past its headers in time.
+    r"""Close a connection whose next request does not send all its headers in time.
 
-    The time runs from the connection's first moment, or from the first byte after an answer: a connection that is idle
-    between requests is the keep-alive timeout's. Bodies have a limit of their own, behind the headers.
+    The time runs from the opening of the connection, or from the first byte after a response. The keep-alive timeout
+    covers a connection that is idle between requests. Bodies have a separate limit, which starts after the headers.
 
-    :param seconds: how long the headers may take.
-    :param \**options: what uvicorn gives its protocols.
+    :param seconds: the most seconds that the headers may take.
+    :param \**options: the options that uvicorn passes to its protocols.
     """
 
-    def __init__(self, seconds: float, **options: Any) -> None:  # uvicorn's own signature, whatever its version adds
+    def __init__(self, seconds: float, **options: Any) -> None:  # uvicorn's signature, which may grow with its versions
         super().__init__(**options)
         self._seconds = seconds
         self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Begin to wait."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Start the timer."""
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Go on waiting, or begin to, until a request is there."""
+        """Stop the timer once a request has arrived; start it at the first byte of the next request."""
         super().data_received(data)
         if not self._idle:
             self._rest()
@@ -35,13 +35,13 @@ class HeaderTimeoutProtocol(H11Protocol):
             self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
+        """Stop the timer."""
         self._rest()
         super().connection_lost(exc)
 
     @property
     def _idle(self) -> bool:
-        """Whether no request is being answered."""
+        """True if no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def _wait(self) -> None:

@@ -1,4 +1,4 @@
-"""What runs the application: uvicorn, with an orderly end."""
+"""uvicorn as the application's server, with a graceful shutdown and JSON logs."""
 
 import asyncio
 import contextlib
@@ -19,18 +19,18 @@ from milvus_rerank.server.settings import Settings
 logger = structlog.get_logger("milvus_rerank.server")
 
 KEEP_ALIVE = 30
-"""Seconds that an idle connection is kept: Milvus asks again and again over the same one."""
+"""Seconds to keep an idle connection open: Milvus reuses a connection for many requests."""
 
 
 class Server(uvicorn.Server):
-    """Serve an application until told to stop.
+    """Serve an application until a signal stops it.
 
-    On SIGTERM and SIGINT it takes no more requests, finishes those it has for ``drain_seconds``, and answers the rest
-    with 503.
+    On SIGTERM and SIGINT the server refuses new requests, works on the admitted ones for ``drain_seconds``, and answers
+    the rest with 503.
 
-    :param application: what to serve.
-    :param settings: where, and with which limits.
-    :param announce: called with the address once requests are taken.
+    :param application: the application to serve.
+    :param settings: the address and the limits.
+    :param announce: called with the address once the server accepts requests.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class Server(uvicorn.Server):
             ws="none",
             lifespan="on",
             timeout_keep_alive=KEEP_ALIVE,
-            # Those that are refused at the end need a moment to hear of it.
+            # The last refusals need a moment to reach their clients.
             timeout_graceful_shutdown=int(settings.limits.drain_seconds) + 3,
         )
         super().__init__(config)
         application.stop = self._stop
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
-        """Listen, and log where."""
+        """Listen, and log the address."""
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
             self._announce(address)
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
-        """Take nothing more, finish what there is, refuse what is left."""
+        """Refuse new requests, finish the admitted ones, and refuse those that remain."""
         self._application.gate.stopping = True
         drain = asyncio.create_task(
             asyncio.to_thread(self._application.models.close, self._settings.limits.drain_seconds)
@@ -75,10 +75,10 @@ class Server(uvicorn.Server):
         await drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take nothing more from here on; the loop does the rest, and a second Ctrl-C cuts that short.
+        """Refuse new requests from now on and let the event loop shut down; a second Ctrl-C forces the exit.
 
-        Not uvicorn's own, which raises the signal once more at the end: the process would die before what it has open
-        is closed.
+        This replaces uvicorn's handler, which raises the signal again at the end: the process would die before its open
+        resources are closed.
         """
         self._application.gate.stopping = True
         self.force_exit = self.should_exit and sig == signal.SIGINT
@@ -89,7 +89,7 @@ class Server(uvicorn.Server):
 
 
 class _Lines:
-    """A stream for log lines: if nobody reads them any more, the server goes on without."""
+    """Stream for log lines that ignores write errors: the server goes on when the reader of its log is gone."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -106,7 +106,7 @@ class _Lines:
 def log_to(stream: Any) -> None:
     """Write every log line of this package and of uvicorn as one JSON object.
 
-    :param stream: where to write.
+    :param stream: the stream to write to.
     """
     shared: list[Any] = [
         structlog.stdlib.add_log_level,

@@ -1,4 +1,4 @@
-"""What the server counts, in Prometheus' form."""
+"""The server's metrics, in Prometheus' format."""
 
 from collections.abc import Callable
 
@@ -19,15 +19,15 @@ OUTCOMES = (
     "shutting_down",
     "internal_error",
 )
-"""How requests end. Every one ends in exactly one of these: their counts add up to the requests' count."""
+"""Outcomes of requests. Every request has exactly one outcome: their counts add up to the count of requests."""
 
 Waiting = Callable[[], dict[str, tuple[int, int]]]
 
 
 class Metrics:
-    """One server's counters.
+    """Counters, gauges and histograms of one server.
 
-    :param waiting: returns requests and tokens that wait, by device.
+    :param waiting: returns the numbers of waiting requests and tokens by device.
     """
 
     def __init__(self, waiting: Waiting) -> None:
@@ -48,14 +48,14 @@ class Metrics:
         self._queue_tokens = self._gauge("queue_tokens", "Tokens that wait.", "device")
 
     def batch(self, device: str, report: BatchReport) -> None:
-        """Count a batch."""
+        """Record a batch."""
         self._pairs.labels(device).observe(report.pairs)
         self._tokens.labels(device).observe(report.tokens)
         self._requests.labels(device).observe(report.requests)
         self._seconds.labels(device).observe(report.seconds)
 
     def page(self) -> bytes:
-        """Return everything as Prometheus reads it."""
+        """Return all metrics in Prometheus' text format."""
         for device, (requests, tokens) in self._waiting().items():
             self._queue_requests.labels(device).set(requests)
             self._queue_tokens.labels(device).set(tokens)

@@ -1,7 +1,7 @@
-"""What every request passes before the application: its id, the key, admission, its body's limits, how it ended.
+"""ASGI middleware in front of the application: request ids, keys, admission, body limits, outcomes and logs.
 
-A plain ASGI middleware. The body is read here, once, within its limits, so that nothing behind can be kept waiting by a
-slow client; and while a request is worked on, somebody watches whether its client is still there.
+The middleware reads the whole body once, within its limits, so that a slow client cannot keep the application waiting.
+While the application works on a request, a task watches for the client's disconnect.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 logger = structlog.get_logger("milvus_rerank.server")
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_LEFT = 499  # as nginx counts clients that left; nobody gets it
+_LEFT = 499  # nginx's status for a client that disconnected; it is never sent
 _OUTCOMES = {
     401: "unauthorized",
     429: "overloaded",
@@ -37,12 +37,12 @@ _OUTCOMES = {
     503: "shutting_down",
     504: "deadline_exceeded",
 }
-_FRAMES = 6  # of a traceback that are logged; above them are the frameworks
+_FRAMES = 6  # the last frames of a traceback, which are logged; the frames above are those of the frameworks
 _TYPES = {401: "Unauthorized", 429: "Overloaded", 503: "Unhealthy"}
 
 
 class _NotReadError(Exception):
-    """A body that is too large or too slow, with the status to answer."""
+    """A body that is too large or too slow, with the status of the response."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -50,13 +50,13 @@ class _NotReadError(Exception):
 
 
 class RequestMiddleware:
-    """Stand before an application.
+    """Check, count and log every request to an application.
 
     :param app: the application.
     :param settings: keys and limits.
-    :param metrics: what is counted.
+    :param metrics: the server's metrics.
     :param public: paths that need no key.
-    :param label: from a path to its label in the counts.
+    :param label: a function from a path to its label in the metrics.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class RequestMiddleware:
             self._count(scope, route, status, time.perf_counter() - began)
 
     async def _pass(self, scope: Scope, headers: dict[bytes, str], exchange: "_Exchange") -> None:
-        """Let a request through, or answer why not."""
+        """Pass a request on, or refuse it with the reason."""
         limits = self._settings.limits
         if scope["path"] not in self._public and not self._settings.admits(headers.get(b"authorization")):
             await exchange.refuse(401, "no key, or a wrong one; send the header 'Authorization: Bearer KEY'", limits)
@@ -131,7 +131,7 @@ class RequestMiddleware:
             self._held -= len(body)
 
     async def _read(self, headers: dict[bytes, str], exchange: "_Exchange", body: bytearray) -> None:
-        """Read the whole body, or as much as there is if the client leaves meanwhile."""
+        """Read the whole body; if the client disconnects meanwhile, the part that has arrived."""
         limits = self._settings.limits
         too_large = f"the body is larger than {limits.body_bytes} bytes"
         announced = headers.get(b"content-length", "0")
@@ -150,7 +150,7 @@ class RequestMiddleware:
             raise _NotReadError(408, f"the body took more than {limits.body_seconds:g} s to arrive") from error
 
     async def _work(self, scope: Scope, body: bytes, exchange: "_Exchange") -> None:
-        """Run the application, until it is done or the client has left."""
+        """Run the application until it is done or the client has disconnected."""
         async with anyio.create_task_group() as tasks:
 
             async def watch() -> None:
@@ -161,7 +161,7 @@ class RequestMiddleware:
             try:
                 await self._app(scope, exchange.replay(body), exchange.send)
             except Exception as error:
-                # Neither its message nor its values: they may hold texts.
+                # Log neither the error's message nor its values: they may hold texts.
                 frames = traceback.format_tb(error.__traceback__)[-_FRAMES:]
                 request_id = scope["state"]["request_id"]
                 logger.error("failed", id=request_id, error=type(error).__name__, traceback="".join(frames))
@@ -180,7 +180,7 @@ class RequestMiddleware:
             if request_log is None
             else {"model": request_log.model, "documents": request_log.documents, "tokens": request_log.tokens}
         )
-        # Never a query or a document: logs are kept longer, and by others, than texts should be.
+        # Never log a query or a document: logs are kept longer than texts should be, and other people read them.
         logger.info(
             "request",
             id=scope["state"]["request_id"],
@@ -193,7 +193,7 @@ class RequestMiddleware:
 
 
 class _Exchange:
-    """One request's way in and one answer's way out: remembers what has happened, and adds the request's id."""
+    """One request and its response: tracks their state and adds the request id to the response."""
 
     def __init__(self, receive: Receive, send: Send, request_id: str) -> None:
         self._receive = receive
@@ -205,7 +205,7 @@ class _Exchange:
         self.left = False
 
     async def part(self) -> bytes | None:
-        """Return the next part of the body; None after the last, or if the client has left."""
+        """Return the next part of the body; None after the last part, or if the client has disconnected."""
         if not self._more:
             return None
         message = await self._receive()
@@ -217,13 +217,13 @@ class _Exchange:
         return part
 
     async def gone(self) -> None:
-        """Return when the client has left."""
+        """Wait until the client has disconnected."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.left = not self.done
 
     def replay(self, body: bytes) -> Receive:
-        """Return what gives an application the body, and then nothing: who leaves is watched here."""
+        """Return an ASGI ``receive`` that gives the body and then blocks: the middleware watches for the disconnect."""
         given = False
 
         async def receive() -> Message:
@@ -236,19 +236,19 @@ class _Exchange:
         return receive
 
     async def send(self, message: Message) -> None:
-        """Pass a part of the answer on."""
+        """Send a part of the response."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._request_id.encode())]
-        # Before it is sent: a client that has its answer may leave at once.
+        # Set before sending: a client may disconnect as soon as it has its response.
         self.done = message["type"] == "http.response.body" and not message.get("more_body", False)
         await self._send(message)
 
     async def refuse(self, status: int, message: str, limits: Limits, *, retry_after: int | None = None) -> None:
-        """Answer without the application.
+        """Answer with an error, without the application.
 
-        What is left of the body is read and thrown away, for a while: a connection closed with unread bytes would be
-        reset, and the client might never see the answer.
+        The rest of the body is read and discarded, within the time limit for bodies: closing a connection with unread
+        bytes would reset it, and the client might never see the response.
         """
         body = json.dumps(error_body(status, message)).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
@@ -266,12 +266,12 @@ class _Exchange:
 
 
 def failure(request_id: str) -> str:
-    """Return what a client is told of a failure that is not its own."""
+    """Return the message for a server-side failure, with the request id to look up in the log."""
     return f"the server failed; its log says more under the request id {request_id}"
 
 
 class ErrorAnswer(TypedDict):
-    """What went wrong, as every client finds it: TEI's, Cohere's and Jina's keys side by side."""
+    """Error response with the keys of TEI, Cohere and Jina together, so that every client finds its own."""
 
     error: str
     error_type: str

@@ -1,4 +1,4 @@
-"""The models a server answers with: loaded at start or at first use, one at a time, and batched by device."""
+"""The models that a server scores with: loaded at startup or at first use, one at a time, and batched by device."""
 
 import threading
 from collections import defaultdict
@@ -19,21 +19,21 @@ from milvus_rerank.server.api_formats import Scale
 from milvus_rerank.server.batcher import Batcher, BatchReport
 
 CHARACTERS_PER_TOKEN = 4
-"""A guess at the length of a text, for rerankers that count nothing themselves."""
+"""Estimated characters per token, for rerankers that do not count tokens."""
 PLAIN_BATCH_TOKENS = 16384
-"""The budget of their batches: so much is scored between two looks at who waits."""
+"""Token budget of a batch of such rerankers: the batcher picks the next request only between batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """A request as a model takes it.
+    """A request prepared for a model.
 
-    :param rows: what to score.
-    :param widths: how many tokens wide a batch must be to hold each row.
-    :param positions: of each document, its position among the distinct pairs.
-    :param tokens: the tokens of all documents, each with its query's, without padding; a guess where the model does not
-        count any.
-    :param prepared: the same for an engine's scorer.
+    :param rows: the rows to score.
+    :param widths: for each row, the width in tokens that a batch must have to hold it.
+    :param positions: for each document, its position among the distinct pairs.
+    :param tokens: the number of tokens of all documents, each with its query's, without padding; an estimate if the
+        model does not count tokens.
+    :param prepared: the same request as an engine's scorer prepared it.
     """
 
     rows: Sequence[Any]
@@ -44,9 +44,9 @@ class ModelRequest:
 
 
 class EngineModel:
-    """A model whose token ids and forward passes the server sees: pairs of many requests go into one batch.
+    """A model that the server tokenises for and runs itself: a batch holds pairs of many requests.
 
-    :param reranker: what scores.
+    :param reranker: the reranker.
     """
 
     def __init__(self, reranker: EngineRerankFunction) -> None:
@@ -55,16 +55,16 @@ class EngineModel:
 
     @property
     def device(self) -> str:
-        """Where it runs."""
+        """Device that the model runs on."""
         return self.reranker.device
 
     @property
     def max_batch_tokens(self) -> int:
-        """The budget of a batch; smaller after the device ran out of memory."""
+        """Token budget of a batch; smaller after the device ran out of memory."""
         return self._scorer.max_batch_tokens
 
     def facts(self) -> dict[str, Any]:
-        """Return what ``/info`` says of it."""
+        """Return the model's entry in ``/info``."""
         engine, encoder = self._scorer.engine, self._scorer.encoder
         return {
             "device": engine.device,
@@ -75,7 +75,7 @@ class EngineModel:
         }
 
     def prepare(self, requests: Sequence[Request], limits: TokenLimits | None, stop: threading.Event) -> ModelRequest:
-        """Tokenise requests, but for the pairs whose logits are remembered."""
+        """Tokenise requests, except pairs whose logits are cached."""
         pairs, positions = distinct_pairs(requests)
         prepared = self._scorer.prepare(pairs, stop, limits)
         flat = np.concatenate([*positions, np.empty(0, dtype=np.intp)])
@@ -86,7 +86,7 @@ class EngineModel:
         return self._scorer.run(rows)
 
     def finish(self, request: ModelRequest, logits: NDArray[np.float32], scale: Scale) -> list[float]:
-        """Return the scores of all documents, requests one after the other."""
+        """Return the scores of all documents in the order of the requests."""
         if request.prepared is None:
             raise TypeError("expected a request that this model has prepared")
         values = self._scorer.finish(request.prepared, logits).values[request.positions]
@@ -95,9 +95,9 @@ class EngineModel:
 
 
 class PlainModel:
-    """Any other reranker: its scores are taken as they are.
+    """Any other pointwise reranker, whose scores are returned unchanged.
 
-    :param reranker: what scores.
+    :param reranker: the reranker.
     """
 
     device = "cpu"
@@ -107,18 +107,18 @@ class PlainModel:
         self.reranker = reranker
 
     def facts(self) -> dict[str, Any]:
-        """Return what ``/info`` says of it."""
+        """Return the model's entry in ``/info``."""
         return {"device": self.device, "engine": type(self.reranker).__name__}
 
     def prepare(self, requests: Sequence[Request], limits: TokenLimits | None, stop: threading.Event) -> ModelRequest:
-        """Return the pairs, and lengths as far as they can be guessed; the reranker cuts texts as it likes."""
+        """Return the pairs with estimated lengths; the reranker itself decides how to truncate texts."""
         pairs, positions = distinct_pairs(requests)
         widths = np.array([_guess_tokens(query, text) for query, text in pairs], dtype=np.int64)
         flat = np.concatenate([*positions, np.empty(0, dtype=np.intp)])
         return ModelRequest(pairs, widths.tolist(), flat, int(widths[flat].sum()))
 
     def run(self, rows: Sequence[Any]) -> NDArray[np.float32]:
-        """Return the rows' scores, each query's in one call."""
+        """Return the rows' scores; each query's documents are scored together."""
         places: dict[str, list[int]] = defaultdict(list)
         for place, (query, _) in enumerate(rows):
             places[query].append(place)
@@ -130,39 +130,39 @@ class PlainModel:
         return scores
 
     def finish(self, request: ModelRequest, logits: NDArray[np.float32], scale: Scale) -> list[float]:
-        """Return the scores: what they mean, only the reranker knows."""
+        """Return the scores unchanged: only the reranker knows their scale."""
         return [float(score) for score in logits[request.positions]]
 
 
 @dataclass(eq=False, slots=True)
 class Whole:
-    """A request that is scored in one go.
+    """A request that is scored as a whole.
 
     :param request: the query and its documents.
     """
 
     request: Request
-    scores: list[float] = field(default_factory=list)  # the batcher knows one number of a row; here are all
+    scores: list[float] = field(default_factory=list)  # the batcher keeps one number per row; this keeps all scores
 
 
 class WholeModel(PlainModel):
-    """A reranker whose scores depend on what is asked together: a request is neither split nor mixed with others."""
+    """A reranker whose scores depend on the other documents: a request is never split or mixed with others."""
 
     def prepare(self, requests: Sequence[Request], limits: TokenLimits | None, stop: threading.Event) -> ModelRequest:
-        """Return one row for each request that has documents, as wide as all of its pairs."""
+        """Return one row for each request that has documents, as wide as all its pairs together."""
         rows = [Whole(request) for request in requests if request[1]]
         widths = [sum(_guess_tokens(row.request[0], text) for text in row.request[1]) for row in rows]
         return ModelRequest(rows, widths, np.empty(0, dtype=np.intp), sum(widths))
 
     def run(self, rows: Sequence[Any]) -> NDArray[np.float32]:
-        """Score each row's request, and note the scores in the row."""
+        """Score each row's request, keep its scores in the row, and return zeros."""
         made = self.reranker.score_requests([row.request for row in rows], threading.Event())
         for row, scores in zip(rows, made, strict=True):
             row.scores = [float(score) for score in scores]
         return np.zeros(len(rows), dtype=np.float32)
 
     def finish(self, request: ModelRequest, logits: NDArray[np.float32], scale: Scale) -> list[float]:
-        """Return what was noted."""
+        """Return the scores kept in the rows."""
         return [score for row in request.rows for score in row.scores]
 
 
@@ -170,10 +170,10 @@ Model = EngineModel | PlainModel
 
 
 def host(reranker: BaseRerankFunction) -> Model:
-    """Return a reranker as the server uses it.
+    """Wrap a reranker as a model of the server.
 
-    :param reranker: what scores.
-    :returns: one that shares batches where the reranker allows it.
+    :param reranker: the reranker.
+    :returns: a model; its requests share batches if the reranker allows it.
     """
     if isinstance(reranker, EngineRerankFunction):
         return EngineModel(reranker)
@@ -183,8 +183,8 @@ def host(reranker: BaseRerankFunction) -> Model:
 class Models:
     """The server's models by name.
 
-    :param loaders: what makes each one's reranker; the first is the default.
-    :param report: told of each batch, with the model's device.
+    :param loaders: for each name, a function that creates the reranker; the first is the default model.
+    :param report: called with the model's device and a report after each batch.
     """
 
     def __init__(
@@ -201,26 +201,26 @@ class Models:
 
     @property
     def names(self) -> list[str]:
-        """All names, the default first."""
+        """Names of all models, the default first."""
         return list(self._loaders)
 
     @property
     def loaded(self) -> dict[str, Model]:
-        """The models that are ready."""
+        """Loaded models by name."""
         return dict(self._loaded)
 
     @property
     def batchers(self) -> dict[str, Batcher]:
-        """The batchers by device."""
+        """Batchers by device."""
         return dict(self._batchers)
 
     def resolve(self, name: str | None) -> str:
         """Return the name of the model to use.
 
-        :param name: what the client asked for; None, or anything where there is but one model, takes the first: clients
-            of other services send those services' names.
-        :returns: one of the names.
-        :raises RegistryError: if there are several models and none of that name.
+        :param name: the name in the request. None selects the first model. If the server has only one model, any name
+            selects it, because clients of other services send the model names of those services.
+        :returns: the name of a model of this server.
+        :raises RegistryError: if there are several models and none has that name.
         """
         if name in self._loaders:
             return str(name)
@@ -229,10 +229,10 @@ class Models:
         raise RegistryError(f"there is no model {name!r}; this server has: {', '.join(self.names)}")
 
     def get(self, name: str) -> Model:
-        """Return a model, loading it first if need be. Blocks; one load at a time.
+        """Return a model, and load it at first use. This blocks; models load one at a time.
 
-        :param name: one of the names.
-        :returns: the model, whose device has a batcher from now on.
+        :param name: a name in ``names``.
+        :returns: the model; its device has a batcher from now on.
         """
         if name not in self._loaded:
             with self._loading:
@@ -243,7 +243,7 @@ class Models:
         return self._loaded[name]
 
     def close(self, seconds: float) -> None:
-        """Finish what waits on all devices, and refuse what is left after so many seconds."""
+        """Finish the waiting requests of all devices, and fail those that remain after this many seconds."""
         for batcher in self.batchers.values():
             batcher.close(seconds)
 

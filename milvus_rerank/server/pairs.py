@@ -1,4 +1,4 @@
-"""vLLM's ``/score``: pairs instead of one query with its documents."""
+"""Request and response of vLLM's ``/score``: pairs instead of one query with its documents."""
 
 import time
 import uuid
@@ -14,7 +14,7 @@ Side = str | list[str]
 
 
 class ScoreResult(TypedDict):
-    """One score."""
+    """Score of one pair."""
 
     index: int
     object: str
@@ -22,7 +22,7 @@ class ScoreResult(TypedDict):
 
 
 class ScoreAnswer(TypedDict):
-    """The answer of vLLM's ``/score``."""
+    """The response of vLLM's ``/score``."""
 
     id: str
     object: str
@@ -33,7 +33,7 @@ class ScoreAnswer(TypedDict):
 
 
 class ScoreRequest(Body):
-    """One query with one or many documents, or as many of each."""
+    """Request to ``/score``: one query with one or many documents, or equally many queries and documents."""
 
     model: str | None = None
     queries: Side | None = None
@@ -50,14 +50,14 @@ class ScoreRequest(Body):
         return self
 
     def requests(self) -> list[Request]:
-        """Return the pairs: one query with all documents, or each with its own; their order is the answer's."""
+        """Return the pairs in the order of the response: one query with all documents, or query by query."""
         queries, documents = self._sides()
         if len(queries) == 1:
             return [(queries[0], documents)]
         return [(query, [document]) for query, document in zip(queries, documents, strict=True)]
 
     def answer(self, model: str, scores: Sequence[float], tokens: int) -> ScoreAnswer:
-        """Return what the client expects."""
+        """Format the scores as the client expects them."""
         return {
             "id": f"score-{uuid.uuid4().hex}",
             "object": "list",
@@ -68,7 +68,7 @@ class ScoreRequest(Body):
         }
 
     def _sides(self) -> tuple[list[str], list[str]]:
-        """Return queries and documents, whatever they were called."""
+        """Return queries and documents, under any of their names."""
         first = next((side for side in (self.queries, self.text_1) if side is not None), None)
         second = next((side for side in (self.documents, self.items, self.text_2) if side is not None), None)
         if first is None or second is None:

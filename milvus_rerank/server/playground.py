@@ -1,4 +1,4 @@
-"""The playground: a page to try queries on, with pasted documents or a Milvus collection of the server's choice."""
+"""The playground: a page to try queries with pasted documents or with a collection of the server's Milvus."""
 
 import base64
 import hashlib
@@ -18,11 +18,11 @@ from milvus_rerank.indexing.collection import Embedder
 from milvus_rerank.search.milvus import message_of, milvus_errors
 
 TIMEOUT = 10.0
-"""Seconds that one call to Milvus may take."""
+"""Timeout of one call to Milvus, in seconds."""
 
 
 class SearchBody(BaseModel):
-    """What the page asks of the first stage."""
+    """Search request of the page to the first stage."""
 
     query: str
     collection: str
@@ -32,10 +32,10 @@ class SearchBody(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Milvus:
-    """The Milvus that the page may look into: the one the server was told of, and no other.
+    """The only Milvus that the page may search: the one in the server's configuration.
 
     :param client: a ``MilvusClient``.
-    :param embedder: makes query vectors.
+    :param embedder: creates query vectors.
     :param text_field: the field that holds the text.
     """
 
@@ -44,9 +44,9 @@ class Milvus:
     text_field: str = "text"
 
     def collections(self) -> list[str]:
-        """List its collections.
+        """List the collections.
 
-        :returns: their names.
+        :returns: their names, sorted.
         :raises SearchError: if Milvus does not answer.
         """
         try:
@@ -55,11 +55,11 @@ class Milvus:
             raise SearchError(f"Milvus does not list its collections: {message_of(error)}") from error
 
     def search(self, body: SearchBody) -> list[dict[str, Any]]:
-        """Run the first stage alone.
+        """Run the first stage without reranking.
 
-        :param body: what to look for.
+        :param body: the search request.
         :returns: hits with ``id``, ``distance`` and ``text``, best first.
-        :raises InputError: for a collection that cannot be searched so.
+        :raises InputError: if the collection does not support the search mode.
         :raises SearchError: if Milvus fails.
         """
         info = describe(self.client, body.collection, TIMEOUT)
@@ -70,7 +70,7 @@ class Milvus:
 
 
 def page() -> tuple[str, dict[str, str]]:
-    """Return the page and its headers: it may run its own script and style, and talk to its own server, no more."""
+    """Return the page and its headers, which allow only its own script and style and requests to its own server."""
     text = resources.files("milvus_rerank.server").joinpath("playground.html").read_text("utf-8")
     script, style = (_digest(text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]) for tag in ("script", "style"))
     policy = (
@@ -93,7 +93,7 @@ def add_playground(app: FastAPI, milvus: Milvus | None) -> None:
     """Add the page's routes.
 
     :param app: the application.
-    :param milvus: what the page may search in; None for pasted documents alone.
+    :param milvus: the Milvus that the page may search; None for pasted documents only.
     """
     text, headers = page()
 
@@ -106,10 +106,10 @@ def add_playground(app: FastAPI, milvus: Milvus | None) -> None:
 
     @app.get("/playground/collections", tags=["playground"])
     async def collections() -> dict[str, list[str]]:
-        """List the collections of the Milvus that the server was told of."""
+        """List the collections of the server's Milvus."""
         return {"collections": await anyio.to_thread.run_sync(milvus.collections)}
 
     @app.post("/playground/search", tags=["playground"])
     async def search(body: SearchBody) -> dict[str, Any]:
-        """Search one of them, without reranking."""
+        """Search a collection without reranking."""
         return {"hits": await anyio.to_thread.run_sync(partial(milvus.search, body))}

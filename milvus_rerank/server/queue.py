@@ -1,11 +1,12 @@
-"""What waits for a device, and whose turn it is.
+"""Queue of the pairs that wait for a device, and the order of their requests.
 
-The clock counts tokens served, a request is due when as many have been served since it came as it has itself, and the
-one that is due first makes the next batch. So a request of 5 documents does not stand behind one of 1000, and the
-latter is overtaken by about as many tokens as its own. (To share the device evenly among all that wait would be as
-simple, but with 16 clients it made requests of 5000 tokens take 11 s that need 0.7 s alone.)
+Time is counted in served tokens. A request is due once the device has served as many tokens since the request's arrival
+as the request has itself. The request that is due first forms the next batch. So a request of 5 documents does not wait
+behind a request of 1000, and other requests overtake the latter by about as many tokens as it has. (Sharing the device
+evenly among all waiting requests would be as simple, but with 16 clients, requests of 5000 tokens then took 11 s that
+take 0.7 s alone.)
 
-A batch is cut by a budget of tokens from that request's pairs, and filled with pairs of others that are nearly as wide.
+A batch takes pairs of that request up to a token budget; nearly as wide pairs of other requests fill it up.
 """
 
 import math
@@ -22,35 +23,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PADDING = 0.08
-"""How much of a batch's budget may be padding: a batch more costs about as much as that."""
+"""Fraction of a batch's budget that may be padding: another batch costs about as much."""
 
 
 class Batchable(Protocol):
-    """A model as the batcher sees it."""
+    """Interface of a model for the batcher."""
 
     @property
     def max_batch_tokens(self) -> int:
-        """The budget of a batch, padding included; smaller after the device ran out of memory."""
+        """Token budget of a batch, padding included; smaller after the device ran out of memory."""
         ...
 
     def run(self, rows: Sequence[Any]) -> NDArray[np.float32]:
         """Score rows within the budget.
 
-        :param rows: pairs as the model itself prepared them.
-        :returns: one logit for each.
-        :raises OutOfMemoryError: if they do not fit the device; the budget is then smaller than it was.
+        :param rows: pairs as the model prepared them.
+        :returns: one logit per row.
+        :raises OutOfMemoryError: if the rows do not fit into the device's memory; the budget is then smaller.
         """
         ...
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One request's pairs on their way through a batcher.
+    """Pairs of one request for a batcher.
 
-    :param model: what scores them.
+    :param model: the model that scores them.
     :param rows: the pairs as the model prepared them.
-    :param widths: how many tokens wide a batch must be to hold each.
-    :param seconds: how long it may take from its arrival.
+    :param widths: for each row, the width in tokens that a batch must have to hold it.
+    :param seconds: the time limit in seconds from the job's arrival.
     """
 
     model: Batchable
@@ -60,10 +61,10 @@ class Job:
     future: "Future[NDArray[np.float32]]" = field(default_factory=Future)
     logits: NDArray[np.float32] = field(init=False)
     left: int = field(init=False)
-    due: float = 0.0  # when its turn comes, in tokens served
+    due: float = 0.0  # the count of served tokens at which its turn comes
     arrived: float = 0.0
-    started: float | None = None  # when its first batch began
-    promised: bool = False  # that it will be done in time: nothing that comes later may make it late
+    started: float | None = None  # start of its first batch
+    promised: bool = False  # to finish in time: no later request may make it late
 
     def __post_init__(self) -> None:
         self.logits = np.empty(len(self.rows), dtype=np.float32)
@@ -71,7 +72,7 @@ class Job:
 
 
 class WaitingRow(NamedTuple):
-    """A pair that waits; sorted by width, then by arrival. Numbers differ, so jobs are never compared."""
+    """A waiting pair, sorted by width, then by arrival. Numbers are unique, so jobs are never compared."""
 
     width: int
     number: int
@@ -80,30 +81,30 @@ class WaitingRow(NamedTuple):
 
 
 class Queue:
-    """The pairs that wait, and those being scored. It has no lock of its own."""
+    """Waiting pairs and those being scored. The class does no locking: the caller holds a lock."""
 
     def __init__(self) -> None:
         self._waiting: dict[Batchable, list[WaitingRow]] = defaultdict(list)
-        self._jobs: dict[Job, int] = {}  # those without an answer, each with its tokens that wait
+        self._jobs: dict[Job, int] = {}  # unfinished jobs, each with its number of waiting tokens
         self._numbers = count()
         self._served = 0
-        self.running = 0  # tokens of the batch that is with the device
+        self.running = 0  # tokens of the batch that runs on the device
 
     def __len__(self) -> int:
-        """Return how many requests have pairs without a score."""
+        """Return the number of requests that have pairs without a score."""
         return len(self._jobs)
 
     def __iter__(self) -> Iterator[Job]:
-        """Return those requests, in the order of their arrival."""
+        """Iterate over those requests in the order of their arrival."""
         return iter(list(self._jobs))
 
     def __contains__(self, job: Job) -> bool:
-        """Return whether a request has pairs without a score."""
+        """Return True if a request has pairs without a score."""
         return job in self._jobs
 
     @property
     def tokens(self) -> int:
-        """Tokens of pairs that are not in a batch yet."""
+        """Number of tokens of pairs that are not in a batch yet."""
         return sum(self._jobs.values())
 
     def add(self, job: Job) -> None:
@@ -113,10 +114,10 @@ class Queue:
         self._jobs[job] = tokens
         waiting = self._waiting[job.model]
         waiting.extend(WaitingRow(width, next(self._numbers), job, row) for row, width in enumerate(job.widths))
-        waiting.sort()  # two sorted runs and a few: about linear
+        waiting.sort()  # a sorted run plus the new rows: about linear time
 
     def schedule(self, new: Job) -> Iterator[tuple[Job, int]]:
-        """Return who is done when, were another request taken: itself and those behind it, with tokens until then."""
+        """Yield the new request and those due after it, each with the tokens to serve until it is finished."""
         tokens = sum(new.widths)
         due = self._served + tokens
         ahead = self.running + sum(own for job, own in self._jobs.items() if job.due <= due) + tokens
@@ -127,7 +128,7 @@ class Queue:
                 yield job, ahead
 
     def take(self) -> list[WaitingRow]:
-        """Take the next batch; an empty one if nothing waits."""
+        """Take the next batch; an empty list if no pairs wait."""
         ready = [job for job, tokens in self._jobs.items() if tokens]
         batch = self._cut(min(ready, key=lambda job: job.due)) if ready else []
         for place in batch:
@@ -137,10 +138,10 @@ class Queue:
         return batch
 
     def _cut(self, first: Job) -> list[WaitingRow]:
-        """Take a request's widest pairs, then those of others that are nearly as wide, up to the budget.
+        """Take a request's widest pairs, then nearly as wide pairs of other requests, up to the budget.
 
-        Its own first: pairs of others in their stead would delay it without end, as there are always some. Among others
-        those that are due next: to begin many requests delays them all.
+        The request's pairs come first: pairs of others are always waiting and would delay it without end. Of the other
+        requests, those that are due next come first: starting many requests delays them all.
         """
         waiting = self._waiting[first.model]
         own = [index for index, place in enumerate(waiting) if place.job is first]
@@ -171,7 +172,7 @@ class Queue:
         return batch
 
     def put_back(self, batch: Sequence[WaitingRow]) -> None:
-        """Queue pairs of a batch again, but for those of requests that are gone."""
+        """Queue the pairs of a batch again, except those of requests that have left the queue."""
         for place in batch:
             if place.job in self._jobs:
                 self._jobs[place.job] += place.width
@@ -179,7 +180,7 @@ class Queue:
         self._waiting[batch[0].job.model].sort()
 
     def forget(self, job: Job) -> None:
-        """Take a request out, whatever of it waits."""
+        """Remove a request and its waiting pairs."""
         if self._jobs.pop(job, None):  # it has pairs that wait
             waiting = self._waiting[job.model]
             waiting[:] = [place for place in waiting if place.job is not job]

@@ -1,4 +1,4 @@
-"""The way of one call through the server: tokenised, queued, scored, or told why not."""
+"""The path of one request through the server: check, tokenise, queue, score, or raise the reason for a refusal."""
 
 import asyncio
 import contextlib
@@ -27,11 +27,11 @@ from milvus_rerank.validation import check_documents, check_query
 
 @dataclass(slots=True)
 class RequestLog:
-    """What is known of a request, for its line in the log.
+    """Facts about a request, for its log line.
 
     :param model: the model's name.
-    :param documents: how many documents it has.
-    :param tokens: their tokens, each with its query's.
+    :param documents: the number of documents.
+    :param tokens: the number of tokens of all documents, each with its query's.
     """
 
     model: str = ""
@@ -40,17 +40,17 @@ class RequestLog:
 
 
 def no_span(stage: str) -> AbstractContextManager[Any]:
-    """Time nothing."""
+    """Return a context manager that records nothing."""
     return contextlib.nullcontext()
 
 
 class Service:
-    """Answer calls.
+    """Score requests within the server's limits.
 
-    :param models: what scores.
-    :param limits: what calls may take.
-    :param metrics: what is counted.
-    :param span: times a stage for traces.
+    :param models: the server's models.
+    :param limits: limits of requests.
+    :param metrics: the server's metrics.
+    :param span: returns a trace span for a stage.
     """
 
     def __init__(
@@ -64,20 +64,21 @@ class Service:
         self._limits = limits
         self._metrics = metrics
         self._span = span
-        # Own limiters, not the one that all libraries share: loads of minutes must not take the threads that tokenise.
+        # Separate limiters, not the default that all libraries share: a load may take minutes and must not block the
+        # threads that tokenise.
         self._tokenizing = anyio.CapacityLimiter(4)
         self._loading = anyio.CapacityLimiter(4)
 
     async def rerank(self, call: Call, request_log: RequestLog) -> Scored:
-        """Score a call's documents and order them.
+        """Score the documents of a request and rank them.
 
-        :param call: what is asked for.
-        :param request_log: filled in.
+        :param call: the request.
+        :param request_log: filled in with the request's facts.
         :returns: scores and order.
-        :raises InputError: for a call beyond the limits.
-        :raises RegistryError: if there is no such model.
-        :raises OverloadedError: if there is too much to do.
-        :raises DeadlineError: if it took too long.
+        :raises InputError: if the request exceeds the limits.
+        :raises RegistryError: if the server does not have the model.
+        :raises OverloadedError: if the server has too much work.
+        :raises DeadlineError: if the request is not done within the deadline.
         """
         scores = await self.score(
             call.model, [(call.query, call.documents)], request_log, scale=call.scale, limits=call.limits
@@ -95,13 +96,13 @@ class Service:
     ) -> list[float]:
         """Score the documents of several queries.
 
-        :param name: the model's name; None for the first.
+        :param name: the model's name; None for the first model.
         :param requests: queries with their documents.
-        :param request_log: filled in.
-        :param scale: which scores.
+        :param request_log: filled in with the request's facts.
+        :param scale: the scores to return.
         :param limits: token limits of this request.
-        :returns: one score per document, requests one after the other.
-        :raises DeadlineError: if it took too long; all else as :meth:`rerank`.
+        :returns: one score per document, in the order of the requests.
+        :raises DeadlineError: if the request is not done within the deadline; other errors as in :meth:`rerank`.
         """
         self._check(requests)
         request_log.model = self.models.resolve(name)
@@ -113,7 +114,7 @@ class Service:
             raise DeadlineError(f"not done within the deadline of {self._limits.deadline:g} s") from error
 
     async def model(self, name: str) -> Model:
-        """Return a model, loading it off the loop if need be."""
+        """Return a model; load it in a thread at first use."""
         found = self.models.loaded.get(name)
         if found is not None:
             return found
@@ -134,7 +135,7 @@ class Service:
                 request = await anyio.to_thread.run_sync(
                     lambda: model.prepare(requests, limits, stop), limiter=self._tokenizing, abandon_on_cancel=True
                 )
-        except asyncio.CancelledError:  # the client left, or the deadline passed
+        except asyncio.CancelledError:  # the client disconnected, or the deadline passed
             stop.set()
             raise
         request_log.tokens = request.tokens
@@ -154,7 +155,7 @@ class Service:
         try:
             with self._stage("score"):
                 logits = await asyncio.wrap_future(job.future)
-        except asyncio.CancelledError:  # the client left, or the deadline passed
+        except asyncio.CancelledError:  # the client disconnected, or the deadline passed
             batcher.drop(job)
             raise
         if job.started is not None:
@@ -172,7 +173,7 @@ class Service:
             raise InputError(f"got {count} documents; this server takes at most {self._limits.documents} in a request")
         most = self._limits.text_characters
         for query, documents in requests:
-            check_query(query)  # JSON can spell halves of surrogate pairs
+            check_query(query)  # JSON can hold lone surrogates
             check_documents(documents)
             if len(query) > most:
                 raise InputError(f"the query has {len(query)} characters; this server takes at most {most}")

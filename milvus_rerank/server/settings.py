@@ -1,4 +1,4 @@
-"""What a server can be told."""
+"""Settings of the server: address, keys and limits."""
 
 import hmac
 from dataclasses import dataclass, field
@@ -8,23 +8,23 @@ from milvus_rerank.errors import InputError
 from milvus_rerank.validation import is_loopback
 
 KEYS_VARIABLE = "MILVUS_RERANK_API_KEYS"
-"""The environment variable that holds the keys, with commas between them."""
+"""The environment variable that holds the keys, separated by commas."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request, and all of them together, may take.
+    """Limits of one request and of all requests together.
 
-    :param body_bytes: the largest body.
+    :param body_bytes: the most bytes of a body.
     :param documents: the most documents of a request.
-    :param text_characters: the most characters of a query or a document; the model reads less of it anyway.
-    :param requests: the most requests at once, from the first byte of the body to the answer.
-    :param held_bytes: the most bytes of the bodies of all these.
-    :param queue_tokens: the most tokens that wait on a device.
-    :param deadline: seconds from a body's arrival to the answer.
-    :param header_seconds: seconds for the headers of a request to arrive.
-    :param body_seconds: seconds for a body to arrive.
-    :param drain_seconds: seconds to finish what waits when the server is told to stop.
+    :param text_characters: the most characters of a query or a document; the model reads fewer anyway.
+    :param requests: the most requests at once, from the first byte of the body to the response.
+    :param held_bytes: the most bytes of the bodies of all these requests together.
+    :param queue_tokens: the most tokens that wait for a device.
+    :param deadline: the most seconds from a body's arrival to the response.
+    :param header_seconds: the most seconds for the headers of a request to arrive.
+    :param body_seconds: the most seconds for a body to arrive.
+    :param drain_seconds: the most seconds to finish waiting requests at shutdown.
     """
 
     body_bytes: int = 16 * 1024 * 1024
@@ -41,13 +41,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to serve.
+    """Settings of a server.
 
     :param host: the address to listen on.
-    :param port: the port; 0 for a free one.
-    :param keys: what clients must present, any of them; none for no check.
-    :param limits: what requests may take.
-    :param open: listen on an address that others can reach even without a key.
+    :param port: the port; 0 for any free port.
+    :param keys: API keys, of which clients must send one; an empty tuple disables the check.
+    :param limits: limits of requests.
+    :param open: True to listen without a key on an address that other machines can reach.
     """
 
     host: str = "127.0.0.1"
@@ -57,9 +57,9 @@ class Settings:
     open: bool = False
 
     def check(self) -> None:
-        """Refuse to serve anybody who comes, unless told to.
+        """Check that only clients with a key can reach the server from other machines, unless ``open`` is set.
 
-        :raises InputError: if others can reach the address and there is no key; the message says what to type.
+        :raises InputError: if other machines can reach the address and no key is set; the message says what to type.
         """
         if not self.keys and not self.open and not is_loopback(self.host):
             raise InputError(
@@ -68,12 +68,12 @@ class Settings:
             )
 
     def admits(self, authorization: str | None) -> bool:
-        """Tell whether a request with this ``Authorization`` header may pass."""
+        """Return True if a request with this ``Authorization`` header is allowed."""
         if not self.keys:
             return True
         scheme, _, given = (authorization or "").partition(" ")
         token = given.strip().encode("latin-1", "replace")
-        # All keys are compared, each in constant time: the time tells nothing about any of them.
+        # Compare with every key, each in constant time: the duration reveals nothing about the keys.
         matches = [hmac.compare_digest(token, key) for key in self.keys]
         return scheme.lower() == "bearer" and any(matches)
 
@@ -81,10 +81,10 @@ class Settings:
 def read_keys(variable: str | None, file: Path | None) -> tuple[bytes, ...]:
     """Return the keys of an environment variable and of a file.
 
-    :param variable: keys with commas between them; None or "" for none.
-    :param file: one key a line; empty lines and those that begin with ``#`` are skipped.
+    :param variable: the variable's value, keys separated by commas; None or "" for no keys.
+    :param file: a file with one key per line; empty lines and lines that begin with ``#`` are skipped.
     :returns: the keys.
-    :raises InputError: if the file cannot be read, or a source was given and holds no key.
+    :raises InputError: if the file cannot be read, or the given sources hold no key.
     """
     lines = (variable or "").split(",")
     if file is not None:

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces: a span for each request and one for each of its stages. The only module that imports it."""
+"""OpenTelemetry traces: a span per request and per stage. Only this module imports OpenTelemetry."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -11,9 +11,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 
 class Traces:
-    """Make spans.
+    """Create spans for requests and their stages.
 
-    :param provider: where they go.
+    :param provider: the provider that exports the spans.
     """
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -21,20 +21,20 @@ class Traces:
         self._tracer = provider.get_tracer("milvus_rerank")
 
     def span(self, stage: str) -> AbstractContextManager[Any]:
-        """Time a stage of the request that is being worked on."""
+        """Start a span for a stage of the current request."""
         return self._tracer.start_as_current_span(stage)
 
     def wrap(self, application: Any) -> Any:
-        """Return an application whose requests are spans, of their client's trace where they name one."""
+        """Wrap an application so that each request is a span, within the client's trace if the request names one."""
         return OpenTelemetryMiddleware(application, tracer_provider=self._provider, exclude_spans=["receive", "send"])
 
     def close(self) -> None:
-        """Send what has not been sent."""
+        """Export the remaining spans."""
         self._provider.shutdown()
 
 
 def export() -> Traces:
-    """Return traces that go where OpenTelemetry's own environment variables say."""
+    """Return traces with an exporter that OpenTelemetry's environment variables configure."""
     provider = TracerProvider(resource=Resource.create({"service.name": "milvus-rerank"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Traces(provider)
