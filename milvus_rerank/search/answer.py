@@ -1,4 +1,4 @@
-"""What a two-stage search returns."""
+"""The answer of a two-stage search, and its timings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,11 +10,11 @@ from milvus_rerank.results import RerankResult
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """How long each stage took, in seconds; for a list of queries, the stage's time for all of them together.
+    """Duration of each stage in seconds; for a list of queries, the duration for all of them together.
 
-    :param embed: making the query vectors; about 0 where there are none to make.
-    :param search: the first stage, the way to Milvus and back included.
-    :param rerank: reading, scoring and ordering the candidates, or trying to.
+    :param embed: embedding the queries; about 0 if no query needs embedding.
+    :param search: the first stage, including the round trip to Milvus.
+    :param rerank: reading, scoring and ordering the candidates, or the failed attempt.
     """
 
     embed: float
@@ -23,19 +23,19 @@ class Timings:
 
     @property
     def total(self) -> float:
-        """The sum of the three."""
+        """Sum of the three durations."""
         return self.embed + self.search + self.rerank
 
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer(Sequence[RerankResult]):
-    """The results of one query, best first; a sequence of them with what happened beside.
+    """Results of one query: a sequence of results, best first, with the timings and any error of the reranker.
 
     :param query: the query.
     :param results: the results, best first.
-    :param reranked: False if the reranker failed and this is the first stage's order, with ``score=None``.
-    :param error: why the reranker failed; None if it did not.
-    :param timings: seconds by stage.
+    :param reranked: False if the reranker failed; the results are then in the first stage's order with ``score=None``.
+    :param error: the reranker's exception; None if it did not fail.
+    :param timings: seconds per stage.
     """
 
     query: str
@@ -59,7 +59,7 @@ class SearchAnswer(Sequence[RerankResult]):
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as JSON-safe Python values.
 
-        :returns: ``query, results, reranked, error`` (its type and message, or None) and ``timings``.
+        :returns: a dict of ``query, results, reranked, error`` (its type and message, or None) and ``timings``.
         """
         return {
             "query": self.query,
@@ -81,11 +81,11 @@ class Stopwatch:
         self._laps = [clock()]
 
     def lap(self) -> None:
-        """End a stage."""
+        """End the current stage."""
         self._laps.append(self._clock())
 
     def timings(self) -> Timings:
-        """End the last stage, and return the seconds of each."""
+        """End the last stage, and return the seconds of each stage."""
         self.lap()
         embed, search, rerank = (end - start for start, end in pairwise(self._laps))
         return Timings(embed, search, rerank)

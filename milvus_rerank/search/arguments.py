@@ -1,4 +1,4 @@
-"""The arguments of one search, checked before anything is computed or sent."""
+"""Arguments of one search, checked before anything is computed or sent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,25 +9,25 @@ from milvus_rerank.search.first_stage import Vector, check_vectors
 from milvus_rerank.validation import check_count, check_documents, check_query, check_threshold, check_top_k
 
 MAX_CANDIDATES = 16384
-"""Milvus returns at most this many hits per query."""
+"""The most hits per query that Milvus returns."""
 
 MAX_TIMEOUT = 86400
-"""Seconds; gRPC fails on deadlines beyond its clock."""
+"""The longest timeout in seconds; gRPC fails on deadlines beyond the range of its clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchArguments:
-    """What a caller wants.
+    """Checked arguments of one search.
 
     :param queries: the queries.
-    :param top_k: how many results to return per query; None for all candidates.
-    :param candidates: how many hits the first stage may return per query.
-    :param threshold: the least score to return; None for no limit.
-    :param filter: Milvus' boolean expression; "" for none.
+    :param top_k: the number of results per query; None for all candidates.
+    :param candidates: the most hits per query that the first stage returns.
+    :param threshold: the lowest score to return; None for no limit.
+    :param filter: Milvus' boolean expression; "" for no filter.
     :param partitions: names of partitions; None for all.
-    :param output_fields: fields to return beside the text field.
-    :param vectors: ready vectors, one per query; None to make them.
-    :param timeout: seconds that Milvus may take; None for as long as it takes.
+    :param output_fields: fields to return in addition to the text field.
+    :param vectors: precomputed vectors, one per query; None to embed the queries.
+    :param timeout: seconds to wait for Milvus; None to wait without limit.
     """
 
     queries: list[str]
@@ -52,10 +52,10 @@ def check_arguments(
     vectors: Any,
     timeout: float | None,
 ) -> SearchArguments:
-    """Return the arguments of a search in one form.
+    """Check the arguments of a search and convert them to one form.
 
-    :param query: one query or a list of them.
-    :param top_k: as in :class:`SearchArguments`, like all that follow; 0 means all.
+    :param query: one query or a list of queries.
+    :param top_k: as in :class:`SearchArguments`, like all the following; 0 means all.
     :param candidates: at least ``top_k``.
     :param threshold: a number or None.
     :param filter: a string.
@@ -64,7 +64,7 @@ def check_arguments(
     :param vectors: in any form that :func:`check_vectors` reads, or None.
     :param timeout: a positive number, or None.
     :returns: the arguments.
-    :raises InputError: for one that cannot be used.
+    :raises InputError: for an invalid argument.
     """
     single = isinstance(query, str) or query is None
     queries = [check_query(query)] if single else check_documents(query, "queries")

@@ -1,4 +1,4 @@
-"""First stages: what to ask Milvus for, and the vectors to ask with."""
+"""First stages: the kinds of Milvus search, and their query vectors."""
 
 import dataclasses
 import math
@@ -12,19 +12,19 @@ from milvus_rerank.postprocess.fuse import RRF, Weighted
 from milvus_rerank.validation import check_list
 
 Embed: TypeAlias = Callable[[list[str]], Any]
-"""From queries to one vector each: a list, a numpy array or a scipy sparse matrix of them."""
+"""A function from queries to one vector each: a list, a numpy array or a scipy sparse matrix of vectors."""
 
 Vector: TypeAlias = list[float] | dict[int, float] | bytes
-"""A dense, a sparse or a binary vector, as pymilvus takes them."""
+"""A dense, sparse or binary vector in the form that pymilvus takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
     """Vector search.
 
-    :param field: the vector field; None where the collection has only one.
+    :param field: the vector field; None if the collection has only one vector field.
     :param params: Milvus' search parameters, such as ``{"params": {"ef": 200}}``.
-    :param embed: makes this field's query vectors, where they are not those of the search's own ``embed``.
+    :param embed: embeds the queries for this field; None for the ``embed`` of the :class:`TwoStageSearch`.
     """
 
     field: str | None = None
@@ -34,7 +34,7 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class FullText:
-    """Search with the query's text itself: BM25, or a field that Milvus embeds.
+    """Search by the query's text: BM25, or a field that Milvus embeds.
 
     :param field: the field that Milvus' function fills, sparse for BM25.
     :param params: Milvus' search parameters, such as ``{"drop_ratio_search": 0.2}``.
@@ -46,11 +46,11 @@ class FullText:
 
 @dataclass(frozen=True, slots=True)
 class Hybrid:
-    """Several searches, fused by Milvus; each of them may return as many hits as there are to be candidates.
+    """Several searches that Milvus fuses; each search may return as many hits as the fused list has candidates.
 
     :param searches: the searches.
-    :param fusion: how Milvus makes one list of theirs.
-    :raises InputError: for fewer than two searches, something that is no search, or a wrong number of weights.
+    :param fusion: the method by which Milvus fuses their hits into one list.
+    :raises InputError: for fewer than two searches, an item that is not a search, or a wrong number of weights.
     """
 
     searches: tuple[Dense | FullText, ...]
@@ -74,22 +74,22 @@ FirstStage: TypeAlias = Dense | FullText | Hybrid
 
 
 def searches_of(stage: FirstStage) -> tuple[Dense | FullText, ...]:
-    """Return the searches that a stage is made of.
+    """Return the searches of a first stage.
 
     :param stage: the first stage.
-    :returns: one search, or all that are to be fused.
+    :returns: the one search, or all searches of a :class:`Hybrid`.
     """
     return tuple(stage.searches) if isinstance(stage, Hybrid) else (stage,)
 
 
 def check_vectors(vectors: object, count: int, name: str) -> list[Vector]:
-    """Return query vectors in the form that pymilvus takes.
+    """Check query vectors and convert them to the form that pymilvus takes.
 
     :param vectors: one vector per query: lists, numpy arrays, sparse dicts, bytes, or a scipy sparse matrix.
-    :param count: how many queries there are.
-    :param name: what to call them in an error.
+    :param count: the number of queries.
+    :param name: the name of the vectors in error messages.
     :returns: Python lists of floats, dicts or bytes.
-    :raises InputError: for another number of vectors, or something that is no vector.
+    :raises InputError: for another number of vectors, or a value that is not a vector.
     """
     if isinstance(vectors, Mapping):
         raise InputError(
@@ -107,7 +107,7 @@ def _vector(row: Any, name: str) -> Vector:
         return row
     if hasattr(row, "tocsr"):
         return _sparse_rows(row)[0]
-    # tolist: numpy arrays of any dtype and torch tensors; pymilvus would send float16 as another kind of vector.
+    # numpy arrays of any dtype and torch tensors have tolist; pymilvus would send float16 as another vector type.
     items = row.tolist() if hasattr(row, "tolist") else row
     if not isinstance(items, (list, tuple)):
         raise InputError(f"{name} must be a vector, got {type(row).__name__}; a vector stands in a list: [vector]")

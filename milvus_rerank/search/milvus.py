@@ -1,4 +1,4 @@
-"""Calls to Milvus through any of pymilvus' clients, and what its errors mean."""
+"""Calls to Milvus through any of pymilvus' clients, and explanations of its errors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from milvus_rerank.postprocess.fuse import RRF
 from milvus_rerank.requirements import require
 from milvus_rerank.search.first_stage import FirstStage, Hybrid, searches_of
 
-# What a closed client, session, channel or event loop makes pymilvus and gRPC say.
+# Parts of the messages of pymilvus and gRPC for a closed client, session, channel or event loop.
 _CLOSED = ("create connection first", "session is closed", "closed channel", "channel is closed", "loop is closed")
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """All that one call to Milvus says, in this package's words.
+    """Arguments of one search call to Milvus, independent of the client.
 
-    :param stage: the kind of search.
+    :param stage: the first stage.
     :param data: for each search of the stage, one vector or text per query.
     :param limit: the most hits per query.
     :param output_fields: the fields to return.
-    :param filter: Milvus' boolean expression; "" for none.
+    :param filter: Milvus' boolean expression; "" for no filter.
     :param partitions: names of partitions; None for all.
-    :param timeout: seconds to wait; None for as long as it takes.
+    :param timeout: seconds to wait; None to wait without limit.
     """
 
     stage: FirstStage
@@ -45,10 +45,10 @@ class SearchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A collection, and the client to reach it with; :func:`open_source` checks that they go together.
+    """A collection and its client; :func:`open_source` checks that they fit together.
 
     :param client: a ``MilvusClient``, an ``AsyncMilvusClient``, or an ORM ``Collection``.
-    :param collection: the collection's name; None for an ORM collection, which knows its own.
+    :param collection: the collection's name; None for an ORM collection, which knows its name.
     """
 
     client: Any
@@ -56,14 +56,14 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The collection's name."""
+        """Name of the collection."""
         return str(self.client.name) if self.collection is None else self.collection
 
     def search(self, request: SearchRequest) -> Callable[[], Any]:
         """Return the call that runs the first stage.
 
-        :param request: what to ask for.
-        :returns: a function, a coroutine function if the client is asynchronous, that returns a search result.
+        :param request: the arguments of the search.
+        :returns: a function that returns a search result; a coroutine function if the client is asynchronous.
         """
         common = {
             "limit": request.limit,
@@ -86,8 +86,8 @@ class Source:
         """Return the call that describes the collection.
 
         :param timeout: seconds to wait.
-        :returns: a function, a coroutine function if the client is asynchronous, that returns a dict with ``fields``;
-            an empty one from a client that can only search, such as a session.
+        :returns: a function that returns a dict with ``fields``, or an empty dict for a client that can only search,
+            such as a session; a coroutine function if the client is asynchronous.
         """
         if self.collection is None:
             return partial(self.client.schema.to_dict)
@@ -97,12 +97,12 @@ class Source:
 
 
 def open_source(client: object, collection: str | None) -> Source:
-    """Return a collection of a client that can be searched.
+    """Check a client and a collection's name, and combine them.
 
-    :param client: a client, or an ORM collection: they are told apart by what they offer, not by their class.
+    :param client: a client, or an ORM collection; their attributes distinguish them, not their class.
     :param collection: the collection's name; None for an ORM collection.
-    :returns: the two together.
-    :raises InputError: if the client cannot search, or it is not clear what.
+    :returns: the client with its collection.
+    :raises InputError: if the client cannot search, or the collection is missing or ambiguous.
     """
     if not all(callable(getattr(client, method, None)) for method in ("search", "hybrid_search")):
         raise InputError(
@@ -119,10 +119,10 @@ def open_source(client: object, collection: str | None) -> Source:
 
 
 def milvus_errors() -> tuple[type[Exception], ...]:
-    """Return what pymilvus raises when Milvus refuses, fails or does not answer.
+    """Return the exceptions that pymilvus raises when Milvus refuses, fails or does not answer.
 
-    :returns: exception types; gRPC's own, as pymilvus lets a passed deadline through as it is, those that a channel
-        raises when another thread has closed it, and that of :func:`~milvus_rerank.concurrency.bounded`.
+    :returns: exception types: pymilvus' own; gRPC's, because pymilvus passes on an exceeded deadline unchanged; those
+        that a channel raises after another thread has closed it; that of :func:`~milvus_rerank.concurrency.bounded`.
     """
     from grpc import RpcError, aio  # type: ignore[import-untyped]
     from pymilvus.exceptions import MilvusException
@@ -131,17 +131,17 @@ def milvus_errors() -> tuple[type[Exception], ...]:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Return whether Milvus answered and the collection's schema may say what is wrong with the request."""
+    """Return True if Milvus answered and the collection's schema may explain the error of the request."""
     return _known_advice(error, None) is None
 
 
 def explain(error: Exception, source: Source, request: SearchRequest, schema: Mapping[str, Any] | None) -> SearchError:
-    """Return an error that says what was asked, what Milvus said, and what to do where that can be known.
+    """Return an error that holds the request, Milvus' message and, for known causes, the remedy.
 
-    :param error: what pymilvus raised.
-    :param source: where it was asked.
-    :param request: what was asked.
-    :param schema: the collection's description, if there is one.
+    :param error: the exception that pymilvus raised.
+    :param source: the collection of the search.
+    :param request: the arguments of the search.
+    :param schema: the collection's description; None if it is unknown.
     :returns: the error to raise.
     """
     advice = _known_advice(error, request.timeout)
@@ -165,10 +165,10 @@ def _hybrid(request: SearchRequest, stage: Hybrid) -> tuple[list[Any], Any]:
 
 
 def message_of(error: Exception) -> str:
-    """Return what Milvus or gRPC said, in one line.
+    """Return the message of Milvus or gRPC without further details.
 
-    :param error: what pymilvus raised.
-    :returns: the message alone; gRPC's errors print a page.
+    :param error: the exception that pymilvus raised.
+    :returns: the message alone; gRPC's errors print a whole page.
     """
     details = getattr(error, "details", None)
     text = details() if callable(details) else getattr(error, "message", "")
@@ -177,7 +177,7 @@ def message_of(error: Exception) -> str:
 
 def _known_advice(error: Exception, timeout: float | None) -> str | None:
     code = getattr(error, "code", None)
-    state = getattr(code() if callable(code) else code, "name", "")  # a gRPC status; Milvus' own codes are numbers
+    state = getattr(code() if callable(code) else code, "name", "")  # gRPC's codes have names; Milvus' are numbers
     text = message_of(error).casefold()
     late = isinstance(error, TimeoutError) or state == "DEADLINE_EXCEEDED"
     if late or (state != "UNAVAILABLE" and "retry timeout" in text):

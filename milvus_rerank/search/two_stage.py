@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class RerankOptions(TypedDict):
-    """The options of a search that its reranker takes."""
+    """Options that a search passes to its reranker."""
 
     text_field: str
     top_k: int | None
@@ -37,13 +37,14 @@ class TwoStageSearch:
     :param client: a ``MilvusClient``, an ``AsyncMilvusClient`` (for :meth:`asearch`), or an ORM ``Collection``.
     :param collection: the collection's name; None for an ORM collection.
     :param reranker: any rerank function, or any object with ``score(query, texts)``.
-    :param embed: makes query vectors: a function from a list of queries to one vector each.
-    :param text_field: the field with the text to rerank by.
+    :param embed: embeds the queries: a function from a list of queries to one vector each.
+    :param text_field: the field with the text that the reranker scores.
     :param first_stage: ``Dense(...)``, ``FullText(...)`` or ``Hybrid(...)``; None for ``Dense()``.
-    :param missing: what to do with a hit whose text is absent or null: ``error``, ``skip`` it, or put it ``last``.
-    :param on_rerank_error: ``raise`` what the reranker raises, or return the ``first_stage``'s order, marked as such.
+    :param missing: the treatment of a hit whose text is absent or null: ``error``, ``skip`` it, or put it ``last``.
+    :param on_rerank_error: ``raise`` the reranker's exception, or return the order of the ``first_stage``, marked with
+        ``reranked=False``.
     :param clock: returns seconds.
-    :raises InputError: for an argument that cannot be used.
+    :raises InputError: for an invalid argument.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class TwoStageSearch:
         self._clock = clock
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too; here it is one query
+    def __call__(  # type: ignore[overload-overlap]  # a str is also a Sequence[str]; here it is one query
         self,
         query: str,
         *,
@@ -127,20 +128,21 @@ class TwoStageSearch:
         vectors: Any = None,
         timeout: float | None = 30.0,
     ) -> SearchAnswer | list[SearchAnswer]:
-        """Search for one query, or for many in one call to Milvus and one pass of the reranker.
+        """Search for one query, or for many queries with one call to Milvus and one call to the reranker.
 
         :param query: a query, or a list of queries.
-        :param top_k: how many results to return per query; 0 or None for all candidates.
-        :param candidates: how many hits Milvus may return per query for the reranker to order; at least ``top_k``.
-        :param threshold: the least rerank score to return.
+        :param top_k: the number of results per query; 0 or None for all candidates.
+        :param candidates: the most hits per query that Milvus returns for reranking; at least ``top_k``.
+        :param threshold: the lowest rerank score to return.
         :param filter: Milvus' boolean expression, such as ``"year > 2020"``.
         :param partitions: the partitions to search; None for all.
-        :param output_fields: fields to return beside the text field, which is always there; ``["*"]`` for all.
-        :param vectors: ready query vectors, one per query, instead of embedding the queries.
-        :param timeout: seconds that Milvus may take; None for as long as it takes.
+        :param output_fields: fields to return in addition to the text field, which is always returned; ``["*"]`` for
+            all.
+        :param vectors: precomputed query vectors, one per query, instead of embedding the queries.
+        :param timeout: seconds to wait for Milvus; None to wait without limit.
         :returns: one answer for a query, a list of answers for a list.
-        :raises InputError: for an argument that cannot be used.
-        :raises HitError: if a hit has no text, unless ``missing`` says what to do with it.
+        :raises InputError: for an invalid argument.
+        :raises HitError: if a hit has no text and ``missing`` is ``error``.
         :raises SearchError: if Milvus refuses, fails, or does not answer in time.
         """
         arguments = check_arguments(
@@ -158,13 +160,13 @@ class TwoStageSearch:
         try:
             options = self._rerank_options(arguments)
             results = self.reranker.rerank_search_result(arguments.queries, hits, **options)
-        except Exception as raised:  # a plugin may raise anything, and the caller may have asked to survive it
+        except Exception as raised:  # a custom reranker may raise anything; on_rerank_error decides
             results, error = self._fall_back(raised, arguments, hits), raised
         answers = _answers(arguments, results, error, clock)
         return answers[0] if isinstance(query, str) else answers
 
     @overload
-    async def asearch(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too; here it is one query
+    async def asearch(  # type: ignore[overload-overlap]  # a str is also a Sequence[str]; here it is one query
         self,
         query: str,
         *,
@@ -206,9 +208,9 @@ class TwoStageSearch:
         vectors: Any = None,
         timeout: float | None = 30.0,
     ) -> SearchAnswer | list[SearchAnswer]:
-        """Like calling the object, with the same arguments and answers, but never blocking the event loop.
+        """Search as :meth:`__call__` does, with the same arguments and answers, without blocking the event loop.
 
-        An asynchronous client or embedder is awaited, any other runs in a thread; cancelling stops the reranker.
+        An asynchronous client or embedder is awaited; any other runs in a thread. Cancelling stops the reranker.
         """
         arguments = check_arguments(
             query, top_k, candidates, threshold, filter, partitions, output_fields, vectors, timeout
@@ -226,7 +228,7 @@ class TwoStageSearch:
             results = await self.reranker.arerank_search_result(
                 arguments.queries, hits, **self._rerank_options(arguments)
             )
-        except Exception as raised:  # a plugin may raise anything, and the caller may have asked to survive it
+        except Exception as raised:  # a custom reranker may raise anything; on_rerank_error decides
             results, error = self._fall_back(raised, arguments, hits), raised
         answers = _answers(arguments, results, error, clock)
         return answers[0] if isinstance(query, str) else answers
@@ -238,7 +240,7 @@ class TwoStageSearch:
         )
 
     def _embedders(self, arguments: SearchArguments) -> list[Embed]:
-        """Return the embedders that the first stage needs, each once: searches with the same one share its vectors."""
+        """Return the distinct embedders of the first stage: searches with the same embedder share its vectors."""
         embedders: list[Embed] = []
         for search in searches_of(self.first_stage):
             if isinstance(search, FullText) or (search.embed is None and arguments.vectors is not None):
@@ -254,7 +256,7 @@ class TwoStageSearch:
         return embedders
 
     def _search_request(self, arguments: SearchArguments, embedded: Sequence[Any]) -> SearchRequest:
-        """Return what to arguments Milvus, given what each of :meth:`_embedders` made of the queries."""
+        """Return the arguments of the call to Milvus, given the output of each embedder of :meth:`_embedders`."""
         vectors = [check_vectors(output, len(arguments.queries), "the embedder's vectors") for output in embedded]
         by_embedder = list(zip(self._embedders(arguments), vectors, strict=True))
         data: list[list[Any]] = []
@@ -293,7 +295,7 @@ class TwoStageSearch:
             raise explain(error, self.source, request, await self._aschema(request, error)) from error
 
     def _schema(self, request: SearchRequest, error: Exception) -> Mapping[str, Any] | None:
-        """Return the collection's description if Milvus refused the search: it makes the error clearer."""
+        """Return the collection's description if Milvus refused the search, to make the error clearer."""
         schema: Mapping[str, Any] | None = None
         with suppress(*milvus_errors()):  # the first error is the one to raise
             schema = here(self._describe(request)) if is_refusal(error) else None
@@ -318,8 +320,8 @@ class TwoStageSearch:
         }
 
     def _fall_back(self, error: Exception, arguments: SearchArguments, hits: Any) -> list[list[RerankResult]]:
-        """Return the first stage's order if the caller wants it after such an error; else raise the error."""
-        # Wrong field names, and a caller who no longer waits, are no failures of the reranker.
+        """Return the first stage's order if the caller asked for it after such an error; else raise the error."""
+        # A wrong field name or a cancelled call is not a failure of the reranker.
         if self.on_rerank_error == "raise" or isinstance(error, (HitError, StoppedError)):
             raise error
         logger.warning("the reranker failed (%s: %s); returning the first stage's order", type(error).__name__, error)
