@@ -1,4 +1,4 @@
-"""The command ``milvus-rerank``: each command parses, calls one function, prints."""
+"""The command ``milvus-rerank``: each subcommand parses its arguments, calls one function and prints the result."""
 
 import sys
 from typing import Annotated
@@ -36,7 +36,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command, and end with its exit code: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    """Run the command and exit with its code: 0 for success, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
     open_streams()
     calm()
     try:
@@ -50,7 +50,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        drop_stdout()  # the reader has gone, as `| head` does
+        drop_stdout()  # the reader has closed the pipe, as `| head` does
         sys.exit(1)
     except OSError as error:  # such as a full disk
         drop_stdout()

@@ -1,4 +1,4 @@
-"""``milvus-rerank demo``: the whole way, on the shipped collection, with the shipped models."""
+"""``milvus-rerank demo``: index, search and rerank the shipped collection with the shipped models."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

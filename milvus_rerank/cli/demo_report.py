@@ -1,4 +1,4 @@
-"""The demo's screen: some queries before and after, and the figures over all of them."""
+"""Terminal output of the demo: some queries before and after reranking, and the metrics of all queries."""
 
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -17,9 +17,9 @@ MARKS = {0: "", 1: "★", 2: "★★"}
 def show_demo(console: Console, report: DemoReport, queries: int) -> None:
     """Print the demo's report.
 
-    :param console: where to.
-    :param report: what the demo found.
-    :param queries: how many queries to show in full.
+    :param console: the console to print to.
+    :param report: the demo's results.
+    :param queries: the number of queries to show in full.
     """
     comparison = report.comparison
     console.print(
@@ -46,11 +46,11 @@ def show_demo(console: Console, report: DemoReport, queries: int) -> None:
 
 
 def pick(comparison: ComparisonReport, count: int) -> list[QueryReport]:
-    """Return the queries to show: the greatest gains, and the greatest loss too if there is one.
+    """Return the queries to show: those with the greatest gains, and the one with the greatest loss, if any.
 
-    :param comparison: all queries.
-    :param count: how many.
-    :returns: queries by their gain, the greatest first.
+    :param comparison: the comparison of all queries.
+    :param count: the number of queries to return.
+    :returns: queries by gain, the greatest first.
     """
     ordered = sorted(comparison.queries, key=lambda query: query.ndcg_before - query.ndcg_after)
     if count >= len(ordered) or count < 2:

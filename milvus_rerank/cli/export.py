@@ -1,4 +1,4 @@
-"""``milvus-rerank export``: a model as a folder that needs no torch, checked on the user's own texts."""
+"""``milvus-rerank export``: write a model as a folder that runs without torch, and check it on the user's texts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from milvus_rerank.export.fidelity import Fidelity
     from milvus_rerank.export.run import ExportReport
 
-FLOOR = 9.5  # exporting.FLOOR, which a help text must not import; a test says so
+FLOOR = 9.5  # export.run.FLOOR, which a help text must not import; a test checks that they agree
 QUERIES = 50
 
 
@@ -138,7 +138,7 @@ def _print_fidelity(report: "ExportReport", fidelity: "Fidelity") -> None:
 
 
 def _advice(report: "ExportReport") -> str:
-    """Return what to try where int8 keeps too little."""
+    """Return a suggestion for an int8 model with too low fidelity."""
     chosen = report.options
     tries = [
         'no export but dtype="auto" when loading, which is bfloat16 where the CPU has it',

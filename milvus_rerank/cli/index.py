@@ -1,4 +1,4 @@
-"""``milvus-rerank index``: a JSONL file or BEIR folder into a Milvus collection."""
+"""``milvus-rerank index``: write a JSONL file or a BEIR folder into a Milvus collection."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +30,7 @@ def index(
     from milvus_rerank.indexing import corpus_file, index_passages, open_client, read_passages
 
     path = corpus_file(source)
-    total = sum(1 for _ in read_passages(path))  # read it all first: a bad line is told before anything is written
+    total = sum(1 for _ in read_passages(path))  # read it all first: an invalid line fails before anything is written
     encoder = StaticEmbedder(embedder)
     output.calm_milvus()
     with open_client(uri, token=token, timeout=timeout) as client, output.progress_bars() as bars:

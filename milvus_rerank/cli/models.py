@@ -1,4 +1,4 @@
-"""``milvus-rerank models``: what can rerank on this machine, and what is known of models elsewhere."""
+"""``milvus-rerank models``: list the rerankers and models on this machine, and known models."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -149,7 +149,7 @@ def _print_card(card: "ModelCard") -> None:
 
 
 def _print_line(text: str, label: str | None = None) -> None:
-    """Print a line that the terminal may break, so that what is in it can be copied; perhaps with a dim label."""
+    """Print a line, with a dim label if any, and let the terminal wrap it so that its text can be copied."""
     from rich.text import Text
 
     line = Text(text) if label is None else Text.assemble((f"{label:11} ", "dim"), text)
@@ -162,7 +162,7 @@ def _print_table(title: str, columns: "Sequence[str]", rows: "Iterable[Sequence[
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        # Names are long: where they all but fill 80 columns, languages take two lines rather than names.
+        # Names are long: if they nearly fill 80 columns, the languages wrap to two lines instead of the names.
         table.add_column(column, overflow="fold", max_width=5 if column == "reads" else None)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))  # no markup: [torch] is text

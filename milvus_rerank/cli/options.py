@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and the objects that they create."""
 
 import inspect
 import math
@@ -21,7 +21,7 @@ FLAGS = {"model_name": "--model", "device": "--device", "dtype": "--dtype"}
 
 
 def check_text(text: str) -> str:
-    """Return a text from the command line, if its bytes were UTF-8."""
+    """Return a text from the command line; raise a usage error if its bytes were not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -30,7 +30,7 @@ def check_text(text: str) -> str:
 
 
 def check_number(number: float) -> float:
-    """Return a number from the command line, if it is one: older versions of click let nan pass every limit."""
+    """Return a number from the command line; raise a usage error for nan, which older click lets pass every limit."""
     if math.isnan(number):
         raise typer.BadParameter(f"{number} is not a number")
     return number
@@ -60,12 +60,12 @@ TopK = Annotated[int, typer.Option("--top-k", "-k", help="How many results; 0 fo
 def make_reranker(
     name: str, model: str | None, device: str | None = None, dtype: str | None = None
 ) -> "BaseRerankFunction":
-    """Return a reranker by its name, with the options that were given and no others.
+    """Create a reranker by its name, with only those options that are not None.
 
     :param name: a registered name.
-    :param model: ``model_name``; None for the reranker's own.
-    :param device: ``device``; None for the reranker's own choice.
-    :param dtype: ``dtype``; None for the reranker's own.
+    :param model: ``model_name``; None for the reranker's default.
+    :param device: ``device``; None for the reranker's default.
+    :param dtype: ``dtype``; None for the reranker's default.
     :returns: the reranker.
     """
     from milvus_rerank.registry import available, create
@@ -80,24 +80,24 @@ def make_reranker(
     if unknown:
         raise typer.BadParameter(f"the reranker {name!r} has no such option", param_hint=FLAGS[unknown[0]])
     if "show_progress" in takes and sys.stderr.isatty() and not _is_local(name, model):
-        return create(name, **chosen, show_progress=True)  # a download has its own progress bar
+        return create(name, **chosen, show_progress=True)  # a download shows its own progress bar
     with output.spinner("Loading the reranker"):
         return create(name, **chosen)
 
 
 def reranker_label(name: str, model: str | None) -> str:
-    """Return what to call a reranker on the screen."""
+    """Return the display name of a reranker."""
     return model or ("builtin/rerank" if name == DEFAULT_RERANKER else name)
 
 
 def collection_name(source: Path) -> str:
-    """Return a collection name that Milvus takes, from the name of a file or folder."""
+    """Return a valid Milvus collection name made from the name of a file or folder."""
     name = re.sub(r"[^A-Za-z0-9_]", "_", source.resolve().stem if source.is_file() else source.resolve().name)
     return name if re.match(r"[A-Za-z_]", name) else f"_{name}"
 
 
 def split_commas(values: list[str] | None) -> list[str] | None:
-    """Return the items of a list option that may be given twice, or once with commas."""
+    """Return the items of a list option, which may be repeated or hold several items separated by commas."""
     return None if not values else [item.strip() for value in values for item in value.split(",") if item.strip()]
 
 

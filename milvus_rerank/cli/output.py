@@ -1,4 +1,4 @@
-"""How the commands print: results to stdout, everything else to stderr."""
+"""Output of the commands: results go to stdout, everything else to stderr."""
 
 import io
 import json
@@ -15,41 +15,41 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 DEFAULT_WIDTH = 110
-"""Columns where the output is no terminal and COLUMNS does not say."""
+"""Width in columns if the output is not a terminal and COLUMNS is not set."""
 
 
 class _Notes(logging.Handler):
     """Show this package's log lines as notes."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line."""
+        """Print one record as a note."""
         note(record.getMessage())
 
 
 def open_streams() -> None:
-    """Make stdout and stderr fit for all that is printed, however the shell has set them up."""
-    # Closed ones, as `>&-` makes them, are None in Python.
+    """Prepare stdout and stderr for any text: replace closed streams, and characters that cannot be encoded."""
+    # A stream that the shell has closed with `>&-` is None in Python.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a star that an ASCII terminal lacks is no reason to fail
+        sys.stdout.reconfigure(errors="replace")  # do not fail for a star that an ASCII terminal lacks
 
 
 def drop_stdout() -> None:
-    """Print nothing more to stdout: Python flushes once more at exit, which would complain of a failed one."""
+    """Discard further output to stdout: Python flushes stdout at exit, which would report the failed stream."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def calm() -> None:
-    """Keep the libraries' own log lines off the screen: what goes wrong in them reaches us as an exception."""
+    """Hide the libraries' log lines: their errors are raised as exceptions."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # Waiting threads sleep: spinning ones slow torch down where something else runs (2.2 s, not 1.3 s, for 50 pairs
+    # Let waiting threads sleep: spinning threads slow torch down on a busy machine (2.2 s instead of 1.3 s for 50 pairs
     # on 2 cores with one of them busy).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in ("milvus_lite", "grpc", "model2vec"):
-        # Not by their level: why Milvus Lite cannot open a file is only in its log, and open_client listens there.
+        # Do not raise their level: only the log says why Milvus Lite cannot open a file, and open_client reads it.
         logger = logging.getLogger(name)
         logger.propagate, logger.handlers = False, [logging.NullHandler()]
     own = logging.getLogger("milvus_rerank")
@@ -59,11 +59,11 @@ def calm() -> None:
 
 
 def calm_milvus() -> None:
-    """Keep pymilvus' log lines off the screen too; it sets its log level when it is imported, so only then."""
+    """Import pymilvus and hide its log lines; pymilvus sets its log level on import, so set it afterwards."""
     try:
         import pymilvus  # noqa: F401
     except ModuleNotFoundError:
-        return  # opening a client says what to install
+        return  # the error from opening a client says what to install
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
 
 
@@ -103,14 +103,14 @@ def print_error(text: str) -> None:
 
 @contextmanager
 def progress_bars() -> Iterator["Progress"]:
-    """Show progress bars on stderr, if that is a terminal."""
+    """Show progress bars on stderr if stderr is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = err()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     if not console.is_terminal:
-        yield progress  # not entered: before rich 15 even a disabled one prints an empty line at its end
+        yield progress  # not entered: before rich 15 even a disabled bar prints an empty line at its end
         return
     with progress:
         yield progress
@@ -118,7 +118,7 @@ def progress_bars() -> Iterator["Progress"]:
 
 @contextmanager
 def spinner(text: str) -> Iterator[None]:
-    """Show that something goes on, if stderr is a terminal."""
+    """Show a spinner with a text if stderr is a terminal."""
     console = err()
     if not console.is_terminal:
         yield
@@ -128,7 +128,7 @@ def spinner(text: str) -> Iterator[None]:
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a short duration for people."""
+    """Format a short duration in a readable form."""
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 

@@ -1,4 +1,4 @@
-"""``milvus-rerank rerank``: texts in, the same texts in a better order out."""
+"""``milvus-rerank rerank``: read texts and print them ordered by score."""
 
 import sys
 from enum import Enum
@@ -16,7 +16,7 @@ RESULT_KEYS = ("rank", "index", "score")
 
 
 class InputFormat(str, Enum):
-    """How to read a file or stdin."""
+    """Format of a file or of stdin."""
 
     auto = "auto"
     text = "text"
@@ -75,7 +75,7 @@ def _records(texts: list[str] | None, file: Path | None, form: InputFormat, text
     if file is not None and str(file) != "-":
         with open_input(file) as lines:
             return read_records(lines, str(file), text_field, form.value)
-    if sys.stdin is None or (file is None and sys.stdin.isatty()):  # None: closed by the shell's <&-
+    if sys.stdin is None or (file is None and sys.stdin.isatty()):  # stdin is None if the shell has closed it with <&-
         raise typer.BadParameter("give texts as arguments, with --file, or on stdin", param_hint="TEXTS")
     return read_records(sys.stdin.buffer, "stdin", text_field, form.value)
 

@@ -1,4 +1,4 @@
-"""``milvus-rerank search``: a two-stage search over a collection."""
+"""``milvus-rerank search``: run a two-stage search over a collection."""
 
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SearchMode(str, Enum):
-    """The first stage."""
+    """Kind of first stage."""
 
     dense = "dense"
     bm25 = "bm25"
@@ -70,7 +70,7 @@ def search(
                 output_fields=fields,
                 timeout=timeout,
             )
-        except HitError as error:  # its advice is for callers of the function
+        except HitError as error:  # the error's own advice is for callers of the function
             raise InputError(f"{error.problem}. Choose one with --text-field") from error
     answer = answer if rerank else without_scores(answer)
     if as_json:

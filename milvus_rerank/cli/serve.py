@@ -1,4 +1,4 @@
-"""``milvus-rerank serve``: a rerank server that Milvus itself can call, and any client can."""
+"""``milvus-rerank serve``: run a rerank server for Milvus and for any other client."""
 
 import os
 import sys
@@ -103,7 +103,7 @@ def serve(
         preload = () if lazy else tuple(loaders)
         application = Application(Models(loaders), settings, preload, milvus=milvus, traces=spans)
         server = Server(application, settings)
-        with suppress(SystemExit):  # uvicorn's way to say that it could not start
+        with suppress(SystemExit):  # uvicorn raises it if it cannot start
             server.run()
     if application.problem:
         raise RerankError(application.problem)
@@ -113,7 +113,7 @@ def serve(
 
 @contextmanager
 def _milvus(uri: str, token: str, embedder: str) -> "Iterator[Milvus | None]":
-    """Open the Milvus that the playground may search, if there is one."""
+    """Open the Milvus that the playground may search, if one is configured."""
     if not uri:
         yield None
         return
@@ -128,7 +128,7 @@ def _milvus(uri: str, token: str, embedder: str) -> "Iterator[Milvus | None]":
 
 @contextmanager
 def _traces(wanted: bool) -> "Iterator[Traces | None]":
-    """Make traces if they are wanted, and send the last of them at the end."""
+    """Create traces if wanted, and export the remaining spans at the end."""
     if not wanted:
         yield None
         return
@@ -142,7 +142,7 @@ def _traces(wanted: bool) -> "Iterator[Traces | None]":
 
 
 def _loaders(models: list[str], reranker: str, given: dict[str, Any]) -> "dict[str, Callable[[], BaseRerankFunction]]":
-    """Return what loads each model, by the name it is served as."""
+    """Return the function that loads each model, by the name under which the model is served."""
     from milvus_rerank.registry import create
 
     chosen = {key: value for key, value in given.items() if value is not None}
