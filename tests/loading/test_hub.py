@@ -8,7 +8,7 @@ import pytest
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
 from milvus_rerank.errors import ModelError
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "rerank_texts.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "rerank_texts.py"
 
 pytestmark = pytest.mark.hub
 

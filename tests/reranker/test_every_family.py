@@ -27,7 +27,7 @@ from milvus_rerank.errors import HitError, InputError
 
 pytestmark = pytest.mark.compat
 
-FLAG = Path(__file__).resolve().parent / "flag_embedding"
+FLAG = Path(__file__).resolve().parents[1] / "flag_embedding"
 QUERY = "who proposed a test"
 DOCUMENTS = ["Turing proposed a test", "", "🙂 中文 العربية", "a" * 5000, "nul \0 and \ufffe", "Turing proposed a test"]
 FAMILIES = (

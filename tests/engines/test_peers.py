@@ -18,7 +18,7 @@ from tiny_models import copy_as_published
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
 from milvus_rerank.reranker.local import EngineRerankFunction
 
-FOLDER = Path(__file__).resolve().parent / "peer_scores"
+FOLDER = Path(__file__).resolve().parents[1] / "peer_scores"
 STORED = json.loads((FOLDER / "scores.json").read_text("utf-8"))
 QUERIES, TEXTS = STORED["queries"], STORED["texts"]
 ENGINES = ("torch", "onnx", "openvino")

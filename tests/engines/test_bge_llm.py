@@ -15,7 +15,7 @@ from milvus_rerank.errors import InputError, ModelError
 
 pytestmark = pytest.mark.compat
 
-HERE = Path(__file__).resolve().parent / "flag_embedding"
+HERE = Path(__file__).resolve().parents[1] / "flag_embedding"
 GEMMA, LAYERWISE, LIGHTWEIGHT = (
     HERE / name
     for name in (

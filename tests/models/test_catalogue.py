@@ -13,7 +13,7 @@ import pytest
 import milvus_rerank
 from milvus_rerank.models.catalogue import MULTILINGUAL, SERVICE, ModelCard, all_cards, families, find_card
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 FUNCTIONS = {
     "cross-encoder": {"CrossEncoderRerankFunction", "BGERerankFunction"},
     "bge-llm": {"BGERerankFunction"},
