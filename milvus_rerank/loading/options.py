@@ -80,7 +80,7 @@ class FlagOptions:
 
     @property
     def layer(self) -> int | None:
-        """Layer whose score head is read. FlagEmbedding takes a list of layers and returns a list of scores for each."""
+        """Layer whose score head is read. FlagEmbedding takes a list, and returns a list of scores for each."""
         if self.cutoff_layers is None:
             return None
         layers = _layers(self.cutoff_layers)
