@@ -53,7 +53,7 @@ class ModelInfo:
 
     @property
     def is_bge(self) -> bool:
-        """Membership of the BGE rerankers, by the files, or by the model catalogue where the files do not show it."""
+        """Tell whether it is a BGE reranker, by its files, or by the model catalogue if the files do not show it."""
         if self.model_type in ("layerwise", "lightweight"):
             return True
         card = find_card(self.source.name)
@@ -61,7 +61,7 @@ class ModelInfo:
 
     @property
     def reranks(self) -> bool:
-        """Evidence in the files or the model catalogue that it is a reranker. Most language models' files hold none."""
+        """Tell whether its files or the model catalogue call it a reranker. Most language models' files do not."""
         if self.model_type in ("none", "layerwise", "lightweight", "library"):
             return self.model_type != "none"
         said = self.config.get("architectures") if self.model_type == "classifier" else self.settings.tokens
@@ -69,7 +69,7 @@ class ModelInfo:
 
     @property
     def has_plain_tokenizer(self) -> bool:
-        """Ability of its tokenizer to run without transformers. Reads ``tokenizer.json``, which can have megabytes."""
+        """Tell whether its tokenizer runs without transformers. Reads ``tokenizer.json``, which can have megabytes."""
         return has_plain_tokenizer(self.folder)
 
     def fetch(self, *patterns: str, show_progress: bool = False) -> Path:

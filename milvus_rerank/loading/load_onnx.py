@@ -18,7 +18,7 @@ def load_graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | 
     :param name: the engine, as :func:`~milvus_rerank.loading.select.select_engine` returns it.
     :param info: the model.
     :param options: how to run it.
-    :param label: the label that is the score; None for the only one.
+    :param label: the label that is the score; None for a model with one label.
     :returns: the model.
     :raises ModelError: if the engine cannot run the model.
     """

@@ -99,7 +99,7 @@ class LibraryEngine:
 
         :param batch: the texts.
         :returns: raw logits, shape ``(pairs,)``.
-        :raises OutOfMemoryError: if torch cannot allocate what the batch needs.
+        :raises OutOfMemoryError: if torch cannot allocate the memory for the batch.
         """
         from milvus_rerank.engines.torch_engine import identity, is_out_of_memory
 

@@ -25,7 +25,7 @@ def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label 
     :param info: the model.
     :param options: how to run it.
     :param device: the device, as :func:`~milvus_rerank.engines.select.choose_device` returns it.
-    :param label: the label that is the score; None for the only one.
+    :param label: the label that is the score; None for a model with one label.
     :returns: the model.
     :raises ModelError: if the model cannot be read.
     """

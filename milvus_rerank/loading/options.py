@@ -125,7 +125,7 @@ class LoadOptions:
     :param label: the name or number of the label that is the score, for a model with several.
     :param prompt: the instruction for the model; None for the model's default.
     :param flag: the options that make pairs as FlagEmbedding does; None makes them as sentence-transformers does.
-    :param chunks: how to read documents that are too long in windows; None truncates them.
+    :param chunks: the windows for documents that are too long; None truncates such documents.
     :param batch_size: a hint: the number of pairs of full length that a batch may hold.
     :param batching: further options for batches.
     :param show_progress: show progress bars on stderr.
@@ -193,7 +193,7 @@ def read_long(long: Long | Chunks) -> Chunks | None:
     """Return the way to read documents that are too long.
 
     :param long: ``truncate``, ``chunk``, or :class:`Chunks`.
-    :returns: how to read them in windows; None to truncate them.
+    :returns: the windows; None to truncate such documents.
     :raises InputError: for anything else.
     """
     if isinstance(long, Chunks):

@@ -52,7 +52,7 @@ def select_engine(info: ModelInfo, options: LoadOptions, device: str, label: Lab
     :param info: the model.
     :param options: the requested engine and dtype, among others.
     :param device: the device, as :func:`~milvus_rerank.engines.select.choose_device` returns it.
-    :param label: the label that is the score; None for the only one.
+    :param label: the label that is the score; None for a model with one label.
     :returns: ``openvino``, ``onnx`` or ``torch``.
     :raises InputError: if no engine can run the model with these options, with the reason for each engine.
     :raises MissingDependencyError: if an engine that can run it is not installed.

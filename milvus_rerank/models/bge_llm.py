@@ -131,7 +131,7 @@ class LightweightModel(Gemma2PreTrainedModel):  # type: ignore[misc]
         :returns: one logit per pair, float32.
         """
         config, model = self.config, self.model
-        # The model's own forward pass is not called: versions of transformers differ in what they scale, and where.
+        # The forward pass of Gemma2Model is not called: versions of transformers differ in what they scale, and where.
         states = torch.nn.functional.embedding(ids, model.embed_tokens.weight)
         states = states * torch.tensor(config.hidden_size**0.5, dtype=states.dtype)
         mask, turns = self._mask(states, lengths), self._turns(states)

@@ -49,7 +49,7 @@ class ModelCard:
     :param parameters: the number of parameters, rounded where the source rounds it.
     :param max_length: the most tokens of query and document together.
     :param max_documents: the most documents of a request to a service.
-    :param licence: the licence of the weights, as an SPDX identifier where one exists; None for a service.
+    :param licence: the licence of the weights, as an SPDX identifier if it has one; None for a service.
     :param scores: the scale of the scores that ``function`` returns: ``logit`` or ``0 to 1``.
     :param note: other useful facts, in a sentence or two.
     :param source: the sources of the facts: URLs, or files of this repository.
@@ -92,7 +92,7 @@ class ModelCard:
 
     @property
     def trust_remote_code(self) -> bool:
-        """Need to run the Python code that comes with the model."""
+        """Tell whether the model needs Python code that comes with it."""
         return ("trust_remote_code", True) in self.options
 
     def to_dict(self) -> dict[str, Any]:

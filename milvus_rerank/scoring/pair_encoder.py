@@ -63,7 +63,7 @@ class PairEncoder:
     :param affixes: the texts to add around queries and documents before tokenisation.
     :param template: the special tokens of a pair; None reads them from the tokenizer.
     :param pad_right: whether to pad at the end even if the tokenizer pads at the beginning.
-    :param with_bounds: whether batches hold the bounds of documents.
+    :param with_bounds: whether batches hold the bounds of documents, for engines that need them.
     :param token_cache: the most tokens of texts to keep in the token cache; 0 turns the cache off.
     :raises InputError: if ``max_length`` leaves no room next to the special tokens.
     """
