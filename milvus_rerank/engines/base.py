@@ -1,4 +1,4 @@
-"""The seam between batching and a model: padded token ids in, logits out."""
+"""Interface between batching and a model: padded token ids in, logits out."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ class Batch:
     :param input_ids: int64 token ids, shape ``(pairs, tokens)``.
     :param attention_mask: int64, 1 for a token and 0 for padding, same shape.
     :param token_type_ids: int64, 0 for the query's part and 1 for the document's, same shape;
-        None for models that do not take it.
-    :param bounds: where each document begins and ends, int64, shape ``(pairs, 2)``; None unless the engine asked.
+        None for models that do not take token types.
+    :param bounds: the first token of each document and the token after its last, int64, shape ``(pairs, 2)``; None for
+        engines that do not need them.
     """
 
     input_ids: NDArray[np.int64]
@@ -29,26 +30,26 @@ class Batch:
 
 
 class Engine(Protocol):
-    """What runs a model. ``logits`` must be safe to call from several threads at once."""
+    """Engine that runs a model. ``logits`` must be thread-safe."""
 
     @property
     def name(self) -> str:
-        """What runs the model: ``torch``, ``onnx``, ``openvino``."""
+        """Name of the engine: ``torch``, ``onnx``, ``openvino``."""
         ...
 
     @property
     def device(self) -> str:
-        """The device in torch's words, such as ``cpu`` or ``cuda:0``."""
+        """Device, in torch's notation, such as ``cpu`` or ``cuda:0``."""
         ...
 
     @property
     def dtype(self) -> str:
-        """The precision of the arithmetic, such as ``float32``."""
+        """Precision of the arithmetic, such as ``float32``."""
         ...
 
     @property
     def pad_to_multiple_of(self) -> int:
-        """The width of a batch is best a multiple of so many tokens; 1 where any will do."""
+        """Number of tokens of which the width of a batch is best a multiple; 1 if any width will do."""
         ...
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
@@ -64,10 +65,10 @@ class Engine(Protocol):
 def check_inputs(names: Iterable[str], path: Path) -> frozenset[str]:
     """Return the names of a graph's inputs.
 
-    :param names: what the graph takes.
+    :param names: the names of the graph's inputs.
     :param path: the graph's file, for the message.
     :returns: the same names.
-    :raises ModelError: if there is one that no tokenizer fills.
+    :raises ModelError: if a tokenizer does not provide one of the inputs.
     """
     found = frozenset(names)
     unknown = sorted(found - {"input_ids", "attention_mask", "token_type_ids"})
@@ -81,11 +82,11 @@ def check_inputs(names: Iterable[str], path: Path) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Which of a classifier's labels is the score.
+    """Label of a classifier that is the score.
 
-    :param index: its place among the labels.
-    :param odds: take the logarithm of its odds against all others, whose sigmoid is the label's softmax, instead of its
-        own logit.
+    :param index: the position among the labels.
+    :param odds: whether to take the log odds of the label against all others instead of its logit. The sigmoid of these
+        log odds is the label's softmax.
     """
 
     index: int
@@ -94,8 +95,8 @@ class Label:
     def pick(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return one logit per pair.
 
-        :param logits: of all labels, float32, shape ``(pairs, labels)``.
-        :returns: shape ``(pairs,)``.
+        :param logits: the logits of all labels, float32, shape ``(pairs, labels)``.
+        :returns: the logits of the label, shape ``(pairs,)``.
         """
         own = logits[:, self.index]
         if not self.odds:
@@ -109,12 +110,12 @@ class Label:
 def as_logits(output: NDArray[Any], pairs: int, model: object, label: Label | None = None) -> NDArray[np.float32]:
     """Return a model's output as one logit per pair.
 
-    :param output: what the model gave.
-    :param pairs: how many pairs it was given.
+    :param output: the model's output.
+    :param pairs: the number of pairs in its input.
     :param model: its file or name, for the message.
-    :param label: the label that is the score; None for a model with one.
-    :returns: float32, shape ``(pairs,)``; a copy, as the model's next output may take the memory of this one.
-    :raises ModelError: if it is of another shape.
+    :param label: the label that is the score; None for a model with one label.
+    :returns: float32, shape ``(pairs,)``; a copy, because the model's next output may reuse the memory.
+    :raises ModelError: if the output has another shape.
     """
     if label is not None and output.shape[0] == pairs and output.size > pairs * label.index:
         return label.pick(np.array(output, dtype=np.float32).reshape(pairs, -1))
@@ -124,11 +125,11 @@ def as_logits(output: NDArray[Any], pairs: int, model: object, label: Label | No
 
 
 def pick_inputs(batch: Batch, names: frozenset[str]) -> dict[str, NDArray[np.int64]]:
-    """Return what a graph takes of a batch.
+    """Return the inputs of a graph from a batch.
 
     :param batch: the padded pairs.
     :param names: the names of the graph's inputs.
-    :returns: arrays by input name; zeros for token types that the graph wants and the tokenizer does not make.
+    :returns: arrays by input name; zeros for token types that the graph takes and the tokenizer does not make.
     """
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if "token_type_ids" in names:

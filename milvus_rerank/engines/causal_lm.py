@@ -1,4 +1,4 @@
-"""How language models say whether a document answers a query: forward passes for the torch engine."""
+"""Forward passes of language models, for the torch engine."""
 
 import copy
 import inspect
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from milvus_rerank.engines.torch_engine import ToDevice
 
 MIN_SHARED = 32
-"""Tokens that a shared beginning must save in a batch to be worth a forward pass of its own."""
+"""Tokens that a shared beginning must save in a batch to be worth a separate forward pass."""
 
 
 class NextToken:
-    """The logit of one token after a prompt, or of one token over another.
+    """Logit of a token after a prompt, or the difference between the logits of two tokens.
 
     Batches are padded on the right and hold the bounds of their documents. Rows of one query begin with the same
-    tokens: those run once, and their keys and values serve all rows, those of the batches that follow, too.
+    tokens. These tokens run once. Their keys and values serve all rows, including the rows of later batches.
 
-    :param model: a causal language model of transformers, or one with the same arguments.
-    :param yes: the token that says the document is relevant; 0 for a model with a single logit.
-    :param no: the token that says it is not; None for the first one's logit alone.
-    :param share: run what rows have in common once.
+    :param model: a causal language model of transformers, or a model with the same arguments.
+    :param yes: the token that means the document is relevant; 0 for a model with a single logit.
+    :param no: the token that means it is not relevant; None for the logit of ``yes`` alone.
+    :param share: whether to run the tokens that rows share only once.
     """
 
     def __init__(self, model: Any, yes: int, no: int | None = None, *, share: bool = True) -> None:
@@ -38,25 +38,25 @@ class NextToken:
         self._positions = "position_ids" in takes
         config = model.config.get_text_config()
         self._window: int | None = getattr(config, "sliding_window", None)
-        # Not where a layer keeps something else of its past than keys and values, or sees it in chunks.
+        # No sharing if a layer keeps anything but keys and values of earlier tokens, or attends to them in chunks.
         plain = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
         whole = getattr(config, "attention_chunk_size", None) is None
         self._cache_name = cache_argument(model.forward) or ""
         self._share = share and plain and whole and self._positions and self._cache_name != ""
         self._lock = threading.Lock()
-        self._last: bytes = b""  # the beginning of the last row that stood alone
+        self._last: bytes = b""  # the beginning of the last batch of a single row
         self._kept: tuple[bytes, Any] | None = None  # the last shared beginning, with its keys and values
 
     def __call__(self, model: Any, batch: Batch, to_device: "ToDevice") -> torch.Tensor:
-        """Run the model; returns one logit per pair, float32."""
-        # A pair of two empty texts may have no token at all; it is read as one of padding.
+        """Run the model and return one logit per pair, float32."""
+        # A pair of two empty texts may have zero tokens; it is read as a single padding token.
         lengths = np.maximum(batch.attention_mask.sum(axis=1), 1)
         given = batch.input_ids if batch.input_ids.shape[1] else np.zeros((len(lengths), 1), dtype=np.int64)
         shared = self._shared(batch, lengths)
         width = int(lengths.max()) - shared
         ids = np.zeros((len(lengths), width), dtype=np.int64)
         mask = np.ones((len(lengths), shared + width), dtype=np.int64)
-        for row, length in enumerate((lengths - shared).tolist()):  # on the left: the last column is every row's last
+        for row, length in enumerate((lengths - shared).tolist()):  # on the left: the last column holds all last tokens
             ids[row, width - length :] = given[row, shared : shared + length]
             mask[row, shared : shared + width - length] = 0
         inputs: dict[str, Any] = {"input_ids": to_device(ids), "attention_mask": to_device(mask)}
@@ -67,21 +67,21 @@ class NextToken:
             inputs[self._cache_name] = self._beginning(model, given[:1, :shared], len(lengths), to_device)
         try:
             logits: torch.Tensor = model(**inputs, use_cache=bool(shared), **self._options).logits[:, -1]
-        except RuntimeError:  # where memory ran out, what is kept would only make that worse
+        except RuntimeError:  # if memory ran out, the kept keys and values would make it worse
             self._kept = None
             raise
         yes = logits[:, self._yes].float()
         return yes if self._no is None else yes - logits[:, self._no].float()
 
     def _shared(self, batch: Batch, lengths: NDArray[np.int64]) -> int:
-        """Return how many first tokens to run once for all rows."""
+        """Return the number of first tokens to run once for all rows."""
         if not self._share or batch.bounds is None:
             return 0
         if self._window is not None and self._window < batch.input_ids.shape[1]:
-            return 0  # the padding between the shared tokens and a row's own would count as distance
-        # At most up to the document: beginnings that documents share by chance would change from batch to batch.
+            return 0  # the padding between the shared tokens and the rest of a row would count as distance
+        # At most up to the document: beginnings that documents share by chance change from batch to batch.
         most = min(int(batch.bounds[:, 0].min()), int(lengths.min()) - 1)
-        if len(lengths) == 1:  # long documents come one by one: the second of them makes what the others use
+        if len(lengths) == 1:  # long documents come one by one: the second of them fills the cache for the rest
             key = batch.input_ids[:1, : max(0, most)].tobytes()
             known = key in (self._last, b"" if self._kept is None else self._kept[0])
             self._last = key
@@ -91,7 +91,7 @@ class NextToken:
         return shared if shared * (len(lengths) - 1) >= MIN_SHARED else 0
 
     def _beginning(self, model: Any, ids: NDArray[np.int64], rows: int, to_device: "ToDevice") -> Any:
-        """Return keys and values of the shared tokens, for so many rows; the model adds to them."""
+        """Return the keys and values of the shared tokens, repeated for all rows. The model appends to them."""
         key = ids.tobytes()
         with self._lock:
             kept = self._kept
@@ -106,13 +106,13 @@ class NextToken:
 
 
 class Merging:
-    """A model that merges document tokens on the way, such as ``bge-reranker-v2.5-gemma2-lightweight``.
+    """Forward pass of a model that merges document tokens, such as ``bge-reranker-v2.5-gemma2-lightweight``.
 
-    Its forward pass takes token ids, each row's length and the bounds of its document, and returns one logit per row.
+    The model takes token ids, the length of each row and the bounds of its document, and returns one logit per row.
     """
 
     def __call__(self, model: Any, batch: Batch, to_device: "ToDevice") -> torch.Tensor:
-        """Run the model; returns one logit per pair."""
+        """Run the model and return one logit per pair."""
         if batch.bounds is None:
             raise ValueError("a model that merges tokens needs the bounds of documents")
         logits: torch.Tensor = model(to_device(batch.input_ids), batch.attention_mask.sum(axis=1), batch.bounds)

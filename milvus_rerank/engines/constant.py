@@ -1,4 +1,4 @@
-"""An engine without a model, for tests of everything around one."""
+"""Engine without a model, for tests of the code around engines."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ LogitFunction = Callable[[Batch], NDArray[np.float32]]
 
 
 class ConstantEngine:
-    """Give every pair the same logit, or what a function of the batch says.
+    """Give every pair the same logit, or the logits that a function returns for the batch.
 
     :param logit: one number for every pair, or a function from a batch to its logits, shape ``(pairs,)``.
     """

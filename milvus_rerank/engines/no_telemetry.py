@@ -1,7 +1,8 @@
-"""OpenVINO without its telemetry: the only module that imports openvino first.
+"""OpenVINO without its telemetry. The first import of openvino must happen in this module.
 
-``import openvino`` alone sends a usage event to its makers, and nncf sends how it is used, unless a file in the user's
-home says no or the package that sends, ``openvino_telemetry``, is not there. They are imported as if it were not.
+``import openvino`` alone sends a usage event to its makers, and nncf reports its use. Neither sends if a file in the
+user's home forbids it, or if the package that sends, ``openvino_telemetry``, is absent. This module imports them as if
+that package were absent.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Let what is imported in the block find no ``openvino_telemetry``."""
+    """Hide ``openvino_telemetry`` from all imports in the block."""
     name = "openvino_telemetry"
     absent = name not in sys.modules
     if absent:

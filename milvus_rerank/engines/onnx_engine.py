@@ -1,11 +1,11 @@
-"""ONNX Runtime on the CPU. The only module that imports onnxruntime."""
+"""ONNX Runtime on the CPU. Only this module imports onnxruntime to run models."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 
-# The wheels report use to their makers unless told not to before the import, and by a call for those imported before.
+# The wheels report use to their makers. The variable stops that before the import, the call below after it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 from numpy.typing import NDArray
@@ -21,8 +21,8 @@ class OnnxEngine:
 
     :param path: an ``.onnx`` file.
     :param dtype: ``float32``, or ``int8`` for a quantised graph.
-    :param threads: how many threads a call may use; None for one per core that the process may use.
-    :param label: the label that is the score; None for a model with one.
+    :param threads: the most threads of a call; None for one thread per core that the process may use.
+    :param label: the label that is the score; None for a model with one label.
     :raises ModelError: if the file cannot be read.
     """
 
@@ -42,7 +42,7 @@ class OnnxEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own classes all derive from Exception alone
+        except Exception as error:  # onnxruntime's error classes share only the base Exception
             raise ModelError(f"ONNX Runtime cannot read {path}: {error}") from error
         self._path = path
         self._inputs = check_inputs((given.name for given in self._session.get_inputs()), path)
@@ -53,7 +53,7 @@ class OnnxEngine:
 
         :param batch: the padded pairs.
         :returns: raw logits, shape ``(pairs,)``.
-        :raises ModelError: if the graph gives anything else.
+        :raises ModelError: if the output of the graph has another shape.
         """
         logits = self._session.run([self._output], pick_inputs(batch, self._inputs))[0]
         return as_logits(logits, len(batch.input_ids), self._path, self._label)

@@ -12,9 +12,10 @@ from milvus_rerank.engines.no_telemetry import openvino
 from milvus_rerank.errors import ModelError
 
 ACTIVATION_GROUP = 64
-"""So many activations share a scale when they are quantised as they come.
+"""Number of activations that share a scale in dynamic quantisation.
 
-OpenVINO's default, 32, took 8 to 18% more time on builtin/rerank, and 128 took 5% less but lost more of the order.
+On builtin/rerank, OpenVINO's default of 32 took 8 to 18% more time. 128 took 5% less time, but changed the order of
+documents more.
 """
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
@@ -24,14 +25,14 @@ class OpenVINOEngine:
 
     :param path: an ``.xml`` or ``.onnx`` file.
     :param dtype: ``float32``, ``bfloat16``, or ``int8`` for a quantised graph.
-    :param threads: how many threads a call may use; None for one per core of this machine that the process may use.
-    :param label: the label that is the score; None for a model with one.
+    :param threads: the most threads of a call; None for one thread per core that the process may use.
+    :param label: the label that is the score; None for a model with one label.
     :raises ModelError: if the file cannot be read.
     """
 
     name = "openvino"
     device = "cpu"
-    pad_to_multiple_of = 8  # OpenVINO prepares its kernels for each new shape, for milliseconds: so there are fewer
+    pad_to_multiple_of = 8  # OpenVINO takes milliseconds to prepare kernels for a new shape: fewer shapes
 
     def __init__(
         self, path: Path, *, dtype: str = "float32", threads: int | None = None, label: Label | None = None
@@ -40,7 +41,7 @@ class OpenVINOEngine:
         self._label = label
         core = openvino.Core()
         precision = _PRECISIONS[dtype]
-        if dtype == "int8" and has_bfloat16():  # what is not int8 in a quantised graph
+        if dtype == "int8" and has_bfloat16():  # for the parts of a quantised graph that are not int8
             precision = "bf16"
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": "1"}
         if dtype == "int8":
@@ -61,10 +62,10 @@ class OpenVINOEngine:
 
         :param batch: the padded pairs.
         :returns: raw logits, shape ``(pairs,)``.
-        :raises ModelError: if the graph gives anything else.
+        :raises ModelError: if the output of the graph has another shape.
         """
         request: Any = getattr(self._local, "request", None)
-        if request is None:  # a request is one call's memory: threads must not share it
+        if request is None:  # a request holds the memory of a call: threads must not share it
             request = self._local.request = self._compiled.create_infer_request()
         request.infer(pick_inputs(batch, self._inputs), share_inputs=True)
         return as_logits(request.get_output_tensor(0).data, len(batch.input_ids), self._path, self._label)

@@ -1,4 +1,4 @@
-"""Names of engines and precisions, and the choice of device and precision. Imports an engine only where it must."""
+"""Names of engines and precisions, and the choice of device and precision. Imports torch only if it must."""
 
 import importlib.util
 import logging
@@ -16,10 +16,10 @@ from milvus_rerank.requirements import require
 logger = logging.getLogger(__name__)
 
 EngineName = Literal["auto", "torch", "onnx", "openvino"]
-"""The engines; ``auto`` takes the fastest that is installed and can run the model."""
+"""Names of engines; ``auto`` takes the fastest installed engine that can run the model."""
 
 Dtype = Literal["float32", "bfloat16", "float16", "int8", "auto"]
-"""The precisions of a model; ``auto`` takes the fastest that keeps the order of documents."""
+"""Precisions of a model; ``auto`` takes the fastest precision that keeps the order of documents."""
 
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
@@ -30,7 +30,7 @@ def require_engine(engine: str) -> None:
     """Raise if an engine is not installed.
 
     :param engine: ``torch``, ``onnx`` or ``openvino``.
-    :raises MissingDependencyError: that names the packages and the extras.
+    :raises MissingDependencyError: if a package of the engine is missing; names the packages and the extras.
     """
     require(f"engine {engine!r}", *ENGINE_PACKAGES[engine])
 
@@ -38,13 +38,13 @@ def require_engine(engine: str) -> None:
 def choose_device(device: str | None, engine: str) -> str:
     """Return the device to use.
 
-    torch is asked only where it may matter: importing it takes seconds and memory that other engines do not need.
+    torch is imported only if a GPU is possible: its import takes seconds and memory that other engines do not need.
 
     :param device: ``cpu``, ``cuda``, ``cuda:n``, ``mps``; None, "" or ``auto`` take a GPU if torch can use one.
     :param engine: one of :data:`ENGINES`.
     :returns: ``cpu``, ``mps`` or ``cuda:n``.
-    :raises InputError: if the name is no device, or the engine does not run there.
-    :raises DeviceError: if this machine or this build of torch does not have it.
+    :raises InputError: if the name is not a device, or the engine does not run on it.
+    :raises DeviceError: if this machine or this build of torch lacks the device.
     """
     automatic = device in (None, "", "auto")
     if device == "cpu" or (automatic and (engine in ("onnx", "openvino") or not _may_have_gpu())):
@@ -61,13 +61,14 @@ def choose_device(device: str | None, engine: str) -> str:
 def choose_dtype(dtype: str, engine: str, device: str, has_bfloat16: Callable[[], bool]) -> str:
     """Return the precision to run in.
 
-    ``auto`` is bfloat16 on a CPU that multiplies it in hardware and float16 on a CUDA device: both keep the order of
-    documents (Spearman 0.9995 or more against float32 on a trained model; benchmarks/results).
+    ``auto`` means bfloat16 on a CPU that multiplies it in hardware (except with ONNX Runtime), float16 on a CUDA
+    device, and float32 elsewhere. Both half precisions keep the order of documents (Spearman 0.9995 or more against
+    float32 on a trained model; benchmarks/results).
 
     :param dtype: one of :data:`DTYPES`.
     :param engine: ``torch``, ``onnx`` or ``openvino``.
     :param device: as :func:`choose_device` returns it.
-    :param has_bfloat16: tells whether the CPU has such hardware; asked only where it matters.
+    :param has_bfloat16: tells whether the CPU multiplies bfloat16 in hardware; called only if the answer matters.
     :returns: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
     """
     if dtype == "auto":
@@ -84,11 +85,11 @@ def choose_dtype(dtype: str, engine: str, device: str, has_bfloat16: Callable[[]
 
 
 def cpu_limit() -> int | None:
-    """Return how many CPUs a container's quota leaves this process, None without a quota below what it may run on."""
+    """Return the number of CPUs in a container's quota; None if there is no quota below the CPUs of this process."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         limit = max(1, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):  # no Linux, no cgroup v2, or "max"
+    except (OSError, ValueError):  # not Linux, not cgroup v2, or "max"
         return None
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return limit if limit < usable else None

@@ -1,4 +1,4 @@
-"""The reference engine: a transformers model run by torch. The only module that imports torch."""
+"""Reference engine: torch runs a transformers model."""
 
 import contextlib
 import logging
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What torch's allocators say when they fail; the CPU's raises a bare RuntimeError.
+# Messages of torch's allocators when they fail; the CPU's allocator raises a bare RuntimeError.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def classify(model: Any, batch: Batch, to_device: "ToDevice") -> torch.Tensor:
-    """Run a sequence classification model; returns its logits, shape ``(pairs, labels)``."""
+    """Run a sequence classification model and return its logits, shape ``(pairs, labels)``."""
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if batch.token_type_ids is not None:
         inputs["token_type_ids"] = batch.token_type_ids
@@ -38,11 +38,12 @@ class TorchEngine:
     """Run a model with torch.
 
     :param model: a transformers model, in any dtype and on any device.
-    :param device: where to run it, as :func:`pick_device` returns it.
+    :param device: the device, as :func:`pick_device` returns it.
     :param dtype: one of :data:`DTYPES`.
-    :param threads: the most CPU threads of a forward pass; None leaves torch's own number.
-    :param forward: runs the model on a batch and returns logits; the default is for sequence classification.
-    :param label: the label that is the score; None for a model with one.
+    :param threads: the most CPU threads of a forward pass; None keeps torch's setting.
+    :param forward: the function that runs the model on a batch and returns logits; the default is for sequence
+        classification.
+    :param label: the label that is the score; None for a model with one label.
     """
 
     name = "torch"
@@ -59,8 +60,8 @@ class TorchEngine:
         label: Label | None = None,
     ) -> None:
         if device == "cpu" and threads is not None and threads < torch.get_num_threads():
-            torch.set_num_threads(threads)  # for the whole process: torch has no other way
-        # Each thread of the caller would bring a team of its own: two forward passes at once only fight for the cores.
+            torch.set_num_threads(threads)  # for the whole process: torch has only this setting
+        # Each calling thread gets a thread pool from torch: two forward passes at once only compete for the cores.
         self._turn = threading.Lock() if device == "cpu" else contextlib.nullcontext()
         self._model: Any = model.to(device=torch.device(device), dtype=DTYPES[dtype]).eval()
         self._forward = forward
@@ -69,11 +70,11 @@ class TorchEngine:
         self.dtype = dtype
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
-        """Run one forward pass; float32 whatever the weights are, so that a sigmoid after it makes no ties.
+        """Run one forward pass. Logits are float32 for weights of any dtype, so that a later sigmoid makes no ties.
 
         :param batch: the padded pairs.
         :returns: raw logits, shape ``(pairs,)``.
-        :raises OutOfMemoryError: if torch cannot allocate what the batch needs.
+        :raises OutOfMemoryError: if torch cannot allocate the memory for the batch.
         """
         try:
             with self._turn, torch.inference_mode():
@@ -92,25 +93,25 @@ class TorchEngine:
         tensor = torch.from_numpy(array)
         if not self.device.startswith("cuda"):
             return tensor.to(self.device)
-        return tensor.pin_memory().to(self.device, non_blocking=True)  # the copy runs beside what the GPU is doing
+        return tensor.pin_memory().to(self.device, non_blocking=True)  # the copy overlaps with the GPU's work
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether torch failed for want of memory.
+    """Tell whether torch failed from a lack of memory.
 
-    :param error: what torch raised.
-    :returns: True for its CUDA, MPS and CPU allocators' failures.
+    :param error: the error that torch raised.
+    :returns: True for failures of its CUDA, MPS and CPU allocators.
     """
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def pick_device(device: str | None) -> str:
-    """Return the torch device to use, after checking that it is there.
+    """Return the torch device to use, after checking that it is available.
 
     :param device: ``cpu``, ``cuda``, ``cuda:n``, ``mps``; None, "" or ``auto`` take the first GPU, else the CPU.
     :returns: ``cpu``, ``mps`` or ``cuda:n``.
-    :raises InputError: if the name is no device that torch knows.
-    :raises DeviceError: if this machine or this build of torch does not have it.
+    :raises InputError: if the name is not a device that this package runs on.
+    :raises DeviceError: if this machine or this build of torch lacks the device.
     """
     if device in (None, "", "auto"):
         return "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -133,7 +134,7 @@ def pick_device(device: str | None) -> str:
 
 
 def identity() -> torch.nn.Module:
-    """Return an activation that leaves logits as they are."""
+    """Return an activation that leaves logits unchanged."""
     return torch.nn.Identity()
 
 
@@ -158,8 +159,8 @@ def torch_activation(name: str) -> "Callable[[NDArray[np.float32]], NDArray[np.f
 def on_numpy(function: "Callable[[Any], Any]") -> "Callable[[NDArray[np.float32]], NDArray[np.float32]]":
     """Return a function on torch tensors as a function on numpy arrays.
 
-    :param function: takes a float32 tensor of shape ``(pairs,)`` and returns one of the same shape.
-    :returns: the same on arrays.
+    :param function: takes a float32 tensor of shape ``(pairs,)`` and returns a tensor of the same shape.
+    :returns: the same function on arrays.
     """
 
     def apply(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Inspection of a model: its small files say what it is and what can run it. No weights are read."""
+"""Inspection of a model: its small files say what it is and which engines can run it. Reads no weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ from milvus_rerank.onnx_graphs.files import can_build
 class ModelInfo:
     """Facts about a model, from its small files.
 
-    :param source: which model.
+    :param source: the model's name, and how to download it.
     :param folder: the folder with its small files.
     :param is_local: whether all its files are in that folder; False for a model of the hub.
-    :param files: the names of all its files, those on the hub that are not downloaded among them.
+    :param files: the names of all its files, including files on the hub that are not downloaded.
     :param config: its ``config.json``.
-    :param settings: the settings that sentence-transformers wrote beside it.
+    :param settings: the settings that sentence-transformers saved with it.
     :param model_type: its type.
     :param labels: the names of its labels.
     :param has_chat_template: whether pairs go through a chat template, as sentence-transformers sends them.
-    :param can_build: whether its graph can be built from its weights, without torch.
+    :param can_build: whether an ONNX graph can be built from its weights, without torch.
     :param position_limit: the most tokens that its position table allows; None if unknown before loading.
     """
 
@@ -53,7 +53,7 @@ class ModelInfo:
 
     @property
     def is_bge(self) -> bool:
-        """Whether it is a BGE reranker: by its files, or by the model catalogue where files look like any other's."""
+        """Tell whether it is a BGE reranker, by its files, or by the model catalogue if the files do not show it."""
         if self.model_type in ("layerwise", "lightweight"):
             return True
         card = find_card(self.source.name)
@@ -61,7 +61,7 @@ class ModelInfo:
 
     @property
     def reranks(self) -> bool:
-        """Whether its files or the model catalogue say that it is a reranker. Most language models do not say."""
+        """Tell whether its files or the model catalogue call it a reranker. Most language models' files do not."""
         if self.model_type in ("none", "layerwise", "lightweight", "library"):
             return self.model_type != "none"
         said = self.config.get("architectures") if self.model_type == "classifier" else self.settings.tokens
@@ -69,16 +69,16 @@ class ModelInfo:
 
     @property
     def has_plain_tokenizer(self) -> bool:
-        """Whether its tokenizer runs without transformers. Reads ``tokenizer.json``, which can have megabytes."""
+        """Tell whether its tokenizer runs without transformers. Reads ``tokenizer.json``, which can have megabytes."""
         return has_plain_tokenizer(self.folder)
 
     def fetch(self, *patterns: str, show_progress: bool = False) -> Path:
         r"""Return a folder with more of the model's files.
 
-        :param \*patterns: the files wanted, as globs such as ``model*.safetensors``.
+        :param \*patterns: the files to download, as globs such as ``model*.safetensors``.
         :param show_progress: show the hub client's progress bars.
         :returns: the folder.
-        :raises ModelError: if they cannot be downloaded.
+        :raises ModelError: if the files cannot be downloaded.
         """
         if self.is_local:
             return self.folder
@@ -86,12 +86,12 @@ class ModelInfo:
 
 
 def inspect_model(source: ModelSource, *, show_progress: bool = False) -> ModelInfo:
-    """Inspect a model, downloading its small files if they are missing.
+    """Inspect a model, after downloading its small files if they are missing.
 
-    :param source: which model.
+    :param source: the model's name, and how to download it.
     :param show_progress: show the hub client's progress bars.
-    :returns: the facts.
-    :raises InputError: if the name is not a string or empty.
+    :returns: the facts about the model.
+    :raises InputError: if the name is empty or not a string.
     :raises ModelError: if the model cannot be found, or one of its small files cannot be read.
     """
     folder = model_folder(source.name)
@@ -107,10 +107,10 @@ def inspect_folder(
     """Inspect a model whose small files are in a folder.
 
     :param folder: the folder.
-    :param source: which model.
-    :param is_local: whether all its files are there.
-    :param files: the names of all its files; None for those in the folder.
-    :returns: the facts.
+    :param source: the model's name, and how to download it.
+    :param is_local: whether all its files are in the folder.
+    :param files: the names of all its files; None for the files in the folder.
+    :returns: the facts about the model.
     :raises ModelError: if one of the small files cannot be read.
     """
     config, settings = read_config(folder), read_settings(folder)
@@ -137,6 +137,6 @@ def inspect_folder(
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of a classifier's labels, those that its config leaves out as transformers names them."""
+    """Return the names of a classifier's labels, with transformers' names for labels that its config omits."""
     names = {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
     return tuple(names.get(number, f"LABEL_{number}") for number in range(label_count(config)))

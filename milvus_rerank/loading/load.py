@@ -1,4 +1,4 @@
-"""Loading of a scorer: inspect the model, select the engine, load the model, and put an encoder before it."""
+"""Loading of a scorer: inspect the model, select the engine, load the model, and add an encoder."""
 
 import logging
 from collections.abc import Hashable
@@ -21,23 +21,23 @@ from milvus_rerank.validation import check_choice, check_count, check_limit
 logger = logging.getLogger(__name__)
 
 CPU_BATCH_TOKENS = 1024
-"""Small batches win on a CPU, where they stay in its caches: the default budget there, padding included."""
+"""Default token budget of a batch on a CPU, padding included. Small batches win there: they stay in its caches."""
 
 GPU_BATCH_TOKENS = 65_536
-"""The most of the default budget elsewhere: language models have limits of 32,000 tokens and more for one pair."""
+"""Upper limit of the default budget on other devices: language models take 32,000 tokens and more for one pair."""
 
 _CONTENTS = (".json", ".safetensors", ".bin", ".onnx", ".onnx_data", ".xml", ".jinja")
 
 
 def load_scorer(options: LoadOptions) -> PairScorer:
-    """Load a model and put a scorer around it.
+    """Load a model and return its scorer.
 
-    :param options: which model and how to run it.
-    :returns: a scorer that threads may share.
-    :raises InputError: for an option that cannot be used.
+    :param options: the model, and how to run it.
+    :returns: a thread-safe scorer.
+    :raises InputError: for an invalid option.
     :raises ModelError: if the model cannot be found, read or used for reranking.
     :raises DeviceError: if the device is absent.
-    :raises MissingDependencyError: if no engine is installed, or not the one asked for.
+    :raises MissingDependencyError: if no engine is installed, or the requested engine is not.
     """
     _check_options(options)
     cache = options.score_cache if isinstance(options.score_cache, ScoreCache) else None
@@ -53,7 +53,7 @@ def load_scorer(options: LoadOptions) -> PairScorer:
     else:
         loaded = load_graph(engine_name, info, options, label)
     engine = loaded.engine
-    # At the level of debug: the command shows info to people, and nothing here differs from the request.
+    # At level debug: the command shows level info to people, and this line only confirms their request.
     logger.debug("%s runs on %s with engine %s in %s", info.source.name, engine.device, engine.name, engine.dtype)
     max_length = options.max_length or loaded.max_length
     if loaded.position_limit is not None and max_length > loaded.position_limit:
@@ -88,7 +88,7 @@ def _pair_encoder(options: LoadOptions, loaded: Loaded, max_length: int) -> Enco
 
 
 def _settings(info: ModelInfo, options: LoadOptions, loaded: Loaded, max_length: int) -> Hashable:
-    """Return all that logits depend on: the model by its contents, or on the hub by name and revision."""
+    """Return everything that logits depend on: a local model by its contents, a hub model by name and revision."""
     files = sorted(path for path in info.folder.rglob("*") if path.suffix in _CONTENTS) if info.is_local else []
     model = content_key(files) if files else (options.source.name, options.source.revision)
     engine = loaded.engine
@@ -101,7 +101,7 @@ def _settings(info: ModelInfo, options: LoadOptions, loaded: Loaded, max_length:
         options.query_max_length,
         options.truncation,
         options.label,
-        options.activation == "softmax",  # which changes the logits of a label
+        options.activation == "softmax",  # softmax changes the logits of a label
         options.prompt,
         options.flag,
         options.chunks,

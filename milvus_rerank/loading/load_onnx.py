@@ -1,4 +1,4 @@
-"""Loading for the engines that run graphs: carried by the model, built from its weights, or traced by torch."""
+"""Loading for engines that run ONNX graphs: shipped with the model, built from its weights, or traced by torch."""
 
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ def load_graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | 
     :param name: the engine, as :func:`~milvus_rerank.loading.select.select_engine` returns it.
     :param info: the model.
     :param options: how to run it.
-    :param label: the label that is the score; None for the only one.
+    :param label: the label that is the score; None for a model with one label.
     :returns: the model.
-    :raises ModelError: if the model cannot be run so.
+    :raises ModelError: if the engine cannot run the model.
     """
     if info.has_plain_tokenizer:
         from milvus_rerank.models.files import FileTokenizer

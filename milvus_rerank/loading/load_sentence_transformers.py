@@ -1,6 +1,6 @@
-"""Models that only sentence-transformers can put together: its own forward pass behind this package's batching.
+"""Models that only sentence-transformers can assemble: its forward pass with this package's batching.
 
-Validation, order, batches by length, threads and what happens when memory runs out are the same as for all others.
+Validation, order, batches by length, threads and recovery from a lack of memory work as for all other models.
 """
 
 import threading
@@ -20,15 +20,15 @@ from milvus_rerank.models.model_type import Settings
 from milvus_rerank.requirements import ENGINES, require
 from milvus_rerank.scoring.encoder import Chunks, Pair, Span
 
-_OLDEST_MAJOR = 6  # of sentence-transformers: earlier ones import what a folder's modules.json names
+_OLDEST_MAJOR = 6  # of sentence-transformers: older releases import any class that a folder's modules.json names
 
 CHARACTERS_PER_TOKEN = 4
-"""A guess, for batches: the library tokenises itself, and sorts by characters, too."""
+"""Estimate for batching: sentence-transformers tokenises the texts itself, and sorts them by characters, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextBatch(Batch):
-    """Pairs of texts, for a library that tokenises itself.
+    """Pairs of texts, for sentence-transformers, which tokenises them itself.
 
     :param pairs: queries and documents.
     """
@@ -37,9 +37,9 @@ class TextBatch(Batch):
 
 
 class LibraryEncoder:
-    """Hand pairs of texts through.
+    """Pass pairs of texts through unchanged.
 
-    :param max_length: the most tokens of a pair, which the library cuts itself.
+    :param max_length: the most tokens of a pair; sentence-transformers truncates the texts itself.
     """
 
     def __init__(self, max_length: int) -> None:
@@ -50,7 +50,7 @@ class LibraryEncoder:
         return list(pairs)
 
     def length(self, row: Pair) -> int:
-        """Return a guess at a pair's tokens."""
+        """Return an estimate of a pair's tokens."""
         return min(self.max_length, 3 + (len(row[0]) + len(row[1])) // CHARACTERS_PER_TOKEN)
 
     def padded_length(self, length: int) -> int:
@@ -58,20 +58,20 @@ class LibraryEncoder:
         return length
 
     def batch(self, rows: Sequence[Pair]) -> TextBatch:
-        """Return the texts, and no token ids."""
+        """Return a batch with the texts, without token ids."""
         nothing = np.empty((len(rows), 0), dtype=np.int64)
         return TextBatch(nothing, nothing, None, None, tuple(rows))
 
     def shorten(self, row: Pair, *, document_tokens: int | None, pair_tokens: int | None, left: bool) -> Pair:
-        """Return the pair: only the library knows its tokens."""
+        """Return the pair unchanged: only sentence-transformers knows its tokens."""
         return row
 
     def windows(self, row: Pair, chunks: Chunks) -> list[Pair]:
-        """Return the pair."""
+        """Return the pair as the only window."""
         return [row]
 
     def span(self, pair: Pair, window: int, chunks: Chunks) -> Span | None:
-        """Return nothing."""
+        """Return None: positions in the text are unknown."""
         return None
 
 
@@ -79,9 +79,9 @@ class LibraryEngine:
     """Run ``sentence_transformers.CrossEncoder``.
 
     :param model: the loaded model.
-    :param device: where it runs.
+    :param device: the device that the model is on.
     :param dtype: the precision of its weights.
-    :param prompt: what to tell the model; None for its own.
+    :param prompt: the instruction for the model; None for the model's default.
     """
 
     name = "sentence-transformers"
@@ -90,7 +90,7 @@ class LibraryEngine:
     def __init__(self, model: Any, device: str, dtype: str, prompt: str | None) -> None:
         self._model = model
         self._prompt = prompt
-        self._turn = threading.Lock()  # nothing says that all its modules may be shared by threads
+        self._turn = threading.Lock()  # its modules are not documented as thread-safe
         self.device = device
         self.dtype = dtype
 
@@ -99,7 +99,7 @@ class LibraryEngine:
 
         :param batch: the texts.
         :returns: raw logits, shape ``(pairs,)``.
-        :raises OutOfMemoryError: if torch cannot allocate what the batch needs.
+        :raises OutOfMemoryError: if torch cannot allocate the memory for the batch.
         """
         from milvus_rerank.engines.torch_engine import identity, is_out_of_memory
 
@@ -120,14 +120,14 @@ class LibraryEngine:
 def load_library(options: LoadOptions, device: str, dtype: str, config: dict[str, Any], settings: Settings) -> Loaded:
     """Load a model with sentence-transformers.
 
-    :param options: which model and how to run it.
-    :param device: where.
+    :param options: the model, and how to run it.
+    :param device: the device that runs it.
     :param dtype: the precision of its weights.
     :param config: its ``config.json``.
-    :param settings: what stands beside it.
+    :param settings: the settings that sentence-transformers saved with it.
     :returns: the model.
-    :raises InputError: for options that need this package's own tokenisation.
-    :raises ModelError: if it cannot be found or read.
+    :raises InputError: for options that need this package's tokenisation.
+    :raises ModelError: if the model cannot be found or read.
     :raises MissingDependencyError: if sentence-transformers is not installed.
     """
     name = options.source.name
@@ -146,7 +146,7 @@ def load_library(options: LoadOptions, device: str, dtype: str, config: dict[str
 
 
 def _check_library(name: str) -> None:
-    """Refuse a sentence-transformers that would run a folder's own Python code without being told that it may."""
+    """Refuse an old sentence-transformers, which would run a folder's Python code without permission."""
     require(f"model {name!r}", *ENGINES["torch"], "sentence_transformers")
     installed = version("sentence-transformers")
     if int(installed.partition(".")[0]) < _OLDEST_MAJOR:

@@ -1,4 +1,4 @@
-"""Loading for torch: the model types that this package batches itself, and the rest with sentence-transformers."""
+"""Loading for torch: model types that this package assembles itself, and the rest through sentence-transformers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ _QUESTION = (
     "prediction of either 'Yes' or 'No'."
 )
 _SHORT_QUESTION = "Predict whether passage B contains an answer to query A."
-"""Questions that BGE's language models were trained with, from FlagEmbedding's documentation."""
+"""Question that the lightweight model was trained with; both questions are from FlagEmbedding's documentation."""
 
 
 def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label | None) -> Loaded:
@@ -24,10 +24,10 @@ def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label 
 
     :param info: the model.
     :param options: how to run it.
-    :param device: where, as :func:`~milvus_rerank.engines.select.choose_device` returns it.
-    :param label: the label that is the score; None for the only one.
+    :param device: the device, as :func:`~milvus_rerank.engines.select.choose_device` returns it.
+    :param label: the label that is the score; None for a model with one label.
     :returns: the model.
-    :raises ModelError: if it cannot be read.
+    :raises ModelError: if the model cannot be read.
     """
     from milvus_rerank.engines.torch_engine import has_bfloat16
 
@@ -74,7 +74,7 @@ def _prompts(
 
 
 def _causal(options: LoadOptions, device: str, dtype: str, settings: Settings) -> Loaded:
-    """Load a language model that answers yes or no, as sentence-transformers asks it."""
+    """Load a language model that answers yes or no, with sentence-transformers' prompts."""
     from milvus_rerank.engines.causal_lm import NextToken
     from milvus_rerank.engines.torch_engine import TorchEngine
     from milvus_rerank.models.chat_template import answer_tokens, chat_prompt, is_mxbai
@@ -112,12 +112,12 @@ def _causal(options: LoadOptions, device: str, dtype: str, settings: Settings) -
         encode = _mxbai_encoder(options, loaded.tokenizer, prompt)
     elif render is not None:
         encode = _prompts(options, loaded.tokenizer, render)
-    one_label = {**loaded.config, "id2label": {0: ""}}  # a language model's config counts labels that it has not
+    one_label = {**loaded.config, "id2label": {0: ""}}  # a language model's config counts labels that it does not have
     return Loaded(engine, loaded.tokenizer, one_label, loaded.max_length, None, settings, encode)
 
 
 def _mxbai_encoder(options: LoadOptions, tokenizer: Any, instruction: str | None) -> Callable[[int], Encoder]:
-    """Return what makes an encoder that puts pairs together as mxbai-rerank does: each part is tokenised alone."""
+    """Return a factory of encoders that build pairs as mxbai-rerank does: each part is tokenised separately."""
     from milvus_rerank.models.chat_template import MXBAI_PARTS
     from milvus_rerank.scoring.pair_encoder import Affixes, PairEncoder
     from milvus_rerank.scoring.pair_template import PairTemplate
@@ -147,7 +147,7 @@ def _mxbai_encoder(options: LoadOptions, tokenizer: Any, instruction: str | None
 
 
 def _flag(options: LoadOptions, flag: FlagOptions, device: str, dtype: str, info: ModelInfo) -> Loaded:
-    """Load one of BGE's language models, as FlagEmbedding asks them."""
+    """Load one of BGE's language models, with FlagEmbedding's prompts."""
     from milvus_rerank.engines.causal_lm import Merging, NextToken
     from milvus_rerank.engines.torch_engine import TorchEngine
     from milvus_rerank.models import hub
@@ -176,7 +176,7 @@ def _flag(options: LoadOptions, flag: FlagOptions, device: str, dtype: str, info
 def _flag_encoder(
     options: LoadOptions, flag: FlagOptions, tokenizer: Any, prompt: str, kind: ModelType
 ) -> Callable[[int], Encoder]:
-    """Return what makes an encoder that puts pairs together as FlagEmbedding does for language models."""
+    """Return a factory of encoders that build pairs as FlagEmbedding does for language models."""
     from milvus_rerank.scoring.pair_encoder import PairEncoder
     from milvus_rerank.scoring.pair_template import PairTemplate
 
@@ -189,7 +189,7 @@ def _flag_encoder(
     template = PairTemplate((begin,) if with_begin else (), between, between + question, (0, 0, 0, 0, 0))
 
     def encode(max_length: int) -> Encoder:
-        # FlagEmbedding's limit is one on texts: on each, and on both with a separator and the prompt's length again.
+        # FlagEmbedding limits each text, and both together, to which it adds a separator and the prompt's length again.
         return PairEncoder(
             tokenizer,
             max_length=max_length + 2 * len(between) + 2 * len(question),

@@ -1,4 +1,4 @@
-"""Options of loading, their checks against a model, and the loaded model."""
+"""Options for loading, their checks against a model, and the loaded model."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -21,15 +21,15 @@ from milvus_rerank.validation import as_int, check_count, check_limit, check_lis
 T = TypeVar("T")
 
 Long = Literal["truncate", "chunk"]
-"""Ways to treat a document that is too long for the model: cut it off, or read it in windows."""
+"""Ways to handle a document that is too long for the model: truncate it, or read it in windows."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubOptions:
-    """Options of downloads from the model hub that are seldom set.
+    """Rarely used options for downloads from the model hub.
 
     :param revision: a branch, tag or commit; None for the main branch.
-    :param cache_dir: the folder that keeps downloaded models; None for the hub client's own.
+    :param cache_dir: the folder for downloaded models; None for the hub client's default folder.
     """
 
     revision: str | None = None
@@ -38,10 +38,10 @@ class HubOptions:
 
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
-    """Options of batches that are seldom set.
+    """Rarely used options for batches.
 
-    :param max_batch_tokens: the budget of a batch, padding included; None derives it from ``batch_size``.
-    :param token_cache: how many tokens of documents seen before to remember, 8 bytes each; 0 for none.
+    :param max_batch_tokens: the most tokens of a batch, padding included; None derives it from ``batch_size``.
+    :param token_cache: the most document tokens to keep in the token cache, 8 bytes each; 0 turns the cache off.
     """
 
     max_batch_tokens: int | None = None
@@ -50,18 +50,19 @@ class BatchOptions:
 
 @dataclass(frozen=True, slots=True)
 class FlagOptions:
-    """Options of FlagEmbedding's rerankers, by the names that FlagEmbedding gives them.
+    """Options of FlagEmbedding's rerankers, under FlagEmbedding's names.
 
-    :param query_instruction_for_rerank: the text before each query; None for the model's own: nothing, or ``A: `` for
+    :param query_instruction_for_rerank: the text before each query; None for the model's default: none, or ``A: `` for
         language models.
     :param query_instruction_format: the order of instruction and query, such as ``"{}{}"``.
-    :param passage_instruction_for_rerank: the text before each document; None for the model's own: nothing, or ``B: ``.
+    :param passage_instruction_for_rerank: the text before each document; None for the model's default: none,
+        or ``B: `` for language models.
     :param passage_instruction_format: the order of instruction and document.
-    :param cutoff_layers: the layer whose score head is read, of the models that have them; None for the last. Layers
-        after it are not loaded.
+    :param cutoff_layers: the layer whose score head is read, for models with heads on layers; None for the last.
+        Layers after it are not loaded.
     :param compress_layers: the layers before which the lightweight model merges document tokens.
-    :param compress_ratio: how many of them become one.
-    :raises InputError: for a layer or ratio that cannot be used.
+    :param compress_ratio: the number of document tokens merged into one.
+    :raises InputError: for an invalid layer or ratio.
     """
 
     query_instruction_for_rerank: str | None = None
@@ -73,13 +74,13 @@ class FlagOptions:
     compress_ratio: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "compress_layers", self.merging_layers)  # hashable, whatever was given
+        object.__setattr__(self, "compress_layers", self.merging_layers)  # a tuple, so that options are hashable
         object.__setattr__(self, "cutoff_layers", self.layer)
         object.__setattr__(self, "compress_ratio", check_count(self.compress_ratio, "compress_ratio"))
 
     @property
     def layer(self) -> int | None:
-        """The layer that is read: FlagEmbedding takes a list, and returns a list of scores for each."""
+        """Layer whose score head is read. FlagEmbedding takes a list, and returns a list of scores for each."""
         if self.cutoff_layers is None:
             return None
         layers = _layers(self.cutoff_layers)
@@ -91,14 +92,14 @@ class FlagOptions:
 
     @property
     def merging_layers(self) -> tuple[int, ...]:
-        """The layers before which document tokens are merged."""
+        """Layers before which document tokens are merged."""
         return tuple(check_limit(layer, "compress_layers") for layer in _layers(self.compress_layers))
 
     def affixes(self, query: str = "", passage: str = "") -> Affixes:
         """Return the texts around queries and documents.
 
-        :param query: the model's own instruction for queries.
-        :param passage: the model's own instruction for documents.
+        :param query: the model's default instruction for queries.
+        :param passage: the model's default instruction for documents.
         :returns: the instructions in their formats.
         """
         query = query if self.query_instruction_for_rerank is None else self.query_instruction_for_rerank
@@ -110,25 +111,25 @@ class FlagOptions:
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """Options of loading a reranker, in this package's words.
+    """Options for loading a reranker.
 
-    :param source: which model.
-    :param device: ``cpu``, ``cuda``, ``cuda:n``, ``mps``; None, "" or ``auto`` pick.
-    :param engine: ``torch``, ``onnx``, ``openvino``; ``auto`` takes the fastest that is installed and can run it.
+    :param source: the model's name, and how to download it.
+    :param device: ``cpu``, ``cuda``, ``cuda:n``, ``mps``; None, "" or ``auto`` take a GPU if torch can use one.
+    :param engine: ``torch``, ``onnx``, ``openvino``; ``auto`` takes the fastest installed engine that runs the model.
     :param dtype: ``float32``, ``bfloat16``, ``float16``, ``int8`` or ``auto``.
     :param threads: the most CPU threads of a forward pass; None for the CPUs this process may use.
-    :param max_length: the most tokens of a pair; None for the model's own limit.
-    :param query_max_length: the most tokens of a query, as :class:`PairEncoder` knows it.
-    :param truncation: which text to shorten, as :class:`PairEncoder` knows it.
-    :param activation: from logits to scores, as :func:`pick_activation` knows it.
-    :param label: which of several labels is the score: its name or number.
+    :param max_length: the most tokens of a pair; None for the model's limit.
+    :param query_max_length: the most tokens of a query, as in :class:`PairEncoder`.
+    :param truncation: the text to shorten, as in :class:`PairEncoder`.
+    :param activation: the function from logits to scores, as in :func:`pick_activation`.
+    :param label: the name or number of the label that is the score, for a model with several.
     :param prompt: the instruction for the model; None for the model's default.
-    :param flag: FlagEmbedding's ways instead of those of sentence-transformers; None for the latter.
-    :param chunks: how to read documents that are too long; None cuts them off.
-    :param batch_size: a hint: how many pairs of full length a batch may hold.
-    :param batching: more about batches.
+    :param flag: the options that make pairs as FlagEmbedding does; None makes them as sentence-transformers does.
+    :param chunks: the windows for documents that are too long; None truncates such documents.
+    :param batch_size: a hint: the number of pairs of full length that a batch may hold.
+    :param batching: further options for batches.
     :param show_progress: show progress bars on stderr.
-    :param score_cache: how many scores to remember, or a cache that rerankers share; 0 for none.
+    :param score_cache: the most scores to keep, or a cache that rerankers share; 0 for no cache.
     """
 
     source: ModelSource
@@ -152,15 +153,15 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model that is ready to run, and what scoring must know of it.
+    """Model that is ready to run, with the facts that scoring needs.
 
-    :param engine: runs it.
+    :param engine: the engine that runs it.
     :param tokenizer: its tokenizer.
     :param config: its ``config.json``.
-    :param max_length: the tokens a pair may have by default.
-    :param position_limit: the tokens a pair can have at all; None if positions are not counted in a table.
-    :param settings: what sentence-transformers wrote beside it.
-    :param encode: makes its encoder, given the most tokens of a pair; None for that of a plain pair.
+    :param max_length: the most tokens of a pair by default.
+    :param position_limit: the most tokens that the position table allows; None without such a table.
+    :param settings: the settings that sentence-transformers saved with it.
+    :param encode: makes its encoder, given the most tokens of a pair; None for a plain :class:`PairEncoder`.
     """
 
     engine: Engine
@@ -173,7 +174,7 @@ class Loaded:
 
 
 def check_group(value: T | None, name: str, group: type[T]) -> T:
-    """Return a group of options.
+    """Return a group of options, or the defaults of its class.
 
     :param value: the group; None for its defaults.
     :param name: the argument's name.
@@ -189,10 +190,10 @@ def check_group(value: T | None, name: str, group: type[T]) -> T:
 
 
 def read_long(long: Long | Chunks) -> Chunks | None:
-    """Return how to read documents that are too long.
+    """Return the way to read documents that are too long.
 
     :param long: ``truncate``, ``chunk``, or :class:`Chunks`.
-    :returns: None to cut them off.
+    :returns: the windows; None to truncate such documents.
     :raises InputError: for anything else.
     """
     if isinstance(long, Chunks):
@@ -203,12 +204,12 @@ def read_long(long: Long | Chunks) -> Chunks | None:
 
 
 def check_model_options(info: ModelInfo, options: LoadOptions) -> None:
-    """Raise if a model cannot rerank, or not with these options.
+    """Raise if a model cannot rerank, or cannot rerank with these options.
 
     :param info: the model.
     :param options: how to run it.
-    :raises InputError: if the other rerank function is for it, or an option is for another type of model.
-    :raises ModelError: if it does not rerank.
+    :raises InputError: if the model needs the other rerank function, or an option is for another type of model.
+    :raises ModelError: if the model does not rerank.
     """
     name, kind, flag = info.source.name, info.model_type, options.flag
     if kind == "none":
@@ -238,12 +239,12 @@ def check_model_options(info: ModelInfo, options: LoadOptions) -> None:
 
 
 def pick_label(info: ModelInfo, options: LoadOptions) -> Label | None:
-    """Return which label of a classifier is the score; None for the only one, and for other types of model.
+    """Return the label of a classifier that is the score.
 
     :param info: the model.
-    :param options: the label that was asked for.
-    :returns: its number.
-    :raises InputError: if there are several and none was chosen, or the chosen one is not among them.
+    :param options: the requested label, among others.
+    :returns: the label; None for a classifier with one label, and for other types of model.
+    :raises InputError: if a model has several labels and none is requested, or it lacks the requested label.
     """
     if info.model_type != "classifier":
         return None
@@ -275,7 +276,7 @@ def _layers(layers: object) -> list[object]:
 def _around(form: object, instruction: object) -> tuple[str, str]:
     if not isinstance(form, str) or not isinstance(instruction, str):
         raise InputError(f"instructions and their formats are strings, got {form!r} and {instruction!r}")
-    try:  # without an instruction FlagEmbedding leaves the format out, too
+    try:  # without an instruction FlagEmbedding ignores the format, too
         before, mark, after = form.replace("\\n", "\n").format(instruction, "\0").partition("\0")
     except (IndexError, KeyError, ValueError):
         mark = ""

@@ -1,4 +1,4 @@
-"""Selection of the engine that runs a model: a table of what each can run, and a reason for each that is not taken."""
+"""Selection of the engine that runs a model: a table of abilities, and a reason for each engine that is not taken."""
 
 import logging
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class Abilities:
 
     :param dtypes: the precisions that it runs.
     :param model_types: the types of model that it runs.
-    :param needs_graph: whether it runs a graph: one that the model carries, or one that is built from the weights.
-    :param on_gpu: whether it also runs on other devices than the CPU.
+    :param needs_graph: whether it runs an ONNX graph, shipped with the model or built from the weights.
+    :param on_gpu: whether it also runs on devices other than the CPU.
     """
 
     dtypes: frozenset[str]
@@ -40,22 +40,22 @@ TABLE = {
     "onnx": Abilities(frozenset({"auto", "float32", "float16", "int8"}), _CLASSIFIERS, needs_graph=True, on_gpu=False),
     "torch": Abilities(frozenset({"auto", "float32", "float16", "bfloat16"}), _ALL, needs_graph=False, on_gpu=True),
 }
-"""The engines, the fastest on a CPU first."""
+"""Engines by name, the fastest on a CPU first."""
 
 
 def select_engine(info: ModelInfo, options: LoadOptions, device: str, label: Label | None = None) -> str:
     """Return the engine that runs a model.
 
-    With ``engine="auto"`` that is the first of :data:`TABLE` that is installed and can run the model without a trace
-    by torch. A debug log line says why each engine before it is not taken.
+    With ``engine="auto"`` that is the first engine of :data:`TABLE` that is installed and can run the model without a
+    trace by torch. A debug log line says why each engine before it is not taken.
 
     :param info: the model.
-    :param options: the engine and dtype that are asked for, among others.
-    :param device: where it is to run, as :func:`~milvus_rerank.engines.select.choose_device` returns it.
-    :param label: the label that is the score; None for the only one.
+    :param options: the requested engine and dtype, among others.
+    :param device: the device, as :func:`~milvus_rerank.engines.select.choose_device` returns it.
+    :param label: the label that is the score; None for a model with one label.
     :returns: ``openvino``, ``onnx`` or ``torch``.
-    :raises InputError: if no engine can run the model so, with the reason for each.
-    :raises MissingDependencyError: if an engine that can is not installed.
+    :raises InputError: if no engine can run the model with these options, with the reason for each engine.
+    :raises MissingDependencyError: if an engine that can run it is not installed.
     """
     reasons: dict[str, str] = {}
     for name in TABLE if options.engine == "auto" else (options.engine,):
@@ -69,7 +69,7 @@ def select_engine(info: ModelInfo, options: LoadOptions, device: str, label: Lab
 
 
 def _reason_against(name: str, info: ModelInfo, options: LoadOptions, device: str, label: Label | None) -> str:
-    """Return why an engine cannot run a model; "" if it can."""
+    """Return the reason why an engine cannot run a model; "" if it can."""
     abilities = TABLE[name]
     if not _runs(name, options.dtype, device):
         return f"it has no dtype {options.dtype!r} on {device}"
@@ -102,7 +102,7 @@ def _runs(name: str, dtype: str, device: str) -> bool:
 
 
 def _none_left(reasons: dict[str, str], info: ModelInfo, options: LoadOptions, device: str) -> InputError:
-    """Return the error if no engine is left; raise the one about a package where that is all that is missing."""
+    """Return the error if no engine can run the model. Raise another error if only a package is missing."""
     able = [name for name in TABLE if _runs(name, options.dtype, device)]
     if options.engine != "auto":
         if options.engine not in able:

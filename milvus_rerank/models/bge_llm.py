@@ -1,9 +1,9 @@
-"""BGE's layerwise and lightweight rerankers, on the stock models of transformers that they are made of.
+"""BGE's layerwise and lightweight rerankers, built on stock models of transformers.
 
-FlagEmbedding and the models' own repositories bring code for them that transformers 5 does not run. Both are stock
-models with a score head on each layer: ``bge-reranker-v2-minicpm-layerwise`` a Llama whose scalings can be multiplied
-into its weights, ``bge-reranker-v2.5-gemma2-lightweight`` a Gemma 2 that merges document tokens between layers. Layers
-after the one whose head is read are not even loaded. Scores are those of FlagEmbedding 1.4.2 on the same weights.
+FlagEmbedding and the models' repositories bring code for them that transformers 5 does not run. Both are stock models
+with a score head on each layer. ``bge-reranker-v2-minicpm-layerwise`` is a Llama whose scalings can be multiplied into
+its weights. ``bge-reranker-v2.5-gemma2-lightweight`` is a Gemma 2 that merges document tokens between layers. Layers
+after the layer whose head is read are not loaded. Scores equal those of FlagEmbedding 1.4.2 on the same weights.
 """
 
 import math
@@ -22,7 +22,7 @@ from milvus_rerank.models.model_type import cache_argument
 
 
 class _Head(torch.nn.Module):
-    """One layer's score head, by the name it has in the files."""
+    """Score head of one layer, under the name that the weight files use."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -42,9 +42,9 @@ class LayerwiseOutput(NamedTuple):
 
 
 class LayerwiseModel(LlamaPreTrainedModel):  # type: ignore[misc]
-    """The first layers of a layerwise MiniCPM, and the score heads.
+    """First layers of a layerwise MiniCPM, with the score heads.
 
-    :param config: as :func:`layerwise_config` makes it.
+    :param config: the configuration from :func:`layerwise_config`.
     """
 
     def __init__(self, config: LlamaConfig) -> None:
@@ -61,7 +61,7 @@ class LayerwiseModel(LlamaPreTrainedModel):  # type: ignore[misc]
         cache: Any = None,
         use_cache: bool = False,
     ) -> LayerwiseOutput:
-        """Return the last position's logit as logits of shape ``(pairs, 1, 1)``."""
+        """Return the logits of the last position, shape ``(pairs, 1, 1)``, with the cache."""
         cache_name = cache_argument(self.model.forward) or "cache"
         output = self.model(
             input_ids=input_ids,
@@ -74,7 +74,7 @@ class LayerwiseModel(LlamaPreTrainedModel):  # type: ignore[misc]
         return LayerwiseOutput(logits, getattr(output, cache_name))
 
     def fold(self) -> None:
-        """Multiply MiniCPM's scalings into the weights; once, after loading."""
+        """Multiply MiniCPM's scalings into the weights. Call it once, after loading."""
         with torch.no_grad():
             self.model.embed_tokens.weight.mul_(self.config.scale_emb)
             for layer in self.model.layers:
@@ -84,12 +84,12 @@ class LayerwiseModel(LlamaPreTrainedModel):  # type: ignore[misc]
 
 
 def layerwise_config(config: Mapping[str, Any], layer: int | None) -> LlamaConfig:
-    """Return what a layerwise model's first layers are as a Llama.
+    """Return the configuration of a layerwise model's first layers as a Llama.
 
     :param config: the model's ``config.json``.
     :param layer: the layer whose head is read; None for the last.
     :returns: the configuration of :class:`LayerwiseModel`.
-    :raises ModelError: if the model is of a form that is not known, or has no head on that layer.
+    :raises ModelError: if the form of the model is unknown, or that layer has no head.
     """
     if config.get("head_type", "simple") != "simple" or not config.get("head_multi", True):
         raise ModelError(
@@ -111,9 +111,9 @@ def layerwise_config(config: Mapping[str, Any], layer: int | None) -> LlamaConfi
 
 
 class LightweightModel(Gemma2PreTrainedModel):  # type: ignore[misc]
-    """The first layers of a lightweight Gemma 2, and the score heads.
+    """First layers of a lightweight Gemma 2, with the score heads.
 
-    :param config: as :func:`lightweight_config` makes it.
+    :param config: the configuration from :func:`lightweight_config`.
     """
 
     def __init__(self, config: Gemma2Config) -> None:
@@ -126,12 +126,12 @@ class LightweightModel(Gemma2PreTrainedModel):  # type: ignore[misc]
         """Score pairs.
 
         :param ids: token ids, padded on the right, shape ``(pairs, tokens)``.
-        :param lengths: how many of each row are no padding.
-        :param bounds: where each row's document begins and ends, shape ``(pairs, 2)``.
+        :param lengths: the number of tokens in each row, without padding.
+        :param bounds: the first token of each row's document and the token after its last, shape ``(pairs, 2)``.
         :returns: one logit per pair, float32.
         """
         config, model = self.config, self.model
-        # Not by the model's own forward pass: what it scales, and where, differs between versions of transformers.
+        # The forward pass of Gemma2Model is not called: versions of transformers differ in what they scale, and where.
         states = torch.nn.functional.embedding(ids, model.embed_tokens.weight)
         states = states * torch.tensor(config.hidden_size**0.5, dtype=states.dtype)
         mask, turns = self._mask(states, lengths), self._turns(states)
@@ -142,7 +142,7 @@ class LightweightModel(Gemma2PreTrainedModel):  # type: ignore[misc]
             out = layer(states, position_embeddings=turns, attention_mask=mask)
             states = out[0] if isinstance(out, tuple) else out
         last = torch.as_tensor(lengths - 1, device=states.device)
-        # The first head, whatever the layer: so FlagEmbedding reads it where one layer is asked for.
+        # Always the first head: FlagEmbedding reads that head when a single layer is requested.
         logits: torch.Tensor = self.lm_head[0](model.norm(states[torch.arange(len(last), device=states.device), last]))[
             :, 0
         ]
@@ -150,7 +150,7 @@ class LightweightModel(Gemma2PreTrainedModel):  # type: ignore[misc]
         return (logits if cap is None else torch.tanh(logits / cap) * cap).float()
 
     def _mask(self, states: torch.Tensor, lengths: NDArray[np.int64]) -> torch.Tensor:
-        """Return what is added to attention: nothing for a row's earlier tokens, much below zero for all else."""
+        """Return the values to add to attention: zero for a row's earlier tokens, the lowest number for all else."""
         width = states.shape[1]
         ahead = torch.ones((width, width), dtype=torch.bool, device=states.device).triu(1)
         absent = torch.arange(width, device=states.device) >= torch.as_tensor(lengths, device=states.device)[:, None]
@@ -166,14 +166,14 @@ class LightweightModel(Gemma2PreTrainedModel):  # type: ignore[misc]
 def lightweight_config(
     config: Mapping[str, Any], layer: int | None, compress_layers: tuple[int, ...], compress_ratio: int
 ) -> Gemma2Config:
-    """Return what a lightweight model's first layers are as a Gemma 2.
+    """Return the configuration of a lightweight model's first layers as a Gemma 2.
 
     :param config: the model's ``config.json``.
     :param layer: the layer whose states are scored; None for the last.
     :param compress_layers: the layers before which document tokens are merged.
-    :param compress_ratio: how many become one.
+    :param compress_ratio: the number of tokens merged into one.
     :returns: the configuration of :class:`LightweightModel`.
-    :raises ModelError: if the model is of a form that is not known, or has no head on that layer.
+    :raises ModelError: if the form of the model is unknown, or that layer has no head.
     """
     if not config.get("layer_wise"):
         raise ModelError("expected layer_wise true, as bge-reranker-v2.5-gemma2-lightweight has it; got false")
@@ -183,8 +183,8 @@ def lightweight_config(
         num_hidden_layers=chosen,
         rope_theta=_theta(config),
         **{name: config[name] for name in (*_SHARED, *_GEMMA) if name in config},
-        attn_logit_softcapping=None,  # FlagEmbedding's class runs torch's attention, which leaves Gemma's cap out
-        attn_implementation="eager",  # the only one that all versions of transformers allow here
+        attn_logit_softcapping=None,  # FlagEmbedding's class runs torch's attention, which omits Gemma's cap
+        attn_implementation="eager",  # the only implementation that all versions of transformers allow here
     )
     made.heads = len(range(first, count + 1, step))
     made.compress_layers = list(compress_layers)
@@ -198,9 +198,9 @@ def merge(
     """Replace neighbouring tokens of each document by their mean.
 
     :param states: shape ``(pairs, tokens, width)``, padded on the right.
-    :param lengths: how many of each row are no padding.
-    :param bounds: where each row's document begins and ends.
-    :param ratio: how many become one; the last ones of a document may be fewer.
+    :param lengths: the number of tokens in each row, without padding.
+    :param bounds: the first token of each row's document and the token after its last.
+    :param ratio: the number of tokens merged into one; the last group of a document may be smaller.
     :returns: the new states, lengths and bounds.
     """
     rows = []

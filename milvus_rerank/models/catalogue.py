@@ -1,4 +1,4 @@
-"""Model cards: what is known of rerank models, with the source of each fact. Models without a card work, too."""
+"""Model cards: known facts about rerank models, with the source of each fact. Models without a card work, too."""
 
 import json
 import os
@@ -12,22 +12,22 @@ from milvus_rerank.errors import install_command
 from milvus_rerank.models.source import BUILTIN
 
 SERVICE = "service"
-"""The family of hosted models."""
+"""Family of hosted models."""
 
 MULTILINGUAL = "multilingual"
-"""Stands for more languages than are worth a list."""
+"""Placeholder for a list of languages that is too long to give."""
 
-_HUB_CACHE = "models--"  # what the hub's client puts before ORG--NAME in its cache
+_HUB_CACHE = "models--"  # the hub client's prefix of ORG--NAME in its cache
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Models that are loaded and scored in one way.
+    """Models that are loaded and scored in the same way.
 
     :param name: ``cross-encoder``, ``bge-llm``, ``bge-layerwise``, ``bge-lightweight``, ``causal`` or ``service``.
-    :param title: what to call it on a page.
-    :param text: what it is, in Markdown.
-    :param example: the name of a model of it.
+    :param title: the title on a page.
+    :param text: a description in Markdown.
+    :param example: the name of a model of the family.
     """
 
     name: str
@@ -38,22 +38,22 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What is known of one model. None means that no source was found.
+    """Known facts about one model. None means that no source was found.
 
-    :param name: what to give as ``model_name``.
+    :param name: the value to pass as ``model_name``.
     :param family: the name of its :class:`Family`.
     :param function: the class of this package that reranks with it.
-    :param options: what else that class must be told, as pairs of name and value.
-    :param extra: the extra of milvus-rerank that surely runs it; "" for milvus-rerank alone.
+    :param options: further arguments that this class needs, as pairs of name and value.
+    :param extra: the extra of milvus-rerank that is certain to run it; "" for milvus-rerank alone.
     :param languages: ISO 639-1 codes, or ``multilingual`` alone.
-    :param parameters: how many; rounded where the source is.
+    :param parameters: the number of parameters, rounded where the source rounds it.
     :param max_length: the most tokens of query and document together.
     :param max_documents: the most documents of a request to a service.
-    :param licence: of the weights, an SPDX identifier where there is one; None for a service.
-    :param scores: the scale of what ``function`` returns: ``logit`` or ``0 to 1``.
-    :param note: what else to know, in a sentence or two.
-    :param source: where the facts are from: URLs, or files of this repository.
-    :param aliases: other names of it.
+    :param licence: the licence of the weights, as an SPDX identifier if it has one; None for a service.
+    :param scores: the scale of the scores that ``function`` returns: ``logit`` or ``0 to 1``.
+    :param note: other useful facts, in a sentence or two.
+    :param source: the sources of the facts: URLs, or files of this repository.
+    :param aliases: other names of the model.
     """
 
     name: str
@@ -73,18 +73,18 @@ class ModelCard:
 
     @property
     def code(self) -> str:
-        """One line of Python that loads it."""
+        """Line of Python that loads the model."""
         arguments = [f'"{self.name}"', *(f"{name}={value!r}" for name, value in self.options)]
         return f"{self.function}({', '.join(arguments)})"
 
     @property
     def install(self) -> str:
-        """What to type so that it runs."""
+        """Command that installs the packages that run the model."""
         return install_command(self.extra)
 
     @property
     def size(self) -> str | None:
-        """The number of parameters for people, such as ``22.7M`` or ``2.51B``."""
+        """Number of parameters in short form, such as ``22.7M`` or ``2.51B``."""
         if self.parameters is None:
             return None
         unit, letter = (1e9, "B") if self.parameters >= 1e9 else (1e6, "M")
@@ -92,20 +92,20 @@ class ModelCard:
 
     @property
     def trust_remote_code(self) -> bool:
-        """Whether Python code that comes with it must be run."""
+        """Tell whether the model needs Python code that comes with it."""
         return ("trust_remote_code", True) in self.options
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the card as JSON-safe Python values, with its line of code and what to type."""
+        """Return the card as JSON-safe Python values, with its line of code and its install command."""
         return {**asdict(self), "options": dict(self.options), "code": self.code, "install": self.install}
 
 
 def find_card(name: str | os.PathLike[str]) -> ModelCard | None:
     """Return the card of a model.
 
-    :param name: its name in any case, with or without ``-`` and ``_``, so that ``...-L-6-v2`` finds ``...-L6-v2``; or
-        a folder whose last part is its name, or which is in the hub's cache.
-    :returns: the card; None for other models, which work all the same.
+    :param name: the model's name in any case, with or without ``-`` and ``_``, so that ``...-L-6-v2`` finds
+        ``...-L6-v2``; or a folder whose last part is that name, or which lies in the hub's cache.
+    :returns: the card; None for a model without a card, which works all the same.
     """
     text = str(name).strip()
     card = _cards_by_key().get(_key(text))
@@ -129,7 +129,7 @@ def families() -> tuple[Family, ...]:
 
 
 def looked_up() -> str:
-    """Return when the sources were read, such as ``November 2026``."""
+    """Return the month in which the sources were read, such as ``November 2026``."""
     return _read()[2]
 
 
@@ -154,7 +154,7 @@ def _cards_by_key() -> dict[str, ModelCard]:
 
 @cache
 def _cards_by_last_part() -> dict[str, ModelCard]:
-    """Return the models that a folder can hold by the last part of their names."""
+    """Return the cards of models that a folder can hold, by the last part of their names."""
     downloaded = [card for card in all_cards() if card.family != SERVICE and not card.name.startswith(BUILTIN)]
     return {_key(card.name.rpartition("/")[2]): card for card in downloaded}
 
@@ -164,5 +164,5 @@ def _key(name: str) -> str:
 
 
 def _is_hub_name(text: str) -> bool:
-    """Tell a name such as ``ORG/NAME`` from a folder: another owner's model of the same name is another model."""
+    """Tell a hub name such as ``ORG/NAME`` from a folder: the same name under another owner is another model."""
     return text.count("/") == 1 and text[0] not in "./~" and "\\" not in text and not os.path.isdir(text)

@@ -1,4 +1,4 @@
-"""What to ask a language model that answers yes or no, by its chat template."""
+"""Prompts for language models that answer yes or no, made by their chat templates."""
 
 import logging
 from collections.abc import Callable
@@ -18,17 +18,17 @@ SYSTEM = (
     'Note that the answer can only be "yes" or "no".'
 )
 ASKED = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
-"""What Qwen3-Reranker was trained to be told, as its model card says; for templates that know no query and document."""
+"""Prompt that Qwen3-Reranker was trained on, from its model card; for templates without query and document roles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What stands around the texts of a pair in a prompt whose parts are tokenised each alone.
+    """Texts around a query and a document, in a prompt whose parts are tokenised separately.
 
-    :param before: before the query.
-    :param task: after the document and a line's end.
-    :param after: after the task.
-    :param most: the most tokens of it all.
+    :param before: the text before the query.
+    :param task: the text after the document and a line break.
+    :param after: the text after the task.
+    :param most: the most tokens of the whole prompt.
     """
 
     before: str
@@ -46,31 +46,31 @@ MXBAI_PARTS = Parts(
     after="<|im_end|>\n<|im_start|>assistant\n",
     most=8192,
 )
-"""mxbai-rerank v2's, as mixedbread-ai/mxbai-rerank has it (mxbai_rerank/mxbai_rerank_v2.py at 03324ea9)."""
+"""Parts of mxbai-rerank v2's prompt, from mixedbread-ai/mxbai-rerank (mxbai_rerank/mxbai_rerank_v2.py at 03324ea9)."""
 
 _MXBAI = ("mixedbread-ai/mxbai-rerank-base-v2", "mixedbread-ai/mxbai-rerank-large-v2")
 
 _PARTS = ("content[0]", ".type", "'type'", '"type"', "item.type", "message.content[")
-"""In a template that wants contents as lists of parts, as sentence-transformers tells it."""
+"""Signs of a template that expects contents as lists of parts; sentence-transformers looks for the same."""
 
 
 def is_mxbai(name: str) -> bool:
-    """Tell whether a language model is of mxbai-rerank's second version, which its files do not say.
+    """Tell whether a language model is an mxbai-rerank v2, which its files do not say.
 
     :param name: the model's name.
-    :returns: True if the model catalogue knows it as one of them.
+    :returns: True if the model catalogue lists it as mxbai-rerank v2.
     """
     card = find_card(name)
     return card is not None and card.name in _MXBAI
 
 
 def answer_tokens(tokenizer: Any, name: str) -> tuple[int, int]:
-    """Return the tokens that say yes and no.
+    """Return the tokens that mean yes and no.
 
     :param tokenizer: a transformers tokenizer.
     :param name: the model's name.
     :returns: their ids.
-    :raises ModelError: if the vocabulary lacks one.
+    :raises ModelError: if the vocabulary lacks either token.
     """
     vocabulary = tokenizer.get_vocab()
     yes, no = ("1", "0") if is_mxbai(name) else ("yes", "no")
@@ -86,18 +86,18 @@ def answer_tokens(tokenizer: Any, name: str) -> tuple[int, int]:
 def chat_prompt(
     tokenizer: Any, name: str, instruction: str | None, settings: Settings, *, by_user: bool = True
 ) -> Callable[[str, str], str] | None:
-    """Return what makes a prompt of a query and a document.
+    """Return a function that makes a prompt from a query and a document.
 
-    A template that knows the roles ``query`` and ``document`` gets them, and the instruction as ``system``. Any other
-    gets one message of a user, worded as Qwen3-Reranker's.
+    A template that knows the roles ``query`` and ``document`` gets them, with the instruction as ``system``. Any other
+    template gets Qwen3-Reranker's system and user messages.
 
     :param tokenizer: a transformers tokenizer.
     :param name: the model's name.
-    :param instruction: what to tell the model; None for the template's own.
-    :param settings: what sentence-transformers wrote beside the model.
-    :param by_user: whether a user's message will do where the roles are not known.
-    :returns: a function; None if there is no chat template, or it does not know the roles and nothing else will do.
-    :raises ModelError: if the template cannot be rendered with either.
+    :param instruction: the instruction for the model; None for the template's default.
+    :param settings: the settings that sentence-transformers saved with the model.
+    :param by_user: whether a user message is allowed where the template does not know the roles.
+    :returns: the function; None without a chat template, or if it does not know the roles and ``by_user`` is false.
+    :raises ModelError: if the template renders neither the roles nor a user message.
     """
     template = getattr(tokenizer, "chat_template", None)
     if not template:
@@ -138,6 +138,6 @@ def _carries(render: Callable[[str, str], str]) -> bool:
     """Tell whether both texts reach the prompt."""
     try:
         base, other_query, other_document = render("q 1", "d 1"), render("q 2", "d 1"), render("q 1", "d 2")
-    except Exception:  # a template may raise anything, jinja's own errors among it, for roles it does not know
+    except Exception:  # for unknown roles a template may raise any error, jinja's among them
         return False
     return base != other_query and base != other_document

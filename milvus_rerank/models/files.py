@@ -1,4 +1,4 @@
-"""A model's files without torch or transformers: its folder, config, weights, graphs and tokenizer."""
+"""Access to a model's files without torch or transformers: folder, config, weights, graphs and tokenizer."""
 
 import hashlib
 import json
@@ -26,10 +26,10 @@ _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 def fetch_folder(source: ModelSource, patterns: tuple[str, ...], *, show_progress: bool = False) -> Path:
-    """Return a local folder with the model's files, downloading what is missing.
+    """Return a local folder with the model's files, after downloading the missing files.
 
-    :param source: which model, and whether the network may be asked.
-    :param patterns: the files wanted, as globs such as ``onnx/*``; a hub model's other files are left where they are.
+    :param source: the model, and whether the network may be used.
+    :param patterns: the files to download, as globs such as ``onnx/*``; other files of a hub model are not downloaded.
     :param show_progress: show the hub client's progress bars.
     :returns: the built-in or local folder, or the hub client's snapshot.
     :raises ModelError: if the model is not found.
@@ -72,7 +72,7 @@ def list_files(folder: Path) -> tuple[str, ...]:
 def list_hub_files(source: ModelSource) -> tuple[str, ...] | None:
     """List the files of a model on the hub without downloading them.
 
-    :param source: which model, and whether the network may be asked.
+    :param source: the model, and whether the network may be used.
     :returns: sorted names such as ``onnx/model.onnx``; None if the hub does not answer.
     """
     if source.local_files_only:
@@ -90,9 +90,9 @@ def read_config(folder: Path, name: str = "config.json", *, optional: bool = Fal
 
     :param folder: the model's folder.
     :param name: the file's name.
-    :param optional: return no values if there is no such file.
-    :returns: its values.
-    :raises ModelError: if it cannot be read or does not hold a JSON object.
+    :param optional: return an empty dict if the file does not exist.
+    :returns: the values.
+    :raises ModelError: if the file cannot be read or does not hold a JSON object.
     """
     if optional and not (folder / name).is_file():
         return {}
@@ -106,11 +106,11 @@ def read_config(folder: Path, name: str = "config.json", *, optional: bool = Fal
 
 
 def check_reranker(name: str, config: Mapping[str, Any]) -> None:
-    """Raise if a config is not a cross-encoder's with one label, which is what can be exported.
+    """Raise if a model is not a cross-encoder with one label. Only such models can be exported.
 
     :param name: the model's name, for the message.
     :param config: its ``config.json``.
-    :raises ModelError: if it is of another kind or has other than one label.
+    :raises ModelError: if the model has another architecture, or zero or several labels.
     """
     architectures = list(config.get("architectures") or [])
     if architectures and not any("ForSequenceClassification" in kind for kind in architectures):
@@ -123,9 +123,9 @@ def check_reranker(name: str, config: Mapping[str, Any]) -> None:
 
 
 def label_count(config: Mapping[str, Any]) -> int:
-    """Return how many labels a classifier has.
+    """Return the number of labels of a classifier.
 
-    :param config: its ``config.json``, where transformers leaves out that there are two.
+    :param config: its ``config.json``; transformers omits the number if it is two.
     :returns: the number.
     """
     return int(config.get("num_labels") or len(config.get("id2label") or {0: "", 1: ""}))
@@ -135,7 +135,7 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that hold a model's weights.
 
     :param folder: the model's folder.
-    :returns: one file, the files of an index, or none.
+    :returns: a single file, the files of an index, or an empty list.
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -145,10 +145,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def content_key(files: Iterable[Path], *options: object) -> str:
-    r"""Return a name for what is made of some files with some options.
+    r"""Return a cache key for a result that is derived from files and options.
 
-    :param files: files whose contents count; their names do not.
-    :param \*options: all else that counts: settings, versions.
+    :param files: files whose contents enter the key; their names do not.
+    :param \*options: other values that enter the key, such as settings and versions.
     :returns: 32 hexadecimal digits.
     """
     digest = hashlib.sha256(repr(options).encode())
@@ -165,10 +165,10 @@ def read_weights(folder: Path, *, show_progress: bool = False) -> dict[str, Any]
 
     :param folder: a folder with :func:`weight_files`.
     :param show_progress: show a progress bar on stderr.
-    :returns: numpy arrays by name, in the types they are stored in.
+    :returns: numpy arrays by name, in their stored types.
     :raises ModelError: if a file cannot be read.
     """
-    import ml_dtypes  # gives numpy a bfloat16, by being imported
+    import ml_dtypes  # the import itself adds bfloat16 to numpy
     import numpy as np
     from safetensors import SafetensorError, deserialize, safe_open
 
@@ -184,7 +184,7 @@ def read_weights(folder: Path, *, show_progress: bool = False) -> dict[str, Any]
                         weights[name] = file.get_tensor(name)
                         if bar is not None:
                             bar.advance(1)
-            if len(plain) < len(types):  # safetensors looks for these types in numpy, which does not have them
+            if len(plain) < len(types):  # safetensors looks for these types in numpy, which lacks them
                 for name, tensor in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
                     if types[name] in float8:
                         values = np.frombuffer(tensor["data"], float8[types[name]])
@@ -195,11 +195,11 @@ def read_weights(folder: Path, *, show_progress: bool = False) -> dict[str, Any]
 
 
 class FileTokenizer:
-    """A ``tokenizer.json`` with the few parts of transformers' interface that :class:`PairEncoder` needs.
+    """Tokenizer from a ``tokenizer.json``, with those parts of transformers' interface that :class:`PairEncoder` needs.
 
-    transformers takes seconds to import and 200 MB of memory; the ids are the same, which a test says.
+    transformers takes seconds to import and 200 MB of memory. A test checks that the ids are the same.
 
-    :param folder: a folder with ``tokenizer.json`` and perhaps ``tokenizer_config.json``.
+    :param folder: a folder with ``tokenizer.json`` and optionally ``tokenizer_config.json``.
     :param config: the model's ``config.json``.
     :raises ModelError: if the tokenizer cannot be read.
     """
@@ -231,7 +231,7 @@ class FileTokenizer:
     def __call__(
         self, text: Any, pair: Any = None, *, add_special_tokens: bool = True, return_token_type_ids: bool = True
     ) -> dict[str, Any]:
-        """Encode one text, or lists of texts or of pairs, as a transformers tokenizer does."""
+        """Encode a text, or lists of texts or of pairs, as a transformers tokenizer does."""
         if isinstance(text, str):
             encoding = self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens)
             return {"input_ids": encoding.ids, "token_type_ids": encoding.type_ids}
@@ -247,7 +247,7 @@ def has_plain_tokenizer(folder: Path) -> bool:
     """Tell whether :class:`FileTokenizer` reads a folder's tokenizer as transformers would.
 
     :param folder: the model's folder.
-    :returns: False without a ``tokenizer.json``, and where ``tokenizer_config.json`` overrides how it spells texts.
+    :returns: False without a ``tokenizer.json``, or if ``tokenizer_config.json`` overrides its text normalisation.
     """
     if not (folder / "tokenizer.json").is_file():
         return False
@@ -255,7 +255,7 @@ def has_plain_tokenizer(folder: Path) -> bool:
     own = read_config(folder, "tokenizer_config.json", optional=True)
     if normalizer.get("type") != "BertNormalizer" or own.get("tokenizer_class") in _GENERIC:
         return True
-    # BERT's own classes take these from tokenizer_config.json, or their defaults, whatever tokenizer.json says.
+    # BERT's classes take these from tokenizer_config.json, or use defaults, and ignore tokenizer.json.
     said = (own.get("do_lower_case", True), own.get("strip_accents"), own.get("tokenize_chinese_chars", True))
     return said == tuple(normalizer.get(name) for name in ("lowercase", "strip_accents", "handle_chinese_chars"))
 

@@ -1,4 +1,4 @@
-"""Loading of tokenizers and models. The only module that imports transformers."""
+"""Loading of tokenizers and models by transformers."""
 
 import contextlib
 import pickle
@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models.source import ModelSource, model_folder, not_loaded
 
-# What transformers raises for files that are absent, cut short or of another format.
+# Errors that transformers raises for files that are absent, truncated or of another format.
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -28,13 +28,13 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model with its tokenizer, in memory.
+    """Model with its tokenizer, in memory.
 
     :param tokenizer: a transformers tokenizer.
     :param model: a torch module on the CPU.
     :param config: the model's ``config.json`` as a dict.
-    :param max_length: the tokens a pair may have by default.
-    :param position_limit: the tokens a pair can have at all; None if positions are not counted in a table.
+    :param max_length: the most tokens of a pair by default.
+    :param position_limit: the most tokens that the position table allows; None without such a table.
     """
 
     tokenizer: Any
@@ -47,10 +47,10 @@ class LoadedModel:
 def load_model(source: ModelSource, *, show_progress: bool = False) -> LoadedModel:
     """Load a sequence classification model.
 
-    :param source: which model, and whether the network may be asked.
+    :param source: the model, and whether the network may be used.
     :param show_progress: show transformers' and the hub's progress bars.
     :returns: the model in float32 on the CPU, with its tokenizer.
-    :raises ModelError: if it cannot be found or read, or is no trained classifier.
+    :raises ModelError: if the model cannot be found or read, or is not a trained classifier.
     """
     where, options = _where(source)
     with _bars(show_progress), explained(source):
@@ -60,7 +60,7 @@ def load_model(source: ModelSource, *, show_progress: bool = False) -> LoadedMod
             where, config=config, dtype="float32", output_loading_info=True, **options
         )
     _check_trained(source, model, info)
-    if model.config.pad_token_id is None:  # a language model's body looks for a row's last token that is no padding
+    if model.config.pad_token_id is None:  # a language model looks for the last token of a row that is not padding
         model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     limit = _position_limit(model)
     lengths = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None), limit)
@@ -71,11 +71,11 @@ def load_model(source: ModelSource, *, show_progress: bool = False) -> LoadedMod
 def load_causal(source: ModelSource, dtype: str, *, show_progress: bool = False) -> LoadedModel:
     """Load a causal language model.
 
-    :param source: which model, and whether the network may be asked.
+    :param source: the model, and whether the network may be used.
     :param dtype: the precision of its weights in memory.
     :param show_progress: show transformers' and the hub's progress bars.
     :returns: the model on the CPU, with its tokenizer.
-    :raises ModelError: if it cannot be found or read.
+    :raises ModelError: if the model or its tokenizer cannot be found or read.
     """
     where, options = _where(source)
     with _bars(show_progress), explained(source):
@@ -93,13 +93,13 @@ def load_layerwise(
 ) -> LoadedModel:
     """Load a layerwise MiniCPM up to the layer whose score head is read.
 
-    :param source: which model, and whether the network may be asked.
+    :param source: the model, and whether the network may be used.
     :param dtype: the precision of its weights in memory.
     :param config: its ``config.json``.
     :param layer: the layer; None for the last.
     :param show_progress: show transformers' and the hub's progress bars.
     :returns: the model on the CPU, with its tokenizer.
-    :raises ModelError: if it cannot be found or read, or has no head on that layer.
+    :raises ModelError: if the model cannot be found or read, or that layer has no head.
     """
     from milvus_rerank.models.bge_llm import LayerwiseModel, layerwise_config
 
@@ -120,15 +120,15 @@ def load_lightweight(
 ) -> LoadedModel:
     """Load a lightweight Gemma 2 up to the layer whose states are scored.
 
-    :param source: which model, and whether the network may be asked.
+    :param source: the model, and whether the network may be used.
     :param dtype: the precision of its weights in memory.
     :param config: its ``config.json``.
     :param layer: the layer; None for the last.
-    :param compress_layers: before which layers document tokens are merged.
-    :param compress_ratio: how many become one.
+    :param compress_layers: the layers before which document tokens are merged.
+    :param compress_ratio: the number of tokens merged into one.
     :param show_progress: show transformers' and the hub's progress bars.
     :returns: the model on the CPU, with its tokenizer.
-    :raises ModelError: if it cannot be found or read, or has no head on that layer.
+    :raises ModelError: if the model cannot be found or read, or that layer has no head.
     """
     from milvus_rerank.models.bge_llm import LightweightModel, lightweight_config
 
@@ -139,10 +139,10 @@ def load_lightweight(
 def _load_stock(
     source: ModelSource, dtype: str, config: dict[str, Any], model_class: Any, stock: Any, show_progress: bool
 ) -> LoadedModel:
-    """Load weights into a class of this package: what the repository's own code would do is not run."""
+    """Load weights into a class of this package. The code of the model's repository does not run."""
     where, options = _where(source)
     with _bars(show_progress), explained(source), _quiet():
-        # The tokenizer by the model it is, not by the repository's configuration, which transformers does not know.
+        # The tokenizer follows the stock configuration: transformers does not know the repository's configuration.
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, config=stock, **options)
         model, info = model_class.from_pretrained(where, config=stock, dtype=dtype, output_loading_info=True, **options)
     _check_trained(source, model, info)
@@ -170,9 +170,9 @@ def _check_trained(source: ModelSource, model: Any, info: dict[str, Any]) -> Non
 def load_tokenizer(source: ModelSource) -> Any:
     """Load a model's tokenizer.
 
-    :param source: which model, and whether the network may be asked.
+    :param source: the model, and whether the network may be used.
     :returns: a transformers tokenizer.
-    :raises ModelError: if it cannot be found or read.
+    :raises ModelError: if the model or its tokenizer cannot be found or read.
     """
     where, options = _where(source)
     with explained(source):
@@ -180,7 +180,7 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 
 def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
-    """Return what transformers' ``from_pretrained`` is to be told."""
+    """Return the arguments of transformers' ``from_pretrained``."""
     folder = model_folder(source.name)
     return str(folder) if folder else source.name, {
         "revision": source.revision or "main",
@@ -191,7 +191,7 @@ def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
 
 
 def _position_limit(model: Any) -> int | None:
-    """Return how many positions the model's table holds; RoBERTa's family keeps its first ``padding_idx + 1`` free."""
+    """Return the number of usable rows in the position table: RoBERTa's first ``padding_idx + 1`` rows do not count."""
     for path, module in model.named_modules():
         if path.endswith("position_embeddings") and hasattr(module, "num_embeddings"):
             padding = module.padding_idx
@@ -201,7 +201,7 @@ def _position_limit(model: Any) -> int | None:
 
 @contextlib.contextmanager
 def _bars(show: bool) -> Iterator[None]:
-    """Show or hide transformers' progress bars while a model loads, then put the setting back."""
+    """Show or hide transformers' progress bars while a model loads, then restore the setting."""
     was = transformers_logging.is_progress_bar_enabled()
     (transformers_logging.enable_progress_bar if show else transformers_logging.disable_progress_bar)()
     try:
@@ -212,11 +212,11 @@ def _bars(show: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(source: ModelSource) -> Iterator[None]:
-    """Turn what transformers and the hub raise into one error that says what to do.
+    """Turn the errors of transformers and the hub into one error that says what to do.
 
-    :param source: which model was to be loaded.
+    :param source: the model to load.
     :yields: nothing.
-    :raises ModelError: for what they raise.
+    :raises ModelError: for their errors.
     """
     try:
         yield
@@ -225,14 +225,14 @@ def explained(source: ModelSource) -> Iterator[None]:
     except _UNREADABLE as error:
         raise not_loaded(source, error) from error
     except Exception as error:
-        if type(error) is not Exception:  # the tokenizers library, in Rust, raises bare ones
+        if type(error) is not Exception:  # the tokenizers library, written in Rust, raises bare Exceptions
             raise
         raise not_loaded(source, error) from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from telling of weights that are left out on purpose: the layers after the last one used."""
+    """Silence transformers' reports of weights skipped on purpose: those of the layers after the last used layer."""
     was = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

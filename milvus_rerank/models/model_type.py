@@ -1,4 +1,4 @@
-"""Model types, and the settings of sentence-transformers beside a model. Imports nothing heavy, reads no weights."""
+"""Model types, and the settings that sentence-transformers saves with a model. Reads no weights, imports quickly."""
 
 import inspect
 import json
@@ -11,25 +11,26 @@ from milvus_rerank.errors import ModelError
 from milvus_rerank.models.files import read_config
 
 ModelType = Literal["classifier", "causal", "layerwise", "lightweight", "library", "none"]
-"""A sequence classifier; a language model whose next token says yes or no; BGE's two with score heads on layers; a
-cross-encoder that only sentence-transformers can assemble; and a model that does not rerank."""
+"""Types of model, in this order: a sequence classifier; a language model whose next token says yes or no; BGE's two
+types with score heads on layers; a cross-encoder that only sentence-transformers can assemble; a model that does not
+rerank."""
 
 _PLAIN = {"Transformer", "LogitScore"}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What sentence-transformers wrote beside a model.
+    """Settings that sentence-transformers saves with a model.
 
-    :param activation: the class that makes scores of logits, such as ``torch.nn.modules.activation.Sigmoid``.
-    :param prompt: what to put before a query, or to tell a language model; None for nothing.
-    :param tokens: the tokens that say yes and no, for a language model; the second may be None.
-    :param plain: whether the model is made of nothing but a transformer, and perhaps the choice of those tokens.
-    :param cross_encoder: whether it says that it is a cross-encoder.
-    :param modules: whether it was saved by sentence-transformers at all.
-    :param chat: whether pairs go through the chat template; None if nothing says so.
-    :param in_parts: whether the template wants contents as lists of parts; None if nothing says so.
-    :param chat_options: more arguments of the template.
+    :param activation: the class that turns logits into scores, such as ``torch.nn.modules.activation.Sigmoid``.
+    :param prompt: the text before a query, or the instruction for a language model; None for neither.
+    :param tokens: the tokens that mean yes and no, for a language model; the second may be None.
+    :param plain: whether the model consists only of a transformer, and optionally the choice of those tokens.
+    :param cross_encoder: whether the settings call it a cross-encoder.
+    :param modules: whether sentence-transformers saved the model.
+    :param chat: whether pairs go through the chat template; None if the files do not say.
+    :param in_parts: whether the template expects contents as lists of parts; None if the files do not say.
+    :param chat_options: further arguments of the template.
     """
 
     activation: str | None = None
@@ -49,17 +50,17 @@ def cache_argument(forward: Callable[..., Any]) -> str | None:
     transformers 5.24 renamed it from ``past_key_values`` to ``cache``. The output's field has the argument's name.
 
     :param forward: the forward method of a model or of its body.
-    :returns: the name; None if it takes none.
+    :returns: the name; None if the method does not take them.
     """
     names = inspect.signature(forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in names), None)
 
 
 def read_settings(folder: Path) -> Settings:
-    """Read the settings that sentence-transformers wrote beside a model.
+    """Read the settings that sentence-transformers saves with a model.
 
     :param folder: the model's folder.
-    :returns: the settings; defaults without such files.
+    :returns: the settings; defaults if the files do not exist.
     :raises ModelError: if a file cannot be read.
     """
     settings = read_config(folder, "config_sentence_transformers.json", optional=True)
@@ -69,7 +70,7 @@ def read_settings(folder: Path) -> Settings:
     kinds = body.get("modality_config")
     form = ((kinds or {}).get("message") or {}).get("format")
     options = dict((body.get("processing_kwargs") or {}).get("chat_template") or {})
-    options.pop("restore_suffix", None)  # sentence-transformers' own: here it is always restored
+    options.pop("restore_suffix", None)  # an option of sentence-transformers: this package always restores the suffix
     tokens = None
     for module in modules:
         if str(module.get("type", "")).endswith("LogitScore"):
@@ -93,8 +94,8 @@ def model_type(config: Mapping[str, Any], settings: Settings) -> ModelType:
     """Return the type of a model.
 
     :param config: its ``config.json``.
-    :param settings: what sentence-transformers wrote beside it.
-    :returns: its type; ``classifier`` where its config does not say.
+    :param settings: the settings that sentence-transformers saved with it.
+    :returns: its type; ``classifier`` if its config does not say.
     """
     if not settings.plain:
         return "library" if settings.cross_encoder else "none"
@@ -109,7 +110,7 @@ def model_type(config: Mapping[str, Any], settings: Settings) -> ModelType:
 
 
 def _read_modules(path: Path) -> list[dict[str, Any]]:
-    """Return the modules of ``modules.json``, the one file that holds a list."""
+    """Return the modules of ``modules.json``, the only file that holds a list."""
     try:
         return [dict(module) for module in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as error:

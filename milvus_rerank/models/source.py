@@ -1,4 +1,4 @@
-"""Where a model's files are, by its name."""
+"""Location of a model's files, by its name."""
 
 import os
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ _SHIPPED = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Which model, and how it may be fetched.
+    """Name of a model, with options for downloading it.
 
     :param name: ``builtin/...``, a local folder, or a name on the model hub such as ``BAAI/bge-reranker-base``.
     :param revision: a branch, tag or commit on the hub; None for its main branch.
-    :param cache_dir: where downloaded files are kept; None for the hub client's own folder.
-    :param local_files_only: use files that are on this machine already; never ask the network.
-    :param trust_remote_code: run Python code that comes with the model. Off unless asked for.
+    :param cache_dir: the folder for downloaded files; None for the hub client's default folder.
+    :param local_files_only: use only files that are already on this machine, never the network.
+    :param trust_remote_code: run Python code that comes with the model. Off by default.
     """
 
     name: str
@@ -31,11 +31,11 @@ class ModelSource:
 
 
 def not_loaded(source: ModelSource, error: BaseException) -> ModelError:
-    """Return the error for a model whose files cannot be had or read, which says what to do.
+    """Return the error for a model whose files cannot be downloaded or read. The error says what to do.
 
-    :param source: which model, and whether the network was to be asked.
-    :param error: what the hub's client or transformers raised.
-    :returns: to be raised from ``error``.
+    :param source: the model, and whether the network may be used.
+    :param error: the error of the hub's client or transformers.
+    :returns: the error to raise from ``error``.
     """
     if "trust_remote_code" in str(error):
         return ModelError(
@@ -61,10 +61,10 @@ def builtin_names() -> list[str]:
 def model_folder(name: str) -> Path | None:
     """Return the folder of a built-in or local model, None for a name on the hub.
 
-    :param name: as in :class:`ModelSource`.
+    :param name: the name, as in :class:`ModelSource`.
     :returns: a folder that holds a ``config.json``, or None.
-    :raises InputError: if the name is no string or empty.
-    :raises ModelError: for an unknown built-in model, a path that is no folder, or a folder without a model.
+    :raises InputError: if the name is empty or not a string.
+    :raises ModelError: for an unknown built-in model, a path that is not a folder, or a folder without a model.
     """
     if not isinstance(name, (str, os.PathLike)) or not str(name).strip():
         raise InputError(

@@ -1,1 +1,1 @@
-"""Models as ONNX files: found beside the weights, put together from them, or traced by torch; kept in a cache."""
+"""Models as ONNX files: shipped with the model, or built from its weights or traced by torch, and kept in a cache."""

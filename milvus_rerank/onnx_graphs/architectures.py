@@ -1,4 +1,4 @@
-"""BERT's family: which models are of it, and where they keep their weights. Imports nothing heavy."""
+"""BERT's family: its models and the names of their weights. Imports quickly."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a model type keeps its weights, with ``{}`` for the layer's number.
+    """Names of an architecture's weights, with ``{}`` for the layer's number.
 
-    :param body: prefix of the encoder.
-    :param layer: prefix of one layer.
+    :param body: the prefix of the encoder.
+    :param layer: the prefix of one layer.
     :param names: the weights of a layer: query, key, value, attention output and its norm, both halves of the
         feed-forward part and its norm.
     :param head: the dense layer and the projection after it.
-    :param head_activation: the ONNX operator between them.
+    :param head_activation: the ONNX operator between the two.
     """
 
     body: str
@@ -58,10 +58,10 @@ SIZES = (("hidden_size", "dim"), ("num_hidden_layers", "n_layers"), ("num_attent
 
 
 def is_known(config: Mapping[str, Any]) -> bool:
-    """Tell whether :func:`~milvus_rerank.onnx_graphs.build_bert.build` can put this model together.
+    """Tell whether :func:`~milvus_rerank.onnx_graphs.build_bert.build` can build the graph of a model.
 
     :param config: the model's ``config.json``.
-    :returns: False for other architectures, activations or kinds of position.
+    :returns: False for unknown architectures, activations or kinds of position.
     """
     return (
         config.get("model_type") in LAYOUTS
@@ -76,16 +76,16 @@ def is_known(config: Mapping[str, Any]) -> bool:
 
 
 def position_limit(config: Mapping[str, Any]) -> int:
-    """Return how many tokens a model has positions for.
+    """Return the number of tokens that a model's position table allows.
 
     :param config: the model's ``config.json``, for which :func:`is_known` holds.
-    :returns: the rows of its table, without those that RoBERTa's family keeps free.
+    :returns: the rows of the table, without the rows that RoBERTa's family leaves unused.
     """
     return int(config["max_position_embeddings"]) - first_position(config)
 
 
 def first_position(config: Mapping[str, Any]) -> int:
-    """Return the row of the position table that the first token has."""
+    """Return the first token's row in the position table."""
     if LAYOUTS[config["model_type"]].body != "roberta.":
         return 0
     padding = config.get("pad_token_id")

@@ -1,7 +1,8 @@
-"""The ONNX graph of BERT's family, put together from the weights: no torch, and less work than the traced model.
+"""ONNX graphs of BERT's family, built from the weights: without torch, and with less work than a traced model.
 
-Only the first token's row is read by the classifier. So the last layer computes keys and values for all tokens, and
-everything else for that row alone: 14% less arithmetic in 6 layers, 7% in 12, and the same logits.
+The classifier reads only the first token's row. So the last layer computes keys and values for all tokens, and
+everything else for that row alone. This saves 14% of the arithmetic with 6 layers and 7% with 12, and gives the same
+logits.
 """
 
 import re
@@ -18,53 +19,53 @@ from onnx import TensorProto, helper
 from milvus_rerank.onnx_graphs.architectures import ACTIVATIONS, LAYOUTS, SIZES, first_position
 
 Array = NDArray[Any]
-OPSET = 20  # the first with Gelu
+OPSET = 20  # the first opset with Gelu
 IR_VERSION = 10
 MASKED = np.float32(-1e4)
-"""What is added to the attention to a padding token; its softmax is 0 in every precision."""
+"""Number added to the attention scores of padding tokens; their softmax is then 0 in every precision."""
 FIRST_ROW = "first_row_"
-"""How the names of those nodes begin that compute nothing but the first token's row, at the end of the graph."""
+"""Prefix of the names of nodes at the end of the graph that compute only the first token's row."""
 
 _NEW_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _OLD_NAME = re.compile(r"LayerNorm\.(gamma|beta)$")
 
 
 def build(config: Mapping[str, Any], weights: Mapping[str, Array], *, with_types: bool) -> onnx.ModelProto:
-    """Put the graph together.
+    """Build the ONNX graph of a model.
 
     :param config: the model's ``config.json``, for which
         :func:`~milvus_rerank.onnx_graphs.architectures.is_known` holds.
     :param weights: arrays by their names in the checkpoint, in any float type.
-    :param with_types: whether the tokenizer makes token types; without, every token is of type 0.
-    :returns: a float32 model: ``input_ids``, ``attention_mask`` and, with types, ``token_type_ids``, all
-        int64 of shape ``(pairs, tokens)`` and padded on the right, to ``logits``, shape ``(pairs, 1)``.
+    :param with_types: whether the tokenizer makes token types; if not, every token has type 0.
+    :returns: a float32 model. Its inputs are ``input_ids``, ``attention_mask`` and, with types, ``token_type_ids``, all
+        int64 of shape ``(pairs, tokens)`` and padded on the right. Its output is ``logits``, shape ``(pairs, 1)``.
     :raises KeyError: if a weight is missing.
     """
-    # As TensorFlow called them, and transformers renames them.
+    # Old names from TensorFlow, which transformers renames in the same way.
     weights = {_OLD_NAME.sub(lambda found: _NEW_NAMES[found[0]], name): array for name, array in weights.items()}
     for name in reversed(LAYOUTS[config["model_type"]].head):
-        weights[name + ".weight"]  # looked up first: it is what an embedding model lacks
+        weights[name + ".weight"]  # looked up first: an embedding model lacks these weights
     return _Builder(config, weights, with_types).build()
 
 
 def save(graph: onnx.ModelProto, path: Path) -> None:
-    """Write a graph, its weights in a file beside it.
+    """Write a graph, with its weights in a second file.
 
-    So engines can map the weights into memory, and no protobuf message is too large.
+    The second file lets engines map the weights into memory, and keeps protobuf messages small enough.
 
-    :param graph: as :func:`build` makes it.
+    :param graph: the graph from :func:`build`.
     :param path: the ``.onnx`` file to write.
     """
     onnx.save_model(graph, path, save_as_external_data=True, location=path.name + "_data")
 
 
 class _Builder:
-    """Grow a graph node by node; every method returns the name of its result."""
+    """Build a graph node by node. Methods that add nodes or weights return the name of their result."""
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Array], with_types: bool) -> None:
         self._config = config
         self._layout = LAYOUTS[config["model_type"]]
-        # DistilBERT has no types, though its tokenizer may make them.
+        # DistilBERT does not use token types, though its tokenizer may make them.
         self._with_types = with_types and f"{self._layout.body}embeddings.token_type_embeddings.weight" in weights
         self._weights = weights
         self._part = ""
@@ -114,14 +115,14 @@ class _Builder:
         if first == 0:
             length = self._node("Gather", self._node("Shape", "input_ids"), self._constant(np.int64(1)))
             return self._node("Range", self._constant(np.int64(0)), length, self._constant(np.int64(1)))
-        # RoBERTa's family counts the tokens that are not padding, even where a text spells "<pad>".
+        # RoBERTa's family counts the tokens that are not padding, even if a text contains "<pad>".
         padding = self._constant(np.int64(first - 1))
         counted = self._node("Cast", self._node("Not", self._node("Equal", "input_ids", padding)), to=TensorProto.INT64)
         count = self._node("CumSum", counted, self._constant(np.int64(1)))
         return self._node("Add", self._node("Mul", count, counted), padding)
 
     def _mask(self) -> str:
-        """Add nothing to tokens and :data:`MASKED` to padding, shape ``(pairs, 1, 1, tokens)``."""
+        """Return the attention mask: 0 for tokens and :data:`MASKED` for padding, shape ``(pairs, 1, 1, tokens)``."""
         kept = self._node("Cast", "attention_mask", to=TensorProto.FLOAT)
         missing = self._node("Sub", self._constant(np.float32(1)), kept)
         return self._node("Unsqueeze", self._node("Mul", missing, self._constant(MASKED)), self._constant([1, 2]))
@@ -156,7 +157,7 @@ class _Builder:
 
     def _linear(self, states: str, name: str, scale: float = 1.0) -> str:
         weight = self._add(name + ".weight", self._float(name + ".weight") * np.float32(scale))
-        # As in the checkpoint, (out, in): engines take a transposed weight as it is, and fold this node away.
+        # Shape (out, in), as in the checkpoint: engines use a transposed weight as it is, and remove this node.
         product = self._node("MatMul", states, self._node("Transpose", weight, perm=[1, 0]))
         return self._node("Add", product, self._add(name + ".bias", self._float(name + ".bias") * np.float32(scale)))
 

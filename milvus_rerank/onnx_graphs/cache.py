@@ -1,4 +1,4 @@
-"""Exported graphs in the user's cache folder: written once, whole or not at all, by one process at a time."""
+"""Cache of graphs in the user's cache folder. One process at a time writes a graph, completely or not at all."""
 
 import logging
 import os
@@ -13,26 +13,26 @@ from filelock import FileLock
 logger = logging.getLogger(__name__)
 
 VARIABLE = "MILVUS_RERANK_CACHE"
-"""The environment variable that names another folder."""
+"""Environment variable that names another cache folder."""
 
 _spares: list["tempfile.TemporaryDirectory[str]"] = []
 
 
 def cache_folder() -> Path:
-    """Return the folder that exports are kept in, which need not exist."""
+    """Return the cache folder, which need not exist."""
     own = os.environ.get(VARIABLE)
     return Path(own) if own else platformdirs.user_cache_path("milvus-rerank", appauthor=False)
 
 
 def keep(key: str, write: Callable[[Path], None]) -> Path:
-    """Return the cached folder of a key, writing it if it is not there.
+    """Return the cached folder of a key, after writing it if it does not exist.
 
-    Other processes that want the same key wait. A folder appears whole or not at all: it is written under another name
-    and renamed. What a crash left behind is removed by the next writer. Where the cache cannot be written, a temporary
+    Other processes that need the same key wait. A folder appears completely or not at all: it is written under another
+    name and then renamed. The next writer removes the remains of a crash. If the cache cannot be written, a temporary
     folder serves until the process ends.
 
-    :param key: as :func:`content_key` makes it.
-    :param write: fills the empty folder it is given.
+    :param key: the key from :func:`content_key`.
+    :param write: the function that fills an empty folder.
     :returns: the folder.
     """
     root = cache_folder()

@@ -1,4 +1,4 @@
-"""Names of the files in which models keep graphs and weights. Imports nothing heavy."""
+"""Names of the files that hold the graphs and weights of models. Imports quickly."""
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -7,18 +7,18 @@ from typing import Any, Literal
 from milvus_rerank.onnx_graphs.architectures import is_known
 
 GraphEngine = Literal["openvino", "onnx"]
-"""The engines that run graphs."""
+"""Engines that run ONNX graphs."""
 
 GraphDtype = Literal["float32", "int8"]
-"""The precisions of graphs; engines run those of float32 in bfloat16, too."""
+"""Precisions of graphs; engines run float32 graphs in bfloat16, too."""
 
 Int8Method = Literal["dynamic", "calibrated"]
-"""The ways to make int8."""
+"""Ways to quantise a graph to int8."""
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model*.bin",)
 _FLOAT = {"openvino": ("openvino/openvino_model.xml", "onnx/model.onnx"), "onnx": ("onnx/model.onnx",)}
-# As sentence-transformers, optimum and transformers.js name them; this package writes the first of each.
+# Names from sentence-transformers, optimum and transformers.js; this package writes the first of each.
 _INT8 = {
     "openvino": ("openvino/openvino_model_qint8*.xml", "openvino/openvino_model_int8*.xml"),
     "onnx": ("onnx/model_qint8*.onnx", "onnx/model_int8.onnx", "onnx/model_quantized.onnx"),
@@ -26,12 +26,12 @@ _INT8 = {
 
 
 def find_carried(files: Iterable[str], engine: str, dtype: str) -> str | None:
-    """Return the graph that a model carries.
+    """Return the graph that is shipped with a model.
 
     :param files: the names of the model's files, sorted.
     :param engine: ``onnx`` or ``openvino``.
     :param dtype: ``int8``, or any float type.
-    :returns: its name, such as ``onnx/model.onnx``; None if there is none.
+    :returns: its name, such as ``onnx/model.onnx``; None for a model without a graph.
     """
     for pattern in (_INT8 if dtype == "int8" else _FLOAT)[engine]:
         for name in files:
@@ -41,7 +41,7 @@ def find_carried(files: Iterable[str], engine: str, dtype: str) -> str | None:
 
 
 def graph_files(name: str) -> tuple[str, ...]:
-    """Return the files of a graph: itself, and where its weights can be.
+    """Return the files of a graph: the graph itself, and the files that may hold its weights.
 
     :param name: its name, such as ``onnx/model.onnx``.
     :returns: names; not all of them need to exist.
@@ -56,8 +56,8 @@ def can_build(files: Iterable[str], config: Mapping[str, Any], padding_side: str
 
     :param files: the names of the model's files.
     :param config: its ``config.json``.
-    :param padding_side: its tokenizer's; the graph counts positions from the left.
-    :returns: False for architectures that torch must trace.
+    :param padding_side: the padding side of its tokenizer; the graph counts positions from the left.
+    :returns: False if torch must trace the model.
     """
     has_weights = not {"model.safetensors", "model.safetensors.index.json"}.isdisjoint(files)
     return has_weights and is_known(config) and padding_side == "right"

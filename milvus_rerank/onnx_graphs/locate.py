@@ -1,4 +1,4 @@
-"""The ONNX file of a model that carries none: from the cache, built from its weights, or traced by torch."""
+"""ONNX files for models without a graph: from the cache, built from the weights, or traced by torch."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -12,7 +12,7 @@ from milvus_rerank.onnx_graphs.cache import keep
 from milvus_rerank.requirements import ENGINES, require
 
 GRAPH_VERSION = 2
-"""Raised whenever graphs change, so that a cache of older ones is not used."""
+"""Version of the graphs. It is raised whenever they change, so that older graphs in a cache are not used."""
 
 GRAPH = "model.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -21,13 +21,13 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 def build_cached(
     folder: Path, config: Mapping[str, Any], name: str, *, with_types: bool, show_progress: bool = False
 ) -> Path:
-    """Return a graph put together from a model's weights, from the cache where it is there.
+    """Return a graph built from a model's weights, from the cache if it is there.
 
     :param folder: the model's folder, for which :func:`~milvus_rerank.onnx_graphs.files.can_build` holds.
     :param config: its ``config.json``.
-    :param name: what to call the model in an error.
+    :param name: the model's name, for the message.
     :param with_types: whether the tokenizer makes token types.
-    :param show_progress: show a progress bar on stderr where the weights have to be read.
+    :param show_progress: show a progress bar on stderr if the weights must be read.
     :returns: the ``.onnx`` file.
     :raises ModelError: if weights are missing or cannot be read.
     """
@@ -48,12 +48,12 @@ def write_built(
     with_types: bool,
     show_progress: bool = False,
 ) -> None:
-    """Put a graph together and write it, its weights beside it.
+    """Build a graph and write it, with its weights in a second file.
 
     :param path: the ``.onnx`` file to write.
     :param folder: the model's folder, for which :func:`~milvus_rerank.onnx_graphs.files.can_build` holds.
     :param config: its ``config.json``.
-    :param name: what to call the model in an error.
+    :param name: the model's name, for the message.
     :param with_types: whether the tokenizer makes token types.
     :param show_progress: show a progress bar on stderr while the weights are read.
     :raises ModelError: if weights are missing or cannot be read.
@@ -72,14 +72,14 @@ def write_built(
 
 
 def trace_cached(folder: Path, source: ModelSource, names: list[str]) -> Path:
-    """Return a graph of any model, traced by torch, from the cache where it is there.
+    """Return a graph of any model, traced by torch, from the cache if it is there.
 
     :param folder: the model's folder.
-    :param source: which model, for transformers.
+    :param source: the model's name, and how to download it.
     :param names: the inputs its tokenizer makes.
     :returns: the ``.onnx`` file.
     :raises ModelError: if the model cannot be loaded or traced, or the cache cannot be written.
-    :raises MissingDependencyError: if what traces is not installed.
+    :raises MissingDependencyError: if the packages for tracing are not installed.
     """
     weights = weight_files(folder) or sorted(folder.glob("pytorch_model*.bin"))
     files = [folder / "config.json", *weights, *sorted(folder.glob("*.py"))]
@@ -94,10 +94,10 @@ def write_traced(path: Path, source: ModelSource, names: list[str]) -> None:
     """Trace a model and write its graph.
 
     :param path: the ``.onnx`` file to write.
-    :param source: which model.
+    :param source: the model's name, and how to download it.
     :param names: the inputs its tokenizer makes.
     :raises ModelError: if the model cannot be loaded or traced.
-    :raises MissingDependencyError: if what traces is not installed.
+    :raises MissingDependencyError: if the packages for tracing are not installed.
     """
     require("tracing a model", *ENGINES["torch"], "onnxscript")
     from milvus_rerank.models.hub import load_model

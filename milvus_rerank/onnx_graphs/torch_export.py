@@ -1,4 +1,4 @@
-"""ONNX files of any classification model, traced by torch. With torch_engine the only module that imports torch."""
+"""ONNX files of any classification model, traced by torch."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from milvus_rerank.errors import ModelError
 
 
 class _Logits(torch.nn.Module):
-    """A model that takes its inputs by place and returns logits alone."""
+    """Model that takes its inputs by position and returns only logits."""
 
     def __init__(self, model: torch.nn.Module, names: Sequence[str]) -> None:
         super().__init__()
@@ -27,16 +27,16 @@ class _Logits(torch.nn.Module):
 
 
 def trace(model: Any, names: Sequence[str], path: Path) -> None:
-    """Write a model as ONNX with shapes that may change from call to call.
+    """Write a model as ONNX with dynamic shapes.
 
     :param model: a transformers classification model in float32 on the CPU.
     :param names: its inputs: ``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``.
-    :param path: the ``.onnx`` file to write; large weights go to a file beside it.
+    :param path: the ``.onnx`` file to write; large weights go to a second file in its folder.
     :raises ModelError: if torch cannot trace the model.
     """
-    # Sizes that are no one's hidden size, so that torch does not take one dimension for another.
+    # Sizes unlike any hidden size, so that torch does not mistake one dimension for another.
     example = {name: torch.ones((3, 11), dtype=torch.int64) for name in names}
-    example["attention_mask"][1:, 7:] = 0  # a mask without padding may be traced as no mask
+    example["attention_mask"][1:, 7:] = 0  # a mask without padding may disappear in the trace
     dynamic = (tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in names),)
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
@@ -55,7 +55,7 @@ def trace(model: Any, names: Sequence[str], path: Path) -> None:
                 external_data=True,
                 verbose=False,
             )
-    except Exception as error:  # torch.export has no common base for what it cannot trace
+    except Exception as error:  # the errors of torch.export share no base class
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"torch cannot trace {type(model).__name__} to ONNX: {first}") from error
     finally:

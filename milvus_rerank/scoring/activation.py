@@ -1,4 +1,4 @@
-"""From logits to scores."""
+"""Activations: functions from logits to scores."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 Activation = Callable[[NDArray[np.float32]], NDArray[Any]]
 ActivationName = Literal["model", "raw", "sigmoid", "softmax"]
-"""The activations that have a name; ``model`` is the model's own."""
+"""Names of activations; ``model`` is the activation that the model's files name."""
 
 NAMES: tuple[ActivationName, ...] = get_args(ActivationName)
 
@@ -33,12 +33,12 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def model_activation(config: Mapping[str, Any], beside: str | None = None) -> Activation:
-    """Return the activation that a cross-encoder's files name; the sigmoid if they name none and there is one label.
+    """Return the activation that a cross-encoder's files name; without one, the sigmoid if the model has one label.
 
-    As in sentence-transformers, only classes of ``torch`` are taken from a config: all else would be foreign code.
+    As in sentence-transformers, only classes of ``torch`` are taken from a config: any other class is foreign code.
 
     :param config: the model's ``config.json``.
-    :param beside: what ``config_sentence_transformers.json`` names, which goes first; None if it names nothing.
+    :param beside: the activation in ``config_sentence_transformers.json``, which has priority; None without one.
     :returns: a function from logits to scores.
     """
     path = (
@@ -65,13 +65,13 @@ def pick_activation(
 ) -> Activation:
     """Return the activation to use.
 
-    :param choice: None or ``model`` for the model's own, ``raw`` for logits, ``sigmoid``, ``softmax`` for one label of
-        several, or a function on torch tensors such as ``torch.nn.Sigmoid()``.
+    :param choice: None or ``model`` for the model's activation, ``raw`` for logits, ``sigmoid``, ``softmax`` for one
+        label of several, or a function on torch tensors such as ``torch.nn.Sigmoid()``.
     :param config: the model's ``config.json``.
-    :param beside: what ``config_sentence_transformers.json`` names.
+    :param beside: the activation in ``config_sentence_transformers.json``; None without one.
     :returns: a function from logits to scores.
     :raises InputError: for any other word.
-    :raises MissingDependencyError: for a function, or the model's own one beyond the sigmoid, without torch.
+    :raises MissingDependencyError: for a function, or a model's activation beyond the sigmoid, without torch.
     """
     if choice is None or choice == "model":
         return model_activation(config, beside)
@@ -82,4 +82,4 @@ def pick_activation(
         return on_numpy(choice)
     if choice not in NAMES:
         raise InputError(f"activation_fct must be one of {', '.join(map(repr, NAMES))} or a function, got {choice!r}")
-    return raw if choice == "raw" else sigmoid  # softmax: of log odds, see engines.base.Label
+    return raw if choice == "raw" else sigmoid  # softmax is the sigmoid of log odds, see engines.base.Label

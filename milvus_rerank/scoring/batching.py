@@ -1,4 +1,4 @@
-"""Where a sorted list of pairs is cut into batches."""
+"""Cutting of a sorted list of pairs into batches."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 def by_length(lengths: Sequence[int]) -> list[int]:
     """Return positions from the longest to the shortest, ties in input order.
 
-    Longest first, so that a batch too large for the memory shows itself at once.
+    The longest pairs come first, so that a batch that does not fit the memory fails at once.
 
     :param lengths: true token lengths of the pairs.
     :returns: positions into ``lengths``.
@@ -19,7 +19,7 @@ def cut(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[l
 
     :param order: positions sorted by length, longest first.
     :param lengths: true token lengths, indexed by those positions.
-    :param max_tokens: the budget of one batch: its pairs times its longest pair; one pair alone may exceed it.
+    :param max_tokens: the budget of a batch: its pairs times the length of its longest. A single pair may exceed it.
     :returns: the positions of each batch.
     """
     batches: list[list[int]] = []

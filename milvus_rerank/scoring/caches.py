@@ -1,4 +1,4 @@
-"""Bounded memories, safe to share by threads: token ids of texts, and logits of pairs."""
+"""Bounded, thread-safe caches: token ids of texts, and logits of pairs."""
 
 import hashlib
 import threading
@@ -14,31 +14,31 @@ from milvus_rerank.validation import check_count
 Ids = NDArray[np.int64]
 
 TOKEN_CACHE = 1_000_000
-"""Tokens of documents remembered by default: 8 MB."""
+"""Default size of the token cache in tokens: 8 MB."""
 
 
 class TokenCache:
-    """Remember the token ids of documents seen before, the least recently used forgotten first.
+    """Least recently used cache of the token ids of documents.
 
-    :param max_tokens: how many tokens to keep, 8 bytes each; 0 keeps nothing.
+    :param max_tokens: the most tokens to keep, 8 bytes each; 0 keeps no tokens.
     """
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self._lock = threading.Lock()
-        # An empty text counts as one token, or there would be no end of them.
+        # An empty text counts as one token, or the number of entries would be unlimited.
         self._ids: LRUCache[str, Ids] = LRUCache(max_tokens, getsizeof=lambda ids: max(1, len(ids)))
 
     def get(self, texts: Sequence[str]) -> dict[str, Ids]:
-        """Return the token ids of those texts that are remembered."""
+        """Return the token ids of those texts that are in the cache."""
         with self._lock:
             return {text: self._ids[text] for text in texts if text in self._ids}
 
     def put(self, texts: Sequence[str], ids: Sequence[Ids]) -> None:
-        """Remember token ids; a text longer than the whole cache is left out.
+        """Store token ids; a text longer than the whole cache is skipped.
 
         :param texts: the texts.
-        :param ids: the token ids of each, which nobody may change.
+        :param ids: the token ids of each text, which the caller must not change.
         """
         with self._lock:
             for text, own in zip(texts, ids, strict=True):
@@ -47,11 +47,11 @@ class TokenCache:
 
 
 class CachedScore(NamedTuple):
-    """What is remembered of a pair.
+    """Cached result of a pair.
 
     :param logit: its logit.
-    :param window: the window of a long document that the logit is of.
-    :param tokens: the tokens that the model read.
+    :param window: the number of the window of a long document that has this logit.
+    :param tokens: the number of tokens that the model read.
     """
 
     logit: float
@@ -60,12 +60,12 @@ class CachedScore(NamedTuple):
 
 
 class ScoreCache:
-    """Remember the logits of pairs scored before; one object may serve several rerankers.
+    """Least recently used cache of the logits of pairs. Several rerankers can share it.
 
-    Texts are kept as 16-byte digests, so a pair takes about 400 bytes whatever its length.
+    Texts are kept as 16-byte digests, so a pair of any length takes about 400 bytes.
 
-    :param max_pairs: how many pairs to keep, the least recently used forgotten first.
-    :raises InputError: if ``max_pairs`` is no positive integer.
+    :param max_pairs: the most pairs to keep; the least recently used pairs are dropped first.
+    :raises InputError: if ``max_pairs`` is not a positive integer.
     """
 
     def __init__(self, max_pairs: int = 100_000) -> None:
@@ -76,9 +76,9 @@ class ScoreCache:
         self.misses = 0
 
     def get(self, settings: Hashable, pairs: Sequence[tuple[str, str]]) -> list[CachedScore | None]:
-        """Return what is remembered of each pair, None for those that are not remembered.
+        """Return the cached result of each pair, None for pairs that are not in the cache.
 
-        :param settings: the model and all else that scores depend on.
+        :param settings: the model and everything else that logits depend on.
         :param pairs: queries and documents.
         :returns: one entry per pair.
         """
@@ -91,18 +91,18 @@ class ScoreCache:
         return found
 
     def put(self, settings: Hashable, pairs: Sequence[tuple[str, str]], scores: Sequence[CachedScore]) -> None:
-        """Remember pairs.
+        """Store the results of pairs.
 
-        :param settings: the model and all else that scores depend on.
+        :param settings: the model and everything else that logits depend on.
         :param pairs: queries and documents.
-        :param scores: one per pair.
+        :param scores: one result per pair.
         """
         keys = [_digest(pair) for pair in pairs]
         with self._lock:
             self._scores.update({(settings, key): score for key, score in zip(keys, scores, strict=True)})
 
     def __len__(self) -> int:
-        """How many pairs are remembered."""
+        """Return the number of pairs in the cache."""
         return len(self._scores)
 
     def __repr__(self) -> str:
@@ -111,5 +111,5 @@ class ScoreCache:
 
 def _digest(pair: tuple[str, str]) -> bytes:
     query = pair[0].encode()
-    # The query's length first, so that no two pairs of texts give the same bytes.
+    # The query's length comes first, so that different pairs never give the same bytes.
     return hashlib.blake2b(len(query).to_bytes(8, "little") + query + pair[1].encode(), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""What scoring needs of whatever turns pairs of texts into batches."""
+"""Interface of encoders, which turn pairs of texts into batches."""
 
 import threading
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from milvus_rerank.validation import check_choice, check_count, check_limit
 
 Pair: TypeAlias = tuple[str, str]
 Row: TypeAlias = Any
-"""A pair as an encoder holds it: token ids, or texts for a library that tokenises itself."""
+"""Pair as an encoder holds it: token ids, or texts for a library that tokenises them itself."""
 
 Span: TypeAlias = tuple[int, int]
 OfWindows = Literal["max", "mean", "first"]
@@ -19,12 +19,12 @@ OfWindows = Literal["max", "mean", "first"]
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """Read a long document in windows instead of cutting it off.
+    """Read a long document in windows instead of truncating it.
 
-    :param score: which of the windows' logits is the document's: the largest (``max``), their ``mean``, or that of the
-        ``first``.
-    :param tokens: the most document tokens in a window; None for as many as fit beside the query.
-    :param overlap: how many tokens a window shares with the one before it.
+    :param score: the document's logit, from the logits of its windows: the largest (``max``), the ``mean``, or that of
+        the ``first`` window.
+    :param tokens: the most document tokens in a window; None for as many as fit next to the query.
+    :param overlap: the number of tokens that a window shares with the window before it.
     :raises InputError: for an unknown ``score``, or a window no longer than its overlap.
     """
 
@@ -40,30 +40,30 @@ class Chunks:
 
 
 def starts(length: int, room: int, chunks: Chunks) -> list[int]:
-    """Return where the windows over a document begin; each is ``min(length, room)`` tokens long.
+    """Return the first token of each window over a document; each window is ``min(length, room)`` tokens long.
 
-    The last one ends with the document, so that it is as full as the others.
+    The last window ends with the document, so that it is as full as the others.
 
-    :param length: the document's tokens.
+    :param length: the number of tokens of the document.
     :param room: the most tokens of a window.
-    :param chunks: how they overlap.
-    :returns: first tokens, at least one.
+    :param chunks: the overlap of windows.
+    :returns: positions of first tokens, at least one.
     """
     if length <= room:
         return [0]
     if chunks.score == "first":
         return [0]
-    # Where the query leaves less room than the overlap takes, half a window is shared: there must be progress.
+    # If the query leaves less room than the overlap takes, windows share half their tokens, so that each one advances.
     step = room - min(chunks.overlap, room // 2)
     return [*range(0, length - room, step), length - room]
 
 
 FILLERS = ("0", "1 2 3 4", "a b", "Z", "?")
-"""Texts that share neither a first token nor a last one, to find out which tokens around them never change."""
+"""Texts that share neither a first nor a last token. They reveal which tokens around a text never change."""
 
 
 def common(rows: Sequence[Sequence[Any]]) -> int:
-    """Return how many items all rows begin with that are the same."""
+    """Return the length of the beginning that all rows share."""
     first, *others = rows
     count = 0
     while all(count < len(row) and count < len(first) and row[count] == first[count] for row in others):
@@ -72,62 +72,62 @@ def common(rows: Sequence[Sequence[Any]]) -> int:
 
 
 class Encoder(Protocol):
-    """Turns pairs of texts into rows, and rows into batches. Safe to share by threads."""
+    """Encoder that turns pairs of texts into rows, and rows into batches. Encoders are thread-safe."""
 
     @property
     def max_length(self) -> int:
-        """The most tokens of a pair."""
+        """Most tokens of a pair."""
         ...
 
     def rows(self, pairs: Sequence[Pair], stop: threading.Event) -> list[Row]:
         """Prepare pairs.
 
         :param pairs: queries and documents.
-        :param stop: when set, the work ends early.
+        :param stop: an event that ends the work early.
         :returns: one row per pair.
         :raises StoppedError: if ``stop`` was set.
         """
         ...
 
     def length(self, row: Row) -> int:
-        """Return the true length of a row's pair in tokens, special ones included, cut as it will be."""
+        """Return the true length of a row's pair in tokens after truncation, special tokens included."""
         ...
 
     def padded_length(self, length: int) -> int:
-        """Return the width of a batch whose longest pair has so many tokens."""
+        """Return the width of a batch whose longest pair has ``length`` tokens."""
         ...
 
     def batch(self, rows: Sequence[Row]) -> Batch:
-        """Put rows together for an engine, padded to the longest or a little more."""
+        """Combine rows into a batch for an engine, padded to the longest row or slightly more."""
         ...
 
     def shorten(self, row: Row, *, document_tokens: int | None, pair_tokens: int | None, left: bool) -> Row:
-        """Return what is left of a row under limits of one request.
+        """Shorten a row to the limits of one request.
 
         :param row: the pair.
-        :param document_tokens: the most tokens of the document; None for no limit of its own.
-        :param pair_tokens: the most tokens of the pair, special ones included; the document gives way. None for no more
-            limit than ``max_length``.
-        :param left: cut at the beginning of texts instead of their end.
-        :returns: a row that :meth:`batch` need not cut.
+        :param document_tokens: the most tokens of the document; None for no separate limit.
+        :param pair_tokens: the most tokens of the pair, special tokens included; the document is shortened to fit. None
+            leaves only the limit ``max_length``.
+        :param left: whether to cut texts at the beginning instead of the end.
+        :returns: a row that :meth:`batch` need not truncate.
         """
         ...
 
     def windows(self, row: Row, chunks: Chunks) -> list[Row]:
-        """Return a row for each window over the document; the row itself where all of it fits.
+        """Return a row for each window over the document; the row itself if the whole document fits.
 
         :param row: the pair.
-        :param chunks: how to cut.
-        :returns: rows that :meth:`batch` need not cut, in the document's order.
+        :param chunks: the size and overlap of windows.
+        :returns: rows that :meth:`batch` need not truncate, in the document's order.
         """
         ...
 
     def span(self, pair: Pair, window: int, chunks: Chunks) -> Span | None:
-        """Return where a window lies in the document's text.
+        """Return the position of a window in the document's text.
 
         :param pair: the texts.
         :param window: the window's number.
-        :param chunks: how the document was cut.
-        :returns: its first character and the one after its last; None if the tokenizer does not tell.
+        :param chunks: the size and overlap of windows.
+        :returns: its first character and the character after its last; None if the tokenizer reports no positions.
         """
         ...

@@ -1,4 +1,4 @@
-"""Token ids of (query, document) pairs, put together from texts that are tokenised once each."""
+"""Token ids of (query, document) pairs, assembled from texts that are tokenised once each."""
 
 import threading
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ Truncation = Literal["longest_first", "only_second"]
 Row: TypeAlias = tuple[Ids, Ids]
 
 TOKENIZE_AT_ONCE = 1024
-"""Texts tokenised between two looks at ``stop``."""
+"""Number of texts tokenised between two checks of ``stop``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Affixes:
-    """What stands around the texts of a pair, such as an instruction.
+    """Texts before and after the query and the document of a pair, such as an instruction.
 
-    :param query_before: before a query.
-    :param query_after: after it.
-    :param document_before: before a document.
-    :param document_after: after it.
+    :param query_before: the text before a query.
+    :param query_after: the text after a query.
+    :param document_before: the text before a document.
+    :param document_after: the text after a document.
     """
 
     query_before: str = ""
@@ -37,34 +37,35 @@ class Affixes:
     document_after: str = ""
 
     def query(self, text: str) -> str:
-        """Return a query as the model reads it."""
+        """Return a query with the texts around it."""
         return f"{self.query_before}{text}{self.query_after}"
 
     def document(self, text: str) -> str:
-        """Return a document as the model reads it."""
+        """Return a document with the texts around it."""
         return f"{self.document_before}{text}{self.document_after}"
 
 
 class PairEncoder:
-    """Turn texts into token ids, and pairs of them into padded batches.
+    """Turn texts into token ids, and pairs of token ids into padded batches.
 
-    The tokenizer's settings are fixed here, once: padding and truncation happen outside it. A tokenizer whose settings
+    The tokenizer's settings are fixed once, here: padding and truncation happen outside it. A tokenizer whose settings
     change from call to call gives wrong lengths when threads share it.
 
-    :param tokenizer: a transformers tokenizer; a private copy is taken of a fast one's core.
+    :param tokenizer: a transformers tokenizer; the encoder copies the core of a fast tokenizer.
     :param max_length: the most tokens of one pair, special tokens included.
-    :param query_max_length: the most tokens of a query. One that leaves the document no room becomes three quarters of
-        ``max_length``; so does None with ``only_second``, while with ``longest_first`` it means no limit of its own.
-    :param document_max_length: the most tokens of a document; None for no limit of its own.
-    :param truncation: ``longest_first`` shortens the longer of the two, as sentence-transformers does;
+    :param query_max_length: the most tokens of a query. A limit that leaves no room for the document becomes three
+        quarters of ``max_length``. None means the same with ``only_second``, and no separate limit with
+        ``longest_first``.
+    :param document_max_length: the most tokens of a document; None for no separate limit.
+    :param truncation: ``longest_first`` shortens the longer of the two texts, as sentence-transformers does;
         ``only_second`` shortens the document, as FlagEmbedding does.
-    :param pad_to_multiple_of: batches are as wide as a multiple of this, or ``max_length``, as the engine likes it.
-    :param affixes: what stands around the texts before they are tokenised.
-    :param template: the special tokens of a pair; None reads them off the tokenizer.
-    :param pad_right: pad at the end, whatever the tokenizer says.
-    :param with_bounds: also tell the engine where documents begin and end.
-    :param token_cache: how many tokens of texts to remember; 0 for none.
-    :raises InputError: if ``max_length`` leaves no room beside the special tokens.
+    :param pad_to_multiple_of: the engine's preferred width: batches are as wide as a multiple of it, or ``max_length``.
+    :param affixes: the texts to add around queries and documents before tokenisation.
+    :param template: the special tokens of a pair; None reads them from the tokenizer.
+    :param pad_right: whether to pad at the end even if the tokenizer pads at the beginning.
+    :param with_bounds: whether batches hold the bounds of documents, for engines that need them.
+    :param token_cache: the most tokens of texts to keep in the token cache; 0 turns the cache off.
+    :raises InputError: if ``max_length`` leaves no room next to the special tokens.
     """
 
     def __init__(
@@ -110,9 +111,9 @@ class PairEncoder:
     def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None) -> list[Row]:
         """Return pairs of texts as pairs of token ids.
 
-        :param pairs: queries and documents; each text is tokenised once, and not at all if it is remembered.
-        :param stop: when set, the work ends early.
-        :returns: one row per pair; those of one query share its ids.
+        :param pairs: queries and documents; each text is tokenised once, and not at all if it is in the cache.
+        :param stop: an event that ends the work early.
+        :returns: one row per pair; the rows of one query share its ids.
         :raises StoppedError: if ``stop`` was set.
         """
         affixes = self._wording
@@ -132,9 +133,9 @@ class PairEncoder:
         return [(ids[query], ids[document]) for query, document in texts]
 
     def tokenize(self, texts: Sequence[str]) -> list[Ids]:
-        """Return the token ids of each text, without special tokens and not shortened.
+        """Return the token ids of each text, without special tokens and without truncation.
 
-        :param texts: any texts, empty ones too.
+        :param texts: any texts, including empty texts.
         :returns: one int64 array per text.
         """
         if self._fast is not None:
@@ -144,11 +145,11 @@ class PairEncoder:
         return [np.array(row, dtype=np.int64) for row in ids]
 
     def lengths(self, query: int, document: int) -> tuple[int, int]:
-        """Return how many tokens of a query and of a document go into their pair.
+        """Return how many tokens of a query and of a document enter their pair.
 
-        :param query: the query's tokens.
-        :param document: the document's tokens.
-        :returns: tokens kept of each; together with the special tokens at most ``max_length``.
+        :param query: the number of tokens of the query.
+        :param document: the number of tokens of the document.
+        :returns: the numbers of tokens kept; with the special tokens at most ``max_length``.
         """
         if self._query_max_length is not None:
             query = min(query, self._query_max_length)
@@ -158,8 +159,8 @@ class PairEncoder:
             return query, document
         if self._truncation == "only_second":
             return query, self._room - query
-        # The rule of the tokenizers library: the shorter text stays whole if the other can take the cut,
-        # else both get half, and the longer one the odd token.
+        # The rule of the tokenizers library: the shorter text stays whole if cutting the longer text suffices,
+        # else both get half, and the longer text gets the odd token.
         shorter, longer = min(query, document), max(query, document)
         longer = max(shorter, self._room - shorter)
         if shorter + longer > self._room:
@@ -173,14 +174,14 @@ class PairEncoder:
         return sum(self.lengths(len(query), len(document))) + self._template.size
 
     def shorten(self, row: Row, *, document_tokens: int | None, pair_tokens: int | None, left: bool) -> Row:
-        """Return the tokens of a pair that are left under limits of one request.
+        """Shorten a pair to the limits of one request.
 
         :param row: token ids of query and document.
-        :param document_tokens: the most tokens of the document; None for no limit of its own.
-        :param pair_tokens: the most tokens of the pair, special ones included; the document gives way. None for no more
-            limit than ``max_length``.
-        :param left: cut at the beginning of texts instead of their end.
-        :returns: token ids that :meth:`batch` need not cut.
+        :param document_tokens: the most tokens of the document; None for no separate limit.
+        :param pair_tokens: the most tokens of the pair, special tokens included; the document is shortened to fit. None
+            leaves only the limit ``max_length``.
+        :param left: whether to cut texts at the beginning instead of the end.
+        :returns: token ids that :meth:`batch` need not truncate.
         """
         query, document = row
         room = len(document) if document_tokens is None else min(len(document), document_tokens)
@@ -192,10 +193,10 @@ class PairEncoder:
         return query[:kept_query], document[:kept]
 
     def windows(self, row: Row, chunks: Chunks) -> list[Row]:
-        """Return the query with each window over the document; the row itself where all of it fits.
+        """Return the query with each window over the document; the row itself if the whole document fits.
 
         :param row: token ids of query and document.
-        :param chunks: how to cut.
+        :param chunks: the size and overlap of windows.
         :returns: rows in the document's order; their ids are views, not copies.
         """
         query, document = row
@@ -210,12 +211,12 @@ class PairEncoder:
         return [(query, np.concatenate([document[:before], part, document[len(document) - after :]])) for part in parts]
 
     def span(self, pair: Pair, window: int, chunks: Chunks) -> Span | None:
-        """Return where a window lies in the document's text; None if the tokenizer does not tell.
+        """Return the position of a window in the document's text; None if the tokenizer reports no positions.
 
         :param pair: the texts.
         :param window: the window's number.
-        :param chunks: how the document was cut.
-        :returns: its first character and the one after its last.
+        :param chunks: the size and overlap of windows.
+        :returns: its first character and the character after its last.
         """
         if self._fast is None:
             return None
@@ -231,19 +232,19 @@ class PairEncoder:
         return max(0, first), min(len(pair[1]), last)
 
     def _window(self, row: Row, chunks: Chunks) -> int:
-        """Return how many document tokens a window holds."""
+        """Return the number of document tokens in a window."""
         room = self.lengths(len(row[0]), len(row[1]))[1]
-        # Once more: beside a query that is cut, a window may get one token less than the whole document did.
+        # Computed twice: next to a truncated query, a window may get one token less than the whole document did.
         room = self.lengths(len(row[0]), room)[1]
         around = sum(self._around)
         return max(around + 1, room if chunks.tokens is None else min(room, chunks.tokens + around))
 
     def padded_length(self, length: int) -> int:
-        """Return the width of a batch whose longest pair has so many tokens."""
+        """Return the width of a batch whose longest pair has ``length`` tokens."""
         return min(-(-length // self._multiple) * self._multiple, max(length, self.max_length))
 
     def batch(self, pairs: Sequence[tuple[Ids, Ids]]) -> Batch:
-        """Put pairs together and pad them to the longest, or a little more.
+        """Combine pairs into a batch, padded to the longest pair or slightly more.
 
         :param pairs: token ids of query and document, as :meth:`tokenize` returns them.
         :returns: int64 arrays of shape ``(pairs, tokens)``.
@@ -284,7 +285,7 @@ class PairEncoder:
         return Batch(input_ids, kept.astype(np.int64), types, bounds)
 
     def _tokens_around(self) -> tuple[int, int]:
-        """Return how many tokens of a worded document stand before its text, and after it."""
+        """Return how many tokens of a document with affixes come before its text, and after it."""
         if not (self._wording.document_before or self._wording.document_after):
             return 0, 0
         rows = [ids.tolist() for ids in self.tokenize([self._wording.document(filler) for filler in FILLERS])]
@@ -299,7 +300,7 @@ class PairEncoder:
         return limit
 
     def _head(self, query: Ids, kept: int) -> tuple[Ids, Ids]:
-        """Return ids and token types of all that stands before the document."""
+        """Return the ids and token types of the part before the document."""
         template = self._template
         parts = (template.prefix, self._cut(query, kept), template.middle)
         ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
@@ -310,7 +311,7 @@ class PairEncoder:
 
 
 def private_copy(tokenizer: Any) -> Any:
-    """Return the Rust core of a fast tokenizer with padding and truncation off, None for a tokenizer in Python."""
+    """Return a copy of a fast tokenizer's Rust core, without padding and truncation; None for a tokenizer in Python."""
     core = getattr(tokenizer, "backend_tokenizer", None) if getattr(tokenizer, "is_fast", False) else None
     if core is None:
         return None

@@ -1,4 +1,4 @@
-"""How a tokenizer puts a pair together: read off it, and checked."""
+"""Template by which a tokenizer assembles a pair: derived from the tokenizer's output, and checked."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +8,12 @@ from milvus_rerank.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class PairTemplate:
-    """The special tokens that a tokenizer puts around a query and a document.
+    """Special tokens that a tokenizer adds to a query and a document.
 
     :param prefix: token ids before the query.
     :param middle: token ids between the query and the document.
     :param suffix: token ids after the document.
-    :param types: token type of prefix, query, middle, document and suffix: one number each.
+    :param types: the token types of prefix, query, middle, document and suffix: one number each.
     """
 
     prefix: tuple[int, ...]
@@ -23,18 +23,18 @@ class PairTemplate:
 
     @property
     def size(self) -> int:
-        """How many special tokens one pair holds."""
+        """Number of special tokens in a pair."""
         return len(self.prefix) + len(self.middle) + len(self.suffix)
 
 
 def find_template(tokenizer: Any) -> PairTemplate:
-    """Read off a tokenizer how it puts a pair together.
+    """Derive the template of pairs from a tokenizer's output.
 
     :param tokenizer: a transformers tokenizer.
     :returns: its special tokens and token types.
-    :raises ModelError: if its pairs are no plain row of query and document with special tokens around them.
+    :raises ModelError: if its pairs are anything but query and document with special tokens around them.
     """
-    # Two texts of each alphabet a vocabulary may have; the first two that the tokenizer tells apart are used.
+    # Two texts in each script that a vocabulary may cover; the first two with different tokens are used.
     for query, document in (("a", "b"), ("1", "2"), ("的", "是"), ("あ", "い")):
         left, right = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (query, document))
         whole = tokenizer([query], [document], return_token_type_ids=True)
@@ -70,10 +70,10 @@ def _split(ids: list[int], types: list[int], left: list[int], right: list[int]) 
 
 
 def _holds(tokenizer: Any, template: PairTemplate) -> bool:
-    """Tell whether the template makes what the tokenizer makes, an empty document included."""
+    """Tell whether the template gives the tokenizer's ids, also for an empty document."""
     for query, document in (("who is it", "it is a test 12"), ("a query", "")):
         left, right = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (query, document))
         made = [*template.prefix, *left, *template.middle, *right, *template.suffix]
-        if list(tokenizer([query], [document])["input_ids"][0]) != made:  # lists: a lone "" would count as no document
+        if list(tokenizer([query], [document])["input_ids"][0]) != made:  # lists: "" alone would count as no document
             return False
     return True

@@ -1,7 +1,7 @@
 """Pairs as prompts of a language model: one text made of query and document, tokenised as a whole.
 
-A prompt cannot be put together from tokens of its parts as a pair of texts can: tokens reach across the seams. What all
-prompts of a query have in common is found by comparing their tokens.
+A pair of texts can be assembled from the tokens of its parts. A prompt cannot: tokens reach across the borders of the
+parts. The tokens that all prompts of a query share are found by comparing prompts.
 """
 
 import threading
@@ -19,16 +19,16 @@ from milvus_rerank.scoring.encoder import FILLERS, Chunks, Pair, Span, common, s
 from milvus_rerank.scoring.pair_encoder import TOKENIZE_AT_ONCE, private_copy
 
 Render: TypeAlias = Callable[[str, str], str]
-"""From a query and a document to the whole prompt."""
+"""Function from a query and a document to the whole prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A pair as token ids.
+    """Prompt of a pair as token ids.
 
-    :param ids: the whole prompt, not cut.
-    :param start: the document's first token.
-    :param tail: how many tokens stand after the document.
+    :param ids: the whole prompt, before truncation.
+    :param start: the position of the document's first token.
+    :param tail: the number of tokens after the document.
     """
 
     ids: Ids
@@ -38,7 +38,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """What stands around every document of a query: tokens before and after it, and characters before it."""
+    """Sizes around every document of a query: tokens before and after it, and characters before it."""
 
     start: int
     tail: int
@@ -46,18 +46,18 @@ class _Frame:
 
 
 class PromptEncoder:
-    """Turn pairs into prompts, and those into batches padded on the right.
+    """Turn pairs into prompts, and prompts into batches padded on the right.
 
-    A prompt that is too long loses the end of its document; what stands after the document is kept, as the answer is
+    A prompt that is too long loses the end of its document. The text after the document is kept: the model's answer is
     read there.
 
-    :param tokenizer: a transformers tokenizer; a private copy is taken of a fast one's core.
-    :param render: makes a prompt.
+    :param tokenizer: a transformers tokenizer; the encoder copies the core of a fast tokenizer.
+    :param render: the function that makes a prompt.
     :param max_length: the most tokens of a prompt.
-    :param query_max_length: the most tokens of a query; None, or more than that, for three quarters of what the prompt
-        leaves.
-    :param pad_id: what batches are padded with.
-    :raises InputError: if ``max_length`` leaves no room beside the prompt's own tokens.
+    :param query_max_length: the most tokens of a query. The upper limit, and the value for None, is three quarters of
+        the tokens that the prompt's fixed text leaves.
+    :param pad_id: the token id for padding.
+    :raises InputError: if ``max_length`` leaves no room next to the prompt's fixed text.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class PromptEncoder:
             raise InputError(
                 f"max_length={max_length} leaves no room beside the prompt's own {own} tokens; use at least {own + 2}"
             )
-        # A query that takes all of it would leave every document the same score.
+        # A query that takes all the room would give every document the same score.
         most = max(1, (max_length - own) * 3 // 4)
         self._query_max_length = most if query_max_length is None else min(query_max_length, most)
 
@@ -88,7 +88,7 @@ class PromptEncoder:
         """Return pairs of texts as prompts.
 
         :param pairs: queries and documents.
-        :param stop: when set, the work ends early.
+        :param stop: an event that ends the work early.
         :returns: one row per pair.
         :raises StoppedError: if ``stop`` was set.
         """
@@ -106,15 +106,15 @@ class PromptEncoder:
         return rows
 
     def length(self, row: Prompt) -> int:
-        """Return the length of a prompt in tokens, cut as it will be."""
+        """Return the length of a prompt in tokens after truncation."""
         return min(len(row.ids), self.max_length)
 
     def padded_length(self, length: int) -> int:
-        """Return the width of a batch whose longest prompt has so many tokens."""
+        """Return the width of a batch whose longest prompt has ``length`` tokens."""
         return length
 
     def batch(self, rows: Sequence[Prompt]) -> Batch:
-        """Put prompts together, padded on the right to the longest.
+        """Combine prompts into a batch, padded on the right to the longest prompt.
 
         :param rows: prompts, as :meth:`rows` returns them.
         :returns: int64 arrays of shape ``(pairs, tokens)``, with the bounds of documents.
@@ -130,12 +130,12 @@ class PromptEncoder:
         return Batch(input_ids, mask, None, bounds)
 
     def shorten(self, row: Prompt, *, document_tokens: int | None, pair_tokens: int | None, left: bool) -> Prompt:
-        """Return what is left of a prompt under limits of one request; only its document is cut.
+        """Shorten a prompt to the limits of one request. Only its document is cut.
 
         :param row: the prompt.
-        :param document_tokens: the most tokens of the document; None for no limit of its own.
-        :param pair_tokens: the most tokens of the prompt; None for no more limit than ``max_length``.
-        :param left: cut at the beginning of the document instead of its end.
+        :param document_tokens: the most tokens of the document; None for no separate limit.
+        :param pair_tokens: the most tokens of the prompt; None leaves only the limit ``max_length``.
+        :param left: whether to cut the document at the beginning instead of the end.
         :returns: a shorter prompt.
         """
         document = len(row.ids) - row.start - row.tail
@@ -148,10 +148,10 @@ class PromptEncoder:
         return self._window(row, document - kept if left else 0, kept)
 
     def windows(self, row: Prompt, chunks: Chunks) -> list[Prompt]:
-        """Return a prompt for each window over the document; the row itself where all of it fits.
+        """Return a prompt for each window over the document; the row itself if the whole document fits.
 
         :param row: the prompt.
-        :param chunks: how to cut.
+        :param chunks: the size and overlap of windows.
         :returns: prompts in the document's order.
         """
         document, room = len(row.ids) - row.start - row.tail, self._room(row, chunks)
@@ -160,12 +160,12 @@ class PromptEncoder:
         return [self._window(row, start, room) for start in starts(document, room, chunks)]
 
     def span(self, pair: Pair, window: int, chunks: Chunks) -> Span | None:
-        """Return where a window lies in the document's text; None if the tokenizer does not tell.
+        """Return the position of a window in the document's text; None if the tokenizer reports no positions.
 
         :param pair: the texts.
         :param window: the window's number.
-        :param chunks: how the document was cut.
-        :returns: its first character and the one after its last.
+        :param chunks: the size and overlap of windows.
+        :returns: its first character and the character after its last.
         """
         if self._fast is None:
             return None
@@ -186,8 +186,8 @@ class PromptEncoder:
         return [np.array(row, dtype=np.int64) for row in rows]
 
     def _query(self, query: str) -> str:
-        """Return as much of a query as a prompt may hold."""
-        if len(query.encode()) < self._query_max_length:  # a text has no more tokens than bytes
+        """Return a query, truncated to the most tokens that a prompt may hold of it."""
+        if len(query.encode()) < self._query_max_length:  # a text has at most one token per byte
             return query
         if self._fast is not None:
             ends = [end for _, end in self._fast.encode(query, add_special_tokens=False).offsets]
@@ -200,12 +200,12 @@ class PromptEncoder:
         prompts = [self._render(query, filler) for filler in FILLERS]
         rows = [ids.tolist() for ids in self._tokenize(prompts)]
         start = common(rows)
-        # By two of them, as sentence-transformers finds what it keeps of a prompt that it cuts.
+        # From two prompts only: sentence-transformers finds the end that truncation keeps in the same way.
         tail = common([row[::-1] for row in rows[:2]])
         return _Frame(start, min(tail, min(map(len, rows)) - start), common(prompts))
 
     def _room(self, row: Prompt, chunks: Chunks) -> int:
-        """Return how many document tokens a window holds."""
+        """Return the number of document tokens in a window."""
         room = self.max_length - row.start - row.tail
         return room if chunks.tokens is None else min(room, chunks.tokens)
 
