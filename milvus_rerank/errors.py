@@ -71,7 +71,7 @@ class ModelError(RerankError, OSError):
 
 
 class DeviceError(RerankError, RuntimeError):
-    """This machine does not have the requested device."""
+    """The requested device is not available on this machine."""
 
 
 class OutOfMemoryError(RerankError, MemoryError):

@@ -59,7 +59,7 @@ class QueryReport:
         return [document.id for document in self.documents]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-safe Python values; ``before`` and ``after`` are ids, ``scores`` fit ``after``."""
+        """Return the report as JSON-safe Python values; ``before``, ``after``: ids; ``scores``: those of ``after``."""
         return {
             "id": self.id,
             "query": self.query,
