@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if sys.version_info < (3, 10):  # noqa: UP036  before newer syntax fails: of a source tree, pip checks nothing
+if sys.version_info < (3, 10):  # noqa: UP036  before newer syntax fails: pip does not check a source tree
     raise ImportError("milvus-rerank needs Python 3.10 or newer; this is Python {}.{}".format(*sys.version_info))
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Every name and the module it lives in. They are imported at first use, so that importing the package stays quick
-# and needs none of the optional packages.
+# The module of each public name. Names are imported at first use: importing the package is quick and needs no optional
+# package.
 _HOME = {
     "BGERerankFunction": "reranker",
     "BaseRerankFunction": "reranker",

@@ -1,4 +1,4 @@
-"""``python -m milvus_rerank`` is the command ``milvus-rerank``."""
+"""Run ``python -m milvus_rerank`` as the command ``milvus-rerank``."""
 
 from milvus_rerank.cli import main
 

@@ -1,6 +1,6 @@
-"""CascadeRerankFunction: a cheap reranker looks at all documents, a strong one at the best of them.
+"""CascadeRerankFunction: a cheap reranker scores all documents, a strong reranker the best of them.
 
-It stands above the registry, for its stages may be given by name.
+This module depends on the registry because stages may be given by name.
 """
 
 import os
@@ -22,13 +22,13 @@ Reranker = BaseRerankFunction | Scorer | str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of a cascade.
+    """A stage of a cascade.
 
     :param reranker: a rerank function, any object with ``score(query, texts)``, or a name that
         :func:`milvus_rerank.registry.load` knows: ``lexical``, ``builtin/rerank``, a folder, a name on the model hub.
-    :param keep: how many documents of each query the next stage gets; at the last stage, how many results a call
-        returns at most, None for all.
-    :raises InputError: if ``keep`` is no positive integer.
+    :param keep: the number of documents of each query that the next stage gets. For the last stage, the most results of
+        a call; None for all.
+    :raises InputError: if ``keep`` is not a positive integer.
     """
 
     reranker: Reranker
@@ -40,16 +40,16 @@ class Stage:
 
 
 class CascadeRerankFunction(BaseRerankFunction):
-    """Rerank in stages: each scores what the former kept, so that a strong reranker sees few documents.
+    """Rerank in stages: each scores only what the stage before kept, so a strong reranker scores few documents.
 
-    Results of the last stage come first, then those that the stage before did not pass on, and so on; each result's
-    ``stage`` says which one its score is of, and scores compare within a stage only. ``threshold`` is on the last
-    stage's scale and drops what did not get there. A call returns ``top_k`` results, all of them for 0 or None, but
+    Results of the last stage come first, then those that the stage before did not pass on, and so on. Each result's
+    ``stage`` says which stage its score is from; scores are comparable only within a stage. ``threshold`` is on the
+    last stage's scale and drops results of earlier stages. A call returns ``top_k`` results, or all for 0 or None, but
     never more than the last stage's ``keep``. A cascade in a cascade counts as one stage, with the scores that its
-    ``score()`` gives.
+    ``score()`` returns.
 
     :param stages: :class:`Stage` values or ``(reranker, keep)`` pairs, the cheapest first.
-    :raises InputError: for a stage that cannot be used; the message names it.
+    :raises InputError: for an invalid stage; the message names it.
     """
 
     pointwise = False
@@ -63,10 +63,10 @@ class CascadeRerankFunction(BaseRerankFunction):
     def score_documents(
         self, requests: Sequence[Request], top_k: int | None, stop: threading.Event
     ) -> list[DocumentScores]:
-        """Let each stage score what the former kept, all queries in one pass.
+        """Score with each stage the documents that the stage before kept, all queries in one pass.
 
-        :param requests: checked queries, each with its documents, none empty.
-        :param top_k: how many documents of each query are wanted; None for all.
+        :param requests: checked queries, each with its documents; no list of documents is empty.
+        :param top_k: the most documents of each query to return; None for all.
         :param stop: as for :meth:`score_requests`.
         :returns: one value per request, with the last stage that scored each document.
         :raises StageError: if a stage fails; the message names it.
@@ -75,13 +75,13 @@ class CascadeRerankFunction(BaseRerankFunction):
         for number, passed in enumerate(self.keeps):
             check_stop(stop)
             last = number + 1 == len(self.keeps)
-            # What a stage does not pass on is a result, too, where the caller wants more than it keeps.
+            # Documents that a stage does not pass on are results, too, if the caller wants more than it keeps.
             wanted = top_k if last or top_k is None else max(top_k, passed or 0)
             self._run_stage(number, requests, tables, wanted, stop)
         return [DocumentScores(table.scores, table.spans, table.stages, table.limit) for table in tables]
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
-        """Score in stages, and move the scores of earlier stages below those of later ones: they keep the order."""
+        """Score in stages, and shift the scores of earlier stages below those of later stages to keep the ranking."""
         filled = [request for request in requests if request[1]]
         scores = iter([one.flat() for one in self.score_documents(filled, None, stop)])
         return [next(scores) if texts else [] for _, texts in requests]
@@ -94,7 +94,7 @@ class CascadeRerankFunction(BaseRerankFunction):
         keep: int | None,
         stop: threading.Event,
     ) -> None:
-        """Score what is left of each query, and leave what this stage keeps."""
+        """Score the remaining documents of each query, and keep the best."""
         reranker = self.rerankers[number]
         asked = [
             (query, [texts[place] for place in table.left])
@@ -108,7 +108,7 @@ class CascadeRerankFunction(BaseRerankFunction):
                 table.note(number, one, self.keeps[number], f" of query {query}" if len(tables) > 1 else "")
         except StoppedError:
             raise
-        except Exception as error:  # a plugin may raise anything, and the message must name the stage
+        except Exception as error:  # a plugin may raise any exception, and the message must name the stage
             raise StageError(f"stages[{number}], {reranker!r}, failed: {type(error).__name__}: {error}") from error
 
     def __repr__(self) -> str:
@@ -118,13 +118,13 @@ class CascadeRerankFunction(BaseRerankFunction):
 
 @dataclass(slots=True)
 class _Table:
-    """What is known of one query's documents while they go through the stages.
+    """Scores of a query's documents while they go through the stages.
 
-    :param count: how many documents there are.
+    :param count: the number of documents.
     """
 
     count: int
-    left: list[int] = field(init=False)  # places of those still in the race, in input order
+    left: list[int] = field(init=False)  # positions of the remaining documents, in input order
     scores: list[float] = field(init=False)
     spans: list[tuple[int, int] | None] = field(init=False)
     stages: list[int] = field(init=False)
@@ -135,7 +135,7 @@ class _Table:
         self.scores, self.spans, self.stages = [0.0] * self.count, [None] * self.count, [0] * self.count
 
     def note(self, stage: int, one: DocumentScores, keep: int | None, of_query: str) -> None:
-        """Write down what a stage said of those that are left, and leave the best."""
+        """Record a stage's scores of the remaining documents, and keep the best."""
         left = self.left
         scores = check_scores(one.flat(), len(left), lambda spot: f"document {left[spot]}{of_query}")
         for spot, place in enumerate(left):

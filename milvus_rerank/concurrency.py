@@ -1,4 +1,4 @@
-"""Two ways to do the same work: on the spot, or without blocking the event loop."""
+"""Run work in the calling thread, or without blocking the event loop."""
 
 import asyncio
 import concurrent.futures
@@ -11,15 +11,15 @@ from typing import Any
 
 from milvus_rerank.errors import InputError
 
-_GRACE = 0.25  # seconds: a client that keeps to its timeout gives its own error first, which says more
+_GRACE = 0.25  # seconds: a client that keeps its timeout raises first, and its error says more
 
 
 def here(work: Callable[[], Any]) -> Any:
-    """Do the work on the spot.
+    """Run the work in the calling thread.
 
     :param work: a function of the client, the embedder or the reranker.
-    :returns: what it returns.
-    :raises InputError: if it has to be awaited.
+    :returns: the result of the work.
+    :raises InputError: if the result has to be awaited.
     """
     result = work()
     if inspect.isawaitable(result):
@@ -30,10 +30,10 @@ def here(work: Callable[[], Any]) -> Any:
 
 
 async def off_loop(work: Callable[[], Any]) -> Any:
-    """Await asynchronous work, do any other in a thread.
+    """Await asynchronous work; run other work in a thread.
 
     :param work: a function or a coroutine function.
-    :returns: what it returns.
+    :returns: the result of the work.
     """
     if inspect.iscoroutinefunction(work):
         return await work()
@@ -42,15 +42,15 @@ async def off_loop(work: Callable[[], Any]) -> Any:
 
 
 def bounded(work: Callable[[], Any], timeout: float | None) -> Callable[[], Any]:
-    """Return work that ends in time, whatever its client does.
+    """Return work with a time limit that does not depend on the client.
 
-    pymilvus gives its timeout to each attempt alone, and reconnects between two for as long as the client's own
-    timeout, 10 s if not given: while a server came up again, searches with 3 s took 6 to 8.
+    pymilvus applies its timeout to each attempt. Between two attempts it reconnects for up to the client's timeout,
+    10 s by default: while a server restarted, searches with a timeout of 3 s took 6 to 8 s.
 
-    :param work: a function, or a coroutine function.
-    :param timeout: seconds to wait; None for as long as it takes.
-    :returns: the same kind of function; it raises ``TimeoutError`` when the time is up. A blocking call that is given
-        up goes on in a daemon thread until its client gives up, too.
+    :param work: a function or a coroutine function.
+    :param timeout: seconds to wait; None for no limit.
+    :returns: the same kind of function; it raises ``TimeoutError`` after the timeout. A blocking call then continues in
+        a daemon thread until its client gives up.
     """
     if timeout is None:
         return work
@@ -62,7 +62,7 @@ def bounded(work: Callable[[], Any], timeout: float | None) -> Callable[[], Any]
 async def _awaited(work: Callable[[], Awaitable[Any]], seconds: float) -> Any:
     try:
         return await asyncio.wait_for(work(), seconds)
-    except asyncio.TimeoutError:  # another class than the builtin in Python 3.10
+    except asyncio.TimeoutError:  # not the builtin TimeoutError in Python 3.10
         raise TimeoutError("the call was given up") from None
 
 
@@ -72,10 +72,10 @@ def _in_thread(work: Callable[[], Any], seconds: float) -> Any:
     def run() -> None:
         try:
             answer.set_result(work())
-        except BaseException as error:  # whatever it is, it belongs to the thread that waits
+        except BaseException as error:  # the waiting thread must get any exception
             answer.set_exception(error)
 
-    context = contextvars.copy_context()  # a trace's span, for instance, must reach the client
+    context = contextvars.copy_context()  # for example, a trace's span must reach the client
     threading.Thread(target=context.run, args=(run,), name="milvus-rerank-search", daemon=True).start()
     done, _ = concurrent.futures.wait([answer], seconds)
     if not done:

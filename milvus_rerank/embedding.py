@@ -1,4 +1,4 @@
-"""StaticEmbedder: the first stage's small embedder, for demos, tests and collections without one."""
+"""StaticEmbedder: a small first-stage embedder, for demos, tests and collections without an embedder."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,10 @@ from milvus_rerank.validation import check_documents
 
 
 class StaticEmbedder:
-    """Embed texts by the mean of their tokens' vectors: a model2vec model, no torch, thousands of texts a second.
+    """Embed texts as the mean of their token vectors: a model2vec model, no torch, thousands of texts per second.
 
     :param model_name: ``builtin/embed`` (shipped) or a local folder in model2vec's layout.
-    :raises ModelError: if there is no such model, or it is of another kind or damaged.
+    :raises ModelError: if the model does not exist, has another format or is damaged.
     :raises MissingDependencyError: if model2vec is not installed.
     """
 
@@ -30,11 +30,9 @@ class StaticEmbedder:
 
         self.model_name = str(model_name)
         try:
-            read_config(folder)  # model2vec's own message for one that is no object names an attribute
+            read_config(folder)  # model2vec's message for a config that is not an object names an attribute
             self._model: Any = StaticModel.from_pretrained(folder)
-        except (
-            Exception
-        ) as error:  # tokenizers raises Exception itself for a damaged tokenizer.json, no class of its own
+        except Exception as error:  # tokenizers raises plain Exception for a damaged tokenizer.json
             raise ModelError(
                 f"embedder {model_name!r} cannot be read ({error}); expected a folder in model2vec's layout with whole "
                 f"files: config.json, model.safetensors and tokenizer.json"
@@ -48,7 +46,7 @@ class StaticEmbedder:
     def encode_documents(self, documents: Sequence[str]) -> NDArray[np.float32]:
         """Embed documents.
 
-        :param documents: the texts; empty ones get a zero vector.
+        :param documents: the texts; an empty text gets a zero vector.
         :returns: unit vectors in float32, shape ``(documents, dim)``.
         """
         texts = check_documents(documents)
@@ -60,7 +58,7 @@ class StaticEmbedder:
         return unit
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        """Embed queries; the same as :meth:`encode_documents`, under the name that pymilvus.model uses."""
+        """Embed queries; the same as :meth:`encode_documents`, with the method name of pymilvus.model."""
         return self.encode_documents(queries)
 
     def __repr__(self) -> str:

@@ -1,21 +1,21 @@
-"""Every error this package raises on purpose, in one tree.
+"""All errors that this package raises on purpose, in one tree.
 
 RerankError
 ├── InputError               a query, a document or an option that cannot be used
-│   ├── HitError             a Milvus hit that has no usable text
-│   └── OptionError          an option that a registered reranker does not take
-├── ScoreError               a reranker gave a score that cannot be ordered, or the wrong number of them
+│   ├── HitError             a Milvus hit without usable text
+│   └── OptionError          an unknown or missing option of a registered reranker
+├── ScoreError               a reranker returned NaN, an infinite score, or the wrong number of scores
 ├── ModelError               a model that cannot be found, read or used for reranking
 ├── DeviceError              a device that this machine does not have
-├── OutOfMemoryError         one pair alone does not fit the device's memory
+├── OutOfMemoryError         a single pair does not fit the device's memory
 ├── MissingDependencyError   a package is not installed
-├── RegistryError            an unknown reranker name, a clash of names, or a plugin that does not load
+├── RegistryError            an unknown reranker name, a name clash, or a plugin that does not load
 ├── SearchError              Milvus failed, or did not answer in time
-├── ServiceError             a rerank service was not reached, refused, or gave an answer that cannot be used
+├── ServiceError             a rerank service was unreachable, refused, or gave an unusable answer
 ├── StageError               a stage of a cascade failed
-├── OverloadedError          a server has too much to do already
-├── DeadlineError            a server did not get done in time
-└── StoppedError             the work was stopped from outside before its end
+├── OverloadedError          a server is overloaded
+├── DeadlineError            a server did not finish in time
+└── StoppedError             the work was stopped before its end
 
 Each also derives from the builtin exception that callers would expect, so ``except ValueError`` keeps working.
 """
@@ -25,17 +25,17 @@ from collections.abc import Sequence
 
 
 def install_command(*extras: str) -> str:
-    """Return the line to type that installs milvus-rerank with extras.
+    """Return the command that installs milvus-rerank with extras.
 
-    :param *extras: names of extras; "" for none.
-    :returns: such as ``pip install "milvus-rerank[eval,lite]"``.
+    :param *extras: names of extras; "" for no extra.
+    :returns: a command such as ``pip install "milvus-rerank[eval,lite]"``.
     """
     wanted = ",".join(sorted(set(extras) - {""}))
     return f'pip install "milvus-rerank[{wanted}]"' if wanted else "pip install milvus-rerank"
 
 
 class RerankError(Exception):
-    """Base of every error of this package."""
+    """Base class of all errors of this package."""
 
 
 class InputError(RerankError, ValueError):
@@ -45,8 +45,8 @@ class InputError(RerankError, ValueError):
 class HitError(InputError):
     """A Milvus hit has no usable text.
 
-    :param problem: which hit, and what it lacks.
-    :param advice: what a caller of the function can do; "" for nothing.
+    :param problem: the hit, and the part that it lacks.
+    :param advice: the action that a caller of the function can take; "" for none.
     """
 
     def __init__(self, problem: str, advice: str = "") -> None:
@@ -71,7 +71,7 @@ class ModelError(RerankError, OSError):
 
 
 class DeviceError(RerankError, RuntimeError):
-    """The device that was asked for is not on this machine."""
+    """The requested device is not available on this machine."""
 
 
 class OutOfMemoryError(RerankError, MemoryError):
@@ -79,11 +79,11 @@ class OutOfMemoryError(RerankError, MemoryError):
 
 
 class MissingDependencyError(RerankError, ImportError):
-    """A package is not installed; the message says what to type.
+    """A package is not installed; the message has the command that installs it.
 
-    :param packages: the packages that are missing.
-    :param extras: the extras of milvus-rerank that install them; "" for what milvus-rerank itself installs.
-    :param purpose: what needs the packages.
+    :param packages: the missing packages.
+    :param extras: the extras of milvus-rerank that install them; "" for packages that milvus-rerank always installs.
+    :param purpose: the task that needs the packages.
     """
 
     def __init__(self, packages: Sequence[str], extras: Sequence[str], purpose: str) -> None:
@@ -109,11 +109,11 @@ class SearchError(RerankError, RuntimeError):
 
 
 class ServiceError(RerankError, RuntimeError):
-    """A rerank service was not reached, refused, or gave an answer that cannot be used.
+    """A rerank service was unreachable, refused, or gave an unusable answer.
 
-    :param message: which service, and what happened.
-    :param status: the HTTP status of its answer; None if there was none.
-    :param retry_after: after how many seconds it wants to be asked again; None if it did not say.
+    :param message: the service and the failure.
+    :param status: the HTTP status of the answer; None without an answer.
+    :param retry_after: the seconds that the service asks to wait before a retry; None if it does not say.
     """
 
     def __init__(self, message: str, status: int | None = None, retry_after: float | None = None) -> None:
@@ -123,14 +123,14 @@ class ServiceError(RerankError, RuntimeError):
 
 
 class StageError(RerankError, RuntimeError):
-    """A stage of a cascade failed; ``__cause__`` is what it raised."""
+    """A stage of a cascade failed; ``__cause__`` is its exception."""
 
 
 class OverloadedError(RerankError):
-    """A server has too much to do already.
+    """A server is overloaded.
 
-    :param message: why it refused.
-    :param retry_after: seconds after which it may be better.
+    :param message: the reason for the refusal.
+    :param retry_after: the seconds after which a retry may succeed.
     """
 
     def __init__(self, message: str, retry_after: float) -> None:
@@ -139,8 +139,8 @@ class OverloadedError(RerankError):
 
 
 class DeadlineError(RerankError, TimeoutError):
-    """A server did not get done with a request in the time it may take."""
+    """A server did not finish a request within its time limit."""
 
 
 class StoppedError(RerankError):
-    """The work was stopped from outside before its end."""
+    """The work was stopped before its end."""

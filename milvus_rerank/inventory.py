@@ -1,4 +1,4 @@
-"""What can rerank on this machine: registered rerankers, shipped and cached models, and the packages they need."""
+"""Inventory of this machine: registered rerankers, shipped and cached models, and the packages they need."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,10 +20,10 @@ from milvus_rerank.reranker.remote.function import RemoteRerankFunction
 class PackageStatus:
     """An optional package.
 
-    :param name: its name.
-    :param version: what is installed; None if nothing is.
-    :param purpose: what it is for.
-    :param install: what to type to install it.
+    :param name: the package's name.
+    :param version: the installed version; None if the package is not installed.
+    :param purpose: the purpose of the package.
+    :param install: the command that installs it.
     """
 
     name: str
@@ -36,10 +36,10 @@ class PackageStatus:
 class RerankerStatus:
     """A registered reranker.
 
-    :param name: what users type.
-    :param origin: who registered it.
+    :param name: the reranker's name, as users type it.
+    :param origin: the distribution that registered it, or ``register()``.
     :param target: its class or function.
-    :param problem: why it does not import, or what it lacks to run; None if it does.
+    :param problem: the reason why it does not import, or the packages that it lacks; None if it is usable.
     """
 
     name: str
@@ -50,13 +50,13 @@ class RerankerStatus:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """A model that is on this machine.
+    """A model on this machine.
 
-    :param name: what to give as ``model_name``.
+    :param name: the value for ``model_name``.
     :param kind: ``reranker``, ``embedder`` or ``other``.
     :param origin: ``built-in`` or ``hub cache``.
-    :param size: bytes on disk.
-    :param problem: why it cannot be used; None if nothing speaks against it.
+    :param size: the bytes on disk.
+    :param problem: the reason why it cannot be used; None if there is no known problem.
     """
 
     name: str
@@ -68,10 +68,10 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Everything that was found.
+    """Rerankers, models and packages of this machine.
 
-    :param rerankers: the registry.
-    :param models: rerankers and embedders on this machine.
+    :param rerankers: the registered rerankers.
+    :param models: the models on this machine.
     :param packages: the optional packages.
     """
 
@@ -85,11 +85,12 @@ class Inventory:
 
 
 def take_inventory(load: Callable[[ModelStatus], object] | None = None, cache_dir: Path | None = None) -> Inventory:
-    """Look for everything that can rerank here; the network is not asked.
+    """Find the rerankers, models and packages of this machine, without the network.
 
-    :param load: also load each usable model with this, and note what it raises; None looks at the files only.
-    :param cache_dir: the hub's cache; None for the hub client's own.
-    :returns: what there is.
+    :param load: a function that loads a model, called with each usable model; its errors are recorded. None inspects
+        the files only.
+    :param cache_dir: the hub's cache; None for the hub client's default.
+    :returns: the inventory.
     """
     models = [*_builtin_models(), *_cached_models(cache_dir)]
     return Inventory(
@@ -104,10 +105,10 @@ def take_inventory(load: Callable[[ModelStatus], object] | None = None, cache_di
 
 
 def load_model(model: ModelStatus) -> None:
-    """Load a model as its users would, from this machine's files.
+    """Load a model as a user would, from this machine's files.
 
     :param model: a reranker or embedder.
-    :raises RerankError: if it does not load.
+    :raises RerankError: if the model does not load.
     """
     if model.kind == "embedder":
         from milvus_rerank.embedding import StaticEmbedder
@@ -129,7 +130,7 @@ def _reranker(entry: Entry) -> RerankerStatus:
 
 
 def _lacking(kind: str) -> str | None:
-    """Return what models of a kind lack and what to type; None if they lack nothing."""
+    """Return the packages that models of a kind lack, with the command that installs them; None if they lack none."""
     if kind == "reranker" and all(missing(*packages) for packages in ENGINES.values()):
         return f"no engine installed; type: {install_command()}"
     needed = {"embedder": ("model2vec",), "service": ("httpx", "tenacity")}.get(kind, ())
@@ -161,11 +162,11 @@ def _builtin_models() -> Iterator[ModelStatus]:
 def _cached_models(cache_dir: Path | None) -> Iterator[ModelStatus]:
     try:
         from huggingface_hub import CacheNotFound, scan_cache_dir
-    except ModuleNotFoundError:  # comes with every engine; without it there is no cache to look at
+    except ModuleNotFoundError:  # every engine installs it; without it there is no cache
         return
     try:
         found = scan_cache_dir(cache_dir)
-    except (CacheNotFound, ValueError):  # ValueError: the cache's place is taken by a file
+    except (CacheNotFound, ValueError):  # ValueError: a file is at the cache's path
         return
     for repo in sorted(found.repos, key=lambda repo: repo.repo_id):
         revisions = sorted(repo.revisions, key=lambda revision: revision.last_modified, reverse=True)
@@ -181,7 +182,7 @@ def _status(name: str, folder: Path, origin: str, size: int) -> ModelStatus:
     except RerankError as error:
         return ModelStatus(name, "other", origin, size, str(error))
     kind, problem = "other", None
-    if "embedding_dtype" in info.config:  # model2vec writes it
+    if "embedding_dtype" in info.config:  # model2vec writes this key
         kind = "embedder"
     elif info.reranks:
         kind = "reranker"
@@ -196,10 +197,10 @@ def _status(name: str, folder: Path, origin: str, size: int) -> ModelStatus:
 
 
 def installed_version(package: str) -> str | None:
-    """Return the version of an installed package, None if it is not installed.
+    """Return the version of an installed package; None if it is not installed.
 
-    :param package: its name, as one types it to install it.
-    :returns: such as ``2.9.1``.
+    :param package: the name to install the package by.
+    :returns: a version such as ``2.9.1``.
     """
     try:
         return version(package)

@@ -1,4 +1,4 @@
-"""Reading of JSON lines and plain lines: every error names the file and the line."""
+"""Read JSON lines and text lines; every error names the file and the line."""
 
 import json
 import math
@@ -12,11 +12,11 @@ from milvus_rerank.errors import InputError
 
 @contextmanager
 def open_input(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that the user named.
+    """Open a file given by the user.
 
     :param path: the file.
     :yields: the file, open for reading bytes.
-    :raises InputError: if it cannot be opened.
+    :raises InputError: if the file cannot be opened.
     """
     try:
         file = path.open("rb")
@@ -29,9 +29,9 @@ def open_input(path: Path) -> Iterator[BinaryIO]:
 def read_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank.
 
-    :param lines: lines as bytes, such as a file opened for reading bytes.
-    :param name: what to call them in an error.
-    :yields: the line's number, from 1, and its text without the end.
+    :param lines: the lines as bytes, such as a file opened for reading bytes.
+    :param name: the name of the input in an error.
+    :yields: the line's number, from 1, and its text without the line end.
     :raises InputError: if a line is not UTF-8.
     """
     for number, line in enumerate(lines, 1):
@@ -44,19 +44,19 @@ def read_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
 
 
 def parse_object(text: str, place: str) -> dict[str, Any]:
-    """Return the JSON object of one line.
+    """Return the JSON object of a line.
 
     :param text: the line.
     :param place: ``file:line``, for an error.
     :returns: the object.
-    :raises InputError: if this is no JSON object.
+    :raises InputError: if the line is not a JSON object.
     """
     try:
         value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         shown = text if len(text) <= 60 else text[:57] + "..."
         raise InputError(f"{place}: is not JSON ({error.msg} at column {error.colno}): {shown}") from error
-    except ValueError as error:  # a constant, or a number that is too large
+    except ValueError as error:  # a constant such as NaN, or a number that is too large
         raise InputError(f"{place}: cannot be read as JSON ({error})") from error
     except RecursionError as error:
         raise InputError(f"{place}: is nested too deeply to be read as JSON") from error
@@ -68,27 +68,27 @@ def parse_object(text: str, place: str) -> dict[str, Any]:
 
 
 def read_objects(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the JSON objects of a file with one a line.
+    """Yield the JSON objects of a file with one object per line.
 
-    :param lines: lines as bytes.
-    :param name: what to call them in an error.
+    :param lines: the lines as bytes.
+    :param name: the name of the input in an error.
     :yields: the line's number, from 1, and the object.
-    :raises InputError: if a line is not UTF-8 or no JSON object.
+    :raises InputError: if a line is not UTF-8 or not a JSON object.
     """
     for number, text in read_lines(lines, name):
         yield number, parse_object(text, f"{name}:{number}")
 
 
 def read_records(lines: Iterable[bytes], name: str, text_field: str, form: str = "auto") -> list[dict[str, Any]]:
-    """Read texts, each as an object with its text under ``text_field``.
+    """Read texts as objects, each with its text under ``text_field``.
 
-    :param lines: lines as bytes.
-    :param name: what to call them in an error.
+    :param lines: the lines as bytes.
+    :param name: the name of the input in an error.
     :param text_field: the key of the text.
-    :param form: ``text`` for a text a line, ``jsonl`` for an object a line; ``auto`` for objects if the first line
-        starts as one does.
+    :param form: ``text`` for a text per line, ``jsonl`` for an object per line; ``auto`` for objects if the first line
+        starts like an object.
     :returns: one object per line that is not blank.
-    :raises InputError: for a line that cannot be read, or an object without a text; it names the line.
+    :raises InputError: for an invalid line, or an object without a text; the message names the line.
     """
     numbered = list(read_lines(lines, name))
     if form == "text" or (form == "auto" and not (numbered and numbered[0][1].startswith("{"))):

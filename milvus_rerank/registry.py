@@ -1,4 +1,4 @@
-"""Names of rerankers: the shipped ones, those of installed packages, and those registered at run time."""
+"""Registry of rerankers by name: shipped, from installed packages, and registered at run time."""
 
 import importlib
 import inspect
@@ -21,11 +21,11 @@ Factory = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name of the registry.
+    """An entry of the registry.
 
-    :param name: what users type.
+    :param name: the reranker's name, as users type it.
     :param target: ``module:attribute``, or the class or function itself.
-    :param origin: who registered it: a distribution with its version, or ``register()``.
+    :param origin: the source of the entry: a distribution with its version, or ``register()``.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Entry:
     def load(self) -> Factory:
         """Import the class or function.
 
-        :returns: something to call with the reranker's options.
-        :raises RegistryError: if it does not import or cannot be called; the message names the entry and its origin.
+        :returns: the class or function, to call with the reranker's options.
+        :raises RegistryError: if it does not import or is not callable; the message names the entry and its origin.
         """
         if not isinstance(self.target, str):
             return self.target
@@ -45,7 +45,7 @@ class Entry:
             factory: Any = importlib.import_module(module)
             for part in attribute.split("."):
                 factory = getattr(factory, part)
-        except Exception as error:  # a plugin's module may raise anything, and the message must name the plugin
+        except Exception as error:  # a plugin's module may raise any exception, and the message must name the plugin
             raise RegistryError(
                 f"reranker {self.name!r} of {self.origin} does not load: {self.target}: {type(error).__name__}: {error}"
             ) from error
@@ -55,9 +55,9 @@ class Entry:
 
 
 class Registry:
-    """A table of rerankers by name. The module's functions work on the one that every user shares.
+    """A table of rerankers by name. The functions of this module use one shared registry.
 
-    :param scan: returns the entries of installed packages; called once, at first use. No plugin is imported by it.
+    :param scan: returns the entries of installed packages, without importing a plugin; called once, at first use.
     """
 
     def __init__(self, scan: Callable[[], Iterable[Entry]]) -> None:
@@ -66,13 +66,13 @@ class Registry:
         self._registered: dict[str, Entry] = {}
 
     def register(self, name: str, target: str | Factory, *, replace: bool = False) -> None:
-        """Give a reranker a name.
+        """Register a reranker by name.
 
         :param name: letters, digits, ``-``, ``_`` and ``.``.
-        :param target: a class or function that returns a reranker or anything with ``score(query, texts)``,
+        :param target: a class or function that returns a reranker or any object with ``score(query, texts)``,
             or ``module:attribute`` to import it at first use.
-        :param replace: take the name even if it is taken.
-        :raises RegistryError: if the name is taken or the target is of another form.
+        :param replace: replace an entry of the same name.
+        :raises RegistryError: if the name is taken or the target has another form.
         """
         if not isinstance(name, str) or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise RegistryError(f"a reranker's name is made of letters, digits, '-', '_' and '.', got {name!r}")
@@ -114,7 +114,7 @@ class Registry:
         raise RegistryError(f"no reranker is named {name!r}; there are: {known}")
 
     def entries(self) -> list[Entry]:
-        """Return every entry, clashing ones too, sorted by name. Nothing is imported."""
+        """Return all entries, including clashing entries, sorted by name, without importing any."""
         installed = [entry for name, some in self._table().items() if name not in self._registered for entry in some]
         return sorted([*self._registered.values(), *installed], key=lambda entry: (entry.name, entry.origin))
 
@@ -135,7 +135,7 @@ def _split(target: str, name: str) -> tuple[str, str]:
 
 
 def scan_installed() -> list[Entry]:
-    """Return the rerankers of installed distributions, this one's included, without importing them."""
+    """Return the rerankers of installed distributions, including this package's, without importing them."""
     from importlib.metadata import entry_points
 
     found = {
@@ -149,24 +149,24 @@ _shared = Registry(scan_installed)
 
 
 def register(name: str, target: str | Factory, *, replace: bool = False) -> None:
-    """Give a reranker a name that :func:`create` knows; see :meth:`Registry.register`."""
+    """Register a reranker by a name for :func:`create`; see :meth:`Registry.register`."""
     _shared.register(name, target, replace=replace)
 
 
 def available() -> list[Entry]:
-    """Return every registered reranker, sorted by name, without importing any."""
+    """Return all registered rerankers, sorted by name, without importing any."""
     return _shared.entries()
 
 
 def create(name: str, *args: Any, **options: Any) -> "BaseRerankFunction":
-    r"""Return a reranker by its name.
+    r"""Create a reranker by name.
 
-    :param name: such as ``cross-encoder``, ``bge``, a plugin's name, or ``module:attribute``.
-    :param \*args: passed to its class or function.
-    :param \**options: passed to its class or function, which names the ones it does not know.
-    :returns: a ``BaseRerankFunction``; a plugin that only scores is wrapped into one.
-    :raises OptionError: if it does not take these options.
-    :raises RegistryError: if the name is unknown or taken twice, or its target does not load or does not score.
+    :param name: a name such as ``cross-encoder``, ``bge``, a plugin's name, or ``module:attribute``.
+    :param \*args: arguments for the class or function.
+    :param \**options: options for the class or function; the error for unknown options names them.
+    :returns: a ``BaseRerankFunction``; a plugin that only scores gets wrapped.
+    :raises OptionError: if the reranker does not take these options.
+    :raises RegistryError: if the name is unknown or taken twice, or its target does not load or cannot score.
     """
     entry = _shared.find(name)
     factory = entry.load()
@@ -180,13 +180,13 @@ def load(name: str | os.PathLike[str], **options: Any) -> "BaseRerankFunction":
     r"""Return the right reranker for a name: a registered reranker, or the rerank function for a model.
 
     :param name: a registered name, such as ``lexical``; or a model: ``builtin/rerank``, a folder, or a name on the
-        model hub. A registered name goes before a folder of that name.
-    :param \*\*options: options of the reranker; by default those of its class.
+        model hub. A registered name takes precedence over a folder of the same name.
+    :param \*\*options: options of the reranker; the defaults are those of its class.
     :returns: the reranker. For a model, :class:`~milvus_rerank.reranker.bge.BGERerankFunction` if its files or the
         model catalogue say that it is a BGE reranker, else
         :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction`.
-    :raises OptionError: if it does not take these options.
-    :raises RegistryError: if it can be neither: it is not registered, has no slash, and there is no such folder.
+    :raises OptionError: if the reranker does not take these options.
+    :raises RegistryError: if the name is not registered, has no slash, and is not a folder.
     :raises ModelError: if the model cannot be found, read or used for reranking.
     """
     text = os.fspath(name)
@@ -209,7 +209,7 @@ def _check_options(entry: Entry, factory: Factory, args: tuple[Any, ...], option
     try:
         signature = inspect.signature(factory)
     except ValueError:
-        return  # some builtins tell no signature; the call will say what is wrong
+        return  # some builtins have no signature; the call itself reports errors
     try:
         signature.bind(*args, **options)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Which packages a task needs, and which extra of milvus-rerank installs each."""
+"""Packages that a task needs, and the extra of milvus-rerank that installs each."""
 
 import importlib.util
 
@@ -43,7 +43,7 @@ PACKAGES = {
     "onnxscript": "export",
     "ir_measures": "eval",
 }
-"""The extra that installs each package, by the name it is imported by; "" for what milvus-rerank itself installs."""
+"""The extra that installs each package, by import name; "" for packages that milvus-rerank always installs."""
 
 EXTRAS = {
     "openvino": "the fastest engine on a CPU",
@@ -54,7 +54,7 @@ EXTRAS = {
     "export": "int8, and graphs that torch traces",
     "eval": "nDCG and other metrics",
 }
-"""What each extra is for. The extra ``all`` installs all of them."""
+"""The purpose of each extra. The extra ``all`` installs all of them."""
 
 _FILES = ("tokenizers", "safetensors", "huggingface_hub")
 _GRAPHS = ("onnx", "ml_dtypes", "filelock", "platformdirs")
@@ -63,9 +63,9 @@ ENGINES = {
     "onnx": ("onnxruntime", *_FILES, *_GRAPHS),
     "openvino": ("openvino", *_FILES, *_GRAPHS),
 }
-"""The packages of each engine: those that run graphs read a model's files, and build graphs, without torch."""
+"""The packages of each engine. The graph engines read a model's files and build graphs without torch."""
 SERVER = ("fastapi", "prometheus_client", "structlog", "uvicorn")
-"""The packages of ``milvus-rerank serve``, besides those of an engine."""
+"""The packages of ``milvus-rerank serve``, in addition to those of an engine."""
 TRACES = ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.instrumentation.asgi", "opentelemetry.sdk")
 """The packages of ``milvus-rerank serve --traces``."""
 
@@ -73,18 +73,18 @@ TRACES = ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.instrumentati
 def missing(*packages: str) -> list[str]:
     """Return the packages that are not installed, without importing any.
 
-    :param *packages: names by which packages are imported.
-    :returns: those that are missing, in the order given.
+    :param *packages: import names of packages.
+    :returns: the missing packages, in input order.
     """
     return [name for name in packages if not _installed(name)]
 
 
 def require(purpose: str, *packages: str) -> None:
-    """Raise if a package is not installed. Call it before work begins, with all that the work needs.
+    """Raise if a package is not installed. Call it before work begins, with all packages that the work needs.
 
-    :param purpose: what needs the packages, such as ``the demo``.
-    :param *packages: names by which packages are imported, from :data:`PACKAGES`.
-    :raises MissingDependencyError: with the one pip command that installs all that is missing.
+    :param purpose: the task that needs the packages, such as ``the demo``.
+    :param *packages: import names of packages, from :data:`PACKAGES`.
+    :raises MissingDependencyError: with a single pip command that installs all missing packages.
     """
     absent = missing(*packages)
     if absent:
@@ -94,5 +94,5 @@ def require(purpose: str, *packages: str) -> None:
 def _installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # the package around a dotted name
+    except ModuleNotFoundError:  # the parent package of a dotted name
         return False

@@ -1,4 +1,4 @@
-"""RerankResult, the one value that every reranker returns, and the one ordering of scores."""
+"""RerankResult, the result of every reranker, and the ordering of scores."""
 
 import base64
 import math
@@ -11,20 +11,20 @@ from milvus_rerank.errors import ScoreError
 
 @dataclass(frozen=True, slots=True)
 class RerankResult:
-    """One document or Milvus hit with its place in the input and its score.
+    """A document or Milvus hit with its position in the input and its score.
 
-    :param text: the text that was scored; "" for a hit without text that was kept on purpose.
+    :param text: the scored text; "" for a hit without text that was kept on purpose.
     :param score: the reranker's score, larger is better; None for a hit that was not scored
         (``missing="last"``, or the first-stage order after a failed rerank).
-    :param index: position in the documents or hits that were passed in.
-    :param id: the hit's primary key; None for a plain text, as all that follow.
+    :param index: the position in the input documents or hits.
+    :param id: the hit's primary key; for a plain text, this and the following values are None.
     :param distance: the first stage's distance or score of the hit.
     :param entity: the hit's fields.
-    :param extra: what else the hit carried, such as ``highlight`` or ``offset``.
-    :param span: the part of a long text that its score is of, as ``text[start:end]``; None for the whole of it, and
-        where the tokenizer, one in Python, does not tell.
-    :param stage: the last stage of a cascade that scored it, from 0; None outside a cascade. Scores compare within a
-        stage only.
+    :param extra: other values of the hit, such as ``highlight`` or ``offset``.
+    :param span: the part of a long text that the score belongs to, as ``text[start:end]``; None for the whole text, and
+        for a tokenizer in Python, which does not report positions.
+    :param stage: the last stage of a cascade that scored the document, from 0; None outside a cascade. Scores are
+        comparable only within a stage.
     """
 
     text: str
@@ -41,7 +41,7 @@ class RerankResult:
         """Return the result as JSON-safe Python values.
 
         :returns: ``text, score, index``, for a hit also ``id, distance, entity``, and ``extra``, ``span`` and ``stage``
-            where there is any; numpy values become Python numbers and lists, bytes become base64 text.
+            if present; numpy values become Python numbers and lists, bytes become base64 text.
         """
         values: dict[str, Any] = {"text": self.text, "score": self.score, "index": self.index}
         if self.entity is not None:
@@ -57,13 +57,13 @@ class RerankResult:
 
 @dataclass(frozen=True, slots=True)
 class DocumentScores:
-    """Scores of one query's documents, in input order.
+    """Scores of a query's documents, in input order.
 
-    :param scores: one for each, larger is better.
-    :param spans: the part of each that its score is of, None for all of it; empty where nobody cut texts.
-    :param stages: how far each came in a cascade, from 0; empty where there is but one stage. A later stage goes before
-        an earlier one, whatever the scores.
-    :param limit: how many of them a call returns at most; None for all.
+    :param scores: a score for each document, larger is better.
+    :param spans: the part of each document that its score belongs to, None for all of it; empty if no text was split.
+    :param stages: the last stage that scored each document, from 0; empty if there is only one stage. Documents of a
+        later stage come before those of an earlier stage, regardless of their scores.
+    :param limit: the most results of a call; None for all.
     """
 
     scores: Sequence[float]
@@ -72,19 +72,19 @@ class DocumentScores:
     limit: int | None = None
 
     def most(self, top_k: int | None) -> int | None:
-        """Return how many results there may be, None for all.
+        """Return the most results of a call, None for all.
 
-        :param top_k: how many the caller wants, None for all.
-        :returns: the smaller one of that and the limit.
+        :param top_k: the number that the caller wants, None for all.
+        :returns: the smaller of ``top_k`` and the limit.
         """
         return min((count for count in (top_k, self.limit) if count is not None), default=None)
 
     def rank(self, top_k: int | None = None, threshold: float | None = None) -> list[int]:
         """Return positions, best first, as :func:`rank` does.
 
-        :param top_k: how many positions to return, None for all; never more than ``limit``.
-        :param threshold: keep only scores of at least this, and in a cascade only of the last stage, whose scale it is.
-        :returns: positions: later stages first, within one the larger score, ties by position.
+        :param top_k: the most positions to return, None for all; never more than ``limit``.
+        :param threshold: the least score to keep; in a cascade it is on the last stage's scale and drops other stages.
+        :returns: positions: later stages first, larger scores first within a stage, ties by position.
         """
         if not self.stages:
             return rank(self.scores, self.most(top_k), threshold)
@@ -95,12 +95,12 @@ class DocumentScores:
         return order[: self.most(top_k)]
 
     def flat(self) -> list[float]:
-        """Return scores that order all documents as :meth:`rank` does, for callers that get nothing but numbers.
+        """Return scores that order all documents as :meth:`rank` does, for callers that get only numbers.
 
-        The last stage's are as they are. Those of each earlier one are moved down as a whole, to end 1 below:
-        differences within a stage stay.
+        The scores of the last stage are unchanged. The scores of each earlier stage are shifted down together if
+        necessary, so that the best is at least 1 below the worst of the next stage: differences within a stage stay.
 
-        :returns: one score for each document.
+        :returns: a score for each document.
         """
         scores = list(self.scores)
         least = None
@@ -114,7 +114,7 @@ class DocumentScores:
         return scores
 
     def result(self, place: int, result: RerankResult) -> RerankResult:
-        """Return a document's result with what is known of it: score, span and stage."""
+        """Return a document's result with its score, span and stage."""
         return replace(
             result,
             score=self.scores[place],
@@ -127,8 +127,8 @@ def rank(scores: Sequence[float], top_k: int | None = None, threshold: float | N
     """Return the input positions of the best scores: score descending, ties by input position.
 
     :param scores: one finite score per document, larger is better.
-    :param top_k: how many positions to return, None for all.
-    :param threshold: keep only scores of at least this, None for all.
+    :param top_k: the most positions to return, None for all.
+    :param threshold: the least score to keep, None for all.
     :returns: positions, best first.
     :raises ScoreError: if a score is NaN or infinite; the message names the document.
     """
@@ -140,13 +140,13 @@ def rank(scores: Sequence[float], top_k: int | None = None, threshold: float | N
 
 
 def check_scores(scores: Sequence[float], count: int, name: Callable[[int], str]) -> list[float]:
-    """Return the scores as Python floats if there is a finite one for every document.
+    """Return the scores as Python floats if there is a finite score for every document.
 
-    :param scores: what a reranker returned.
-    :param count: how many documents it was given.
-    :param name: from a document's position to what to call it in an error.
-    :returns: the same numbers.
-    :raises ScoreError: if there are too few or too many, or one is NaN or infinite; the message names the document.
+    :param scores: the scores that a reranker returned.
+    :param count: the number of documents that the reranker got.
+    :param name: returns a document's name in an error from its position.
+    :returns: the same scores.
+    :raises ScoreError: for a wrong number of scores, or one that is NaN or infinite; the message names the document.
     """
     numbers = [float(score) for score in scores]
     if len(numbers) != count:
@@ -158,13 +158,13 @@ def check_scores(scores: Sequence[float], count: int, name: Callable[[int], str]
 
 
 def json_safe(value: Any) -> Any:
-    """Return a value made of JSON's types only.
+    """Convert a value to JSON's types.
 
-    :param value: anything a Milvus field can hold.
+    :param value: any value that a Milvus field can hold.
     :returns: dicts, lists, strings, finite numbers, booleans and None.
     """
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # JSON has no NaN and no infinity
+        return str(value)  # JSON has neither NaN nor infinity
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Checks of what users pass in: each error says what was given and what was expected."""
+"""Checks of user input: each error says what was given and what was expected."""
 
 import ipaddress
 import math
@@ -10,9 +10,9 @@ from milvus_rerank.errors import InputError
 def check_query(query: object) -> str:
     """Return the query if it is a string.
 
-    :param query: what the caller gave as the query.
-    :returns: the same string; an empty one is allowed.
-    :raises InputError: if it is not a string.
+    :param query: the caller's query.
+    :returns: the same string; an empty string is allowed.
+    :raises InputError: if the query is not a string.
     """
     return _check_text(query, "query")
 
@@ -20,22 +20,22 @@ def check_query(query: object) -> str:
 def check_documents(documents: object, name: str = "documents") -> list[str]:
     """Return the documents as a list if each is a string.
 
-    :param documents: any iterable of strings but a string itself.
-    :param name: what to call them in an error.
+    :param documents: any iterable of strings except a string.
+    :param name: the name of the argument in an error.
     :returns: the documents in their order; an empty list is allowed.
-    :raises InputError: for a single string, something that is no iterable, or an item that is no string.
+    :raises InputError: for a single string, a value that is not iterable, or an item that is not a string.
     """
     return [_check_text(item, f"{name}[{index}]") for index, item in enumerate(check_list(documents, name, "strings"))]
 
 
 def check_list(items: object, name: str, of: str) -> list[object]:
-    """Return any iterable as a list, but refuse the strings and mappings that are passed by mistake.
+    """Return any iterable as a list, but refuse strings and mappings, which are passed by mistake.
 
-    :param items: what the caller gave.
-    :param name: what to call it in an error.
-    :param of: what it should hold, in plural.
-    :returns: its items.
-    :raises InputError: if it is a string, bytes, a mapping or no iterable.
+    :param items: the caller's value.
+    :param name: the name of the argument in an error.
+    :param of: the expected items, in plural.
+    :returns: the items.
+    :raises InputError: if the value is a string, bytes, a mapping or not iterable.
     """
     if isinstance(items, str):
         raise InputError(f"{name} must be a list of {of}, got a single string; write [{items[:40]!r}]")
@@ -45,11 +45,11 @@ def check_list(items: object, name: str, of: str) -> list[object]:
 
 
 def check_top_k(top_k: object) -> int | None:
-    """Return how many results to keep, None for all.
+    """Return the number of results to keep, None for all.
 
     :param top_k: an integer of at least 0, or None; 0 and None both mean all.
     :returns: a positive integer or None.
-    :raises InputError: for a negative number or anything that is no integer.
+    :raises InputError: for a negative number or a value that is not an integer.
     """
     if top_k is None:
         return None
@@ -64,10 +64,10 @@ def check_top_k(top_k: object) -> int | None:
 def check_count(value: object, name: str) -> int:
     """Return a number that must be a positive integer.
 
-    :param value: what the caller gave.
+    :param value: the caller's value.
     :param name: the option's name.
     :returns: the number.
-    :raises InputError: if it is no integer or below 1.
+    :raises InputError: if the value is not an integer or is below 1.
     """
     number = as_int(value)
     if number is None or number < 1:
@@ -78,10 +78,10 @@ def check_count(value: object, name: str) -> int:
 def check_limit(value: object, name: str) -> int:
     """Return a number that must be an integer of at least 0.
 
-    :param value: what the caller gave.
+    :param value: the caller's value.
     :param name: the option's name.
     :returns: the number.
-    :raises InputError: if it is no integer or negative.
+    :raises InputError: if the value is not an integer or is negative.
     """
     number = as_int(value)
     if number is None or number < 0:
@@ -94,7 +94,7 @@ def check_threshold(threshold: object) -> float | None:
 
     :param threshold: a number, or None.
     :returns: the number as a float.
-    :raises InputError: if it is no number, or NaN.
+    :raises InputError: if the threshold is not a number, or is NaN.
     """
     if threshold is None:
         return None
@@ -108,13 +108,13 @@ def check_threshold(threshold: object) -> float | None:
 
 
 def check_choice(value: object, name: str, choices: Sequence[str]) -> str:
-    """Return a value that must be one of a few words.
+    """Return a value that must be an allowed word.
 
-    :param value: what the caller gave.
+    :param value: the caller's value.
     :param name: the option's name.
-    :param choices: the words allowed.
+    :param choices: the allowed words.
     :returns: the value.
-    :raises InputError: if it is none of them.
+    :raises InputError: if the value is not an allowed word.
     """
     if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
@@ -122,7 +122,7 @@ def check_choice(value: object, name: str, choices: Sequence[str]) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address."""
+    """Return True if only this machine can reach an address."""
     if host == "localhost":
         return True
     try:
@@ -132,7 +132,7 @@ def is_loopback(host: str) -> bool:
 
 
 def as_int(value: object) -> int | None:
-    """Return an int or numpy integer as an int, None for everything else (bool included)."""
+    """Return an int or numpy integer as an int; None for any other value, including a bool."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
     return int(value.__index__())
@@ -148,7 +148,7 @@ def _check_text(text: object, name: str) -> str:
             f"{name} holds half of a surrogate pair at position {error.start}, which is no Unicode text; "
             "decode it with errors='replace'"
         ) from error
-    return text if type(text) is str else str(text)  # numpy's strings are of a class of their own
+    return text if type(text) is str else str(text)  # numpy strings are of a subclass of str
 
 
 def _describe(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Judged collections, metrics, and what reranking changes in them."""
+"""Judged collections, metrics, and comparisons of rankings before and after reranking."""
 
 from milvus_rerank.evaluation.compare import compare
 from milvus_rerank.evaluation.demo import DEMO_COLLECTION, DemoReport, demo_folder, run_demo

@@ -1,4 +1,4 @@
-"""Running judged queries through a two-stage search, and comparing its stages."""
+"""Run judged queries through a two-stage search, and compare its stages."""
 
 from collections.abc import Callable, Mapping
 
@@ -16,18 +16,18 @@ def compare(
     timeout: float | None = 30.0,
     progress: Callable[[int], object] = lambda done: None,
 ) -> ComparisonReport:
-    """Search for every judged query, and compare the first stage's order with the reranked one.
+    """Search with every judged query, and compare the first stage's order with the reranked order.
 
     :param search: a search over a collection that holds the judged passages.
     :param judged: the queries and judgments.
-    :param candidates: how many hits to rerank for each query.
-    :param timeout: seconds that one search may take.
+    :param candidates: the number of hits to rerank for each query.
+    :param timeout: the most seconds of a search.
     :param progress: called with 1 after each query.
-    :returns: both orders of each query, and their nDCG@10.
+    :returns: both orders of each query, with their nDCG@10.
     :raises SearchError: if Milvus fails or does not answer.
     """
     answers: dict[str, SearchAnswer] = {}
-    for name, text in judged.queries.items():  # one by one, so that the timings are those of a query
+    for name, text in judged.queries.items():  # one by one, so that each timing is that of one query
         answers[name] = search(text, top_k=None, candidates=candidates, timeout=timeout)
         progress(1)
     after = {name: [str(result.id) for result in answer] for name, answer in answers.items()}

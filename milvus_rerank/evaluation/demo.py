@@ -1,4 +1,4 @@
-"""The demo: the shipped collection through the whole pipeline, on Milvus Lite."""
+"""The demo: index and search the shipped collection on Milvus Lite, before and after reranking."""
 
 import time
 from collections.abc import Callable
@@ -30,14 +30,14 @@ _PACKAGES = (
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """What the demo did.
+    """The results of the demo.
 
-    :param comparison: the queries before and after.
+    :param comparison: the queries before and after reranking.
     :param embedder: the embedder's name.
     :param reranker: the reranker's name.
-    :param passages: how many passages were indexed.
-    :param index_seconds: how long embedding and storing them took.
-    :param search_seconds: how long all queries took.
+    :param passages: the number of indexed passages.
+    :param index_seconds: the seconds that it took to embed and store the passages.
+    :param search_seconds: the seconds that all queries took.
     """
 
     comparison: ComparisonReport
@@ -48,7 +48,7 @@ class DemoReport:
     search_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-safe Python values, with the versions of what took part."""
+        """Return the report as JSON-safe Python values, with the versions of the packages used."""
         return {
             **self.comparison.to_dict(),
             "embedder": self.embedder,
@@ -77,17 +77,17 @@ def run_demo(
 ) -> DemoReport:
     """Index a judged collection into a Milvus Lite file, then search it before and after reranking.
 
-    Any judged collection will do, not only the shipped one: see :func:`~milvus_rerank.evaluation.load_judged`.
+    Any judged collection works, not only the shipped collection: see :func:`~milvus_rerank.evaluation.load_judged`.
 
     :param judged: the collection.
-    :param database: the Milvus Lite file; one that holds the collection already is used again.
-    :param embedder: makes the vectors.
+    :param database: the Milvus Lite file; a file that already holds the collection is reused.
+    :param embedder: the embedder of passages and queries.
     :param reranker: the second stage.
-    :param reranker_name: what to call it.
-    :param candidates: how many hits to rerank for each query.
-    :param progress: called with ``index`` or ``search``, and how many more passages or queries are done.
-    :param clock: returns seconds; for tests.
-    :returns: what came out.
+    :param reranker_name: the reranker's name in the report.
+    :param candidates: the number of hits to rerank for each query.
+    :param progress: called with ``index`` or ``search``, and the number of newly finished passages or queries.
+    :param clock: returns seconds; tests pass a fake.
+    :returns: the results.
     :raises SearchError: if Milvus fails.
     """
     started = clock()

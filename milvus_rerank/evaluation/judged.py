@@ -1,4 +1,4 @@
-"""Collections with queries and judgments, in BEIR's layout."""
+"""Collections of passages, queries and judgments, in BEIR's layout."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,17 +9,17 @@ from milvus_rerank.indexing.corpus import Passage, corpus_file, read_passages
 from milvus_rerank.jsonl import open_input, read_lines, read_objects
 
 Judgments = Mapping[str, Mapping[str, int]]
-"""For each query, how relevant each judged document is; 0 for all others."""
+"""The relevance of each judged document by query id and document id; 0 for all other documents."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedCollection:
-    """Passages, queries, and what is relevant to them.
+    """Passages, queries, and relevance judgments.
 
     :param name: the folder's name.
-    :param passages: the documents.
+    :param passages: the passages.
     :param queries: the judged queries' texts by id, in the file's order.
-    :param judgments: the relevance of documents to queries, by their ids.
+    :param judgments: the relevance of each document by query id and document id.
     """
 
     name: str
@@ -32,9 +32,9 @@ def load_judged(folder: Path, split: str = "test") -> JudgedCollection:
     """Read a folder in BEIR's layout: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/test.tsv``.
 
     :param folder: the folder.
-    :param split: the name of the judgments' file.
-    :returns: the collection, with those queries that have a judgment.
-    :raises InputError: for a file that is missing or a line that cannot be used; it names file and line.
+    :param split: the name of the file of judgments, without ``.tsv``.
+    :returns: the collection, with the queries that have a judgment.
+    :raises InputError: for a missing file or an unusable line; the message names the file and the line.
     """
     passages = tuple(read_passages(corpus_file(folder)))
     queries = _read_queries(folder / "queries.jsonl")

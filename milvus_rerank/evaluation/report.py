@@ -1,4 +1,4 @@
-"""What reranking changed: rankings before and after, with their metrics."""
+"""Rankings before and after reranking, with their metrics."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,14 +11,14 @@ from milvus_rerank.search import Timings
 
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
-    """One document in the order after reranking.
+    """A document in the order after reranking.
 
-    :param id: its id.
+    :param id: the document's id.
     :param score: the reranker's score.
-    :param before: its rank in the first stage, from 1.
-    :param after: its rank after reranking, from 1.
-    :param relevance: what the judgments give it; 0 where they do not name it.
-    :param title: its title.
+    :param before: the document's rank in the first stage, from 1.
+    :param after: the document's rank after reranking, from 1.
+    :param relevance: the relevance in the judgments; 0 if the document is not judged.
+    :param title: the document's title.
     """
 
     id: str
@@ -31,10 +31,10 @@ class RankedDocument:
 
 @dataclass(frozen=True, slots=True)
 class QueryReport:
-    """One query before and after.
+    """A query before and after reranking.
 
     :param id: the query's id.
-    :param query: its text.
+    :param query: the query's text.
     :param documents: all candidates, in the order after reranking.
     :param ndcg_before: nDCG@10 of the first stage's order.
     :param ndcg_after: nDCG@10 of the reranked order.
@@ -59,7 +59,7 @@ class QueryReport:
         return [document.id for document in self.documents]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-safe Python values: ``before`` and ``after`` are ids, ``scores`` go with after."""
+        """Return the report as JSON-safe Python values; ``before``, ``after``: ids; ``scores``: those of ``after``."""
         return {
             "id": self.id,
             "query": self.query,
@@ -74,11 +74,11 @@ class QueryReport:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonReport:
-    """All judged queries of a collection before and after.
+    """All judged queries of a collection before and after reranking.
 
     :param collection: the collection's name.
-    :param candidates: how many hits the first stage gave each query at most.
-    :param queries: the queries' reports, in the collection's order.
+    :param candidates: the most hits that the first stage returned for a query.
+    :param queries: the reports of the queries, in the collection's order.
     """
 
     collection: str
@@ -97,7 +97,7 @@ class ComparisonReport:
 
     @property
     def changes(self) -> tuple[int, int, int]:
-        """How many queries got a better, an equal and a worse nDCG@10."""
+        """The numbers of queries with a better, an equal and a worse nDCG@10."""
         gains = [round(query.ndcg_after - query.ndcg_before, 9) for query in self.queries]
         return sum(gain > 0 for gain in gains), sum(gain == 0 for gain in gains), sum(gain < 0 for gain in gains)
 

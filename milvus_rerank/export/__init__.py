@@ -1,1 +1,1 @@
-"""A model as a folder that loads without torch."""
+"""Export a model as a folder that loads without torch."""

@@ -1,4 +1,4 @@
-"""How far a smaller or faster form of a model keeps to its float32 scores."""
+"""Comparison of a smaller or faster form of a model with its float32 scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,21 +12,21 @@ from milvus_rerank.export.samples import TOP, Samples
 from milvus_rerank.results import rank
 
 Scores = Sequence[Sequence[float]]
-"""For each query, a score for each of its documents."""
+"""The scores of each query's documents."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """What became of the scores of some texts.
+    """Agreement of a model's scores with its float32 scores.
 
-    :param queries: how many queries were compared.
-    :param pairs: how many pairs of query and document.
-    :param top_10: how many of the 10 best documents both have, mean of the queries.
-    :param least_top_10: the same of the query that lost most.
-    :param spearman: the rank correlation over a query's documents, mean of the queries.
-    :param difference: the largest absolute difference of a score.
-    :param ndcg_before: nDCG@10 in the order of the reference; None where nothing is judged.
-    :param ndcg_after: nDCG@10 in the order of the candidate.
+    :param queries: the number of queries compared.
+    :param pairs: the number of pairs of query and document.
+    :param top_10: the number of documents that both top tens share; the mean over the queries.
+    :param least_top_10: the same number for the query with the fewest shared documents.
+    :param spearman: Spearman's rank correlation over a query's documents; the mean over the queries.
+    :param difference: the largest absolute difference between two scores of a pair.
+    :param ndcg_before: nDCG@10 of the reference's order; None without judgments.
+    :param ndcg_after: nDCG@10 of the candidate's order; None without judgments.
     """
 
     queries: int
@@ -40,7 +40,7 @@ class Fidelity:
 
     @property
     def ndcg_change(self) -> float | None:
-        """What nDCG@10 gained; below 0 for a loss."""
+        """The change of nDCG@10; a loss is negative."""
         if self.ndcg_before is None or self.ndcg_after is None:
             return None
         return self.ndcg_after - self.ndcg_before
@@ -51,12 +51,12 @@ class Fidelity:
 
 
 def compare_scores(texts: Samples, reference: Scores, candidate: Scores) -> Fidelity:
-    """Compare scores of the same texts.
+    """Compare two sets of scores of the same texts.
 
-    :param texts: what was scored, at least one query.
+    :param texts: the texts that were scored; at least one query.
     :param reference: the float32 scores.
     :param candidate: the scores to check.
-    :returns: the figures.
+    :returns: the figures of the comparison.
     :raises ScoreError: if a score is NaN or infinite.
     :raises MissingDependencyError: if the texts are judged and ir_measures is not installed.
     """
@@ -77,11 +77,12 @@ def compare_scores(texts: Samples, reference: Scores, candidate: Scores) -> Fide
 
 
 def rank_correlation(left: NDArray[Any], right: NDArray[Any]) -> float:
-    """Return Spearman's rank correlation, equal values sharing their mean rank.
+    """Return Spearman's rank correlation; equal values share their mean rank.
 
-    :param left: numbers, shape ``(documents,)``.
-    :param right: others for the same documents.
-    :returns: from -1 to 1. Where one side is all equal it has no order to keep: then 1 if the other is too, else 0.
+    :param left: scores, shape ``(documents,)``.
+    :param right: other scores of the same documents, in the same shape.
+    :returns: a number from -1 to 1. If all values of one side are equal, the correlation is undefined; the result is
+        then 1 if all values of the other side are equal, too, else 0.
     """
     first, second = _ranks(left), _ranks(right)
     spread = float(np.sqrt((first @ first) * (second @ second)))
@@ -91,7 +92,7 @@ def rank_correlation(left: NDArray[Any], right: NDArray[Any]) -> float:
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return mean ranks, centred at 0."""
+    """Return the rank of each value, centred at 0; equal values get their mean rank."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     ranks = (last - (counts - 1) / 2)[places.reshape(-1)]

@@ -1,8 +1,8 @@
-"""Rounding weights to int8 so that what they do to real activations changes least: GPTQ's way.
+"""GPTQ: round weights to int8 so that a layer's outputs on real activations change least.
 
-One scale for each output, symmetric. Weights are rounded one input at a time, and what an input's rounding adds to the
-outputs is taken back through the inputs that are still to come, as far as they go together in the texts that were
-seen (Frantar et al., "GPTQ", 2022, arXiv:2210.17323). Plain rounding errs twice as much on builtin/rerank.
+Each output has one symmetric scale. GPTQ rounds the weights of one input at a time. It then corrects the weights of the
+inputs that follow, as far as they correlate in the calibration texts, to compensate for the rounding error (Frantar et
+al., "GPTQ", 2022, arXiv:2210.17323). Plain rounding has twice the error on builtin/rerank.
 """
 
 from dataclasses import dataclass
@@ -20,10 +20,11 @@ _BLOCK = 128
 
 
 class Moments:
-    """Mean and second moments of the rows that a layer gets, gathered batch by batch.
+    """Mean and second moments of a layer's input rows, gathered batch by batch.
 
-    :param width: numbers of one row.
-    :param group: how many neighbours share a scale when activations become int8; that error counts as noise.
+    :param width: the length of a row.
+    :param group: the number of neighbouring activations that share an int8 scale. The error of rounding them counts
+        as noise.
     """
 
     def __init__(self, width: int, group: int) -> None:
@@ -34,7 +35,7 @@ class Moments:
         self._noise = np.zeros(width)
 
     def add(self, rows: Array) -> None:
-        """Count rows in.
+        """Add rows.
 
         :param rows: float32, shape ``(rows, width)``.
         """
@@ -43,7 +44,7 @@ class Moments:
         self._squares += rows.T @ rows
         grouped = rows.reshape(len(rows), -1, self._group)
         steps = np.abs(grouped).max(axis=2) / LARGEST
-        # The error of rounding is spread evenly over one step: its variance is a twelfth of the step's square.
+        # The rounding error is uniform over one step, so its variance is a twelfth of the step's square.
         self._noise += np.repeat((steps**2).mean(axis=0) / 12, self._group) * len(rows)
 
     @property
@@ -53,17 +54,17 @@ class Moments:
 
     @property
     def squares(self) -> Array:
-        """The mean of each product of two numbers of a row, shape ``(width, width)``."""
+        """The mean product of each pair of numbers in a row, shape ``(width, width)``."""
         return (self._squares + np.diag(self._noise)) / self._rows
 
 
 @dataclass(frozen=True, slots=True)
 class Rounded:
-    """A weight in int8.
+    """A weight rounded to int8.
 
     :param weight: int8, shape ``(outputs, inputs)``.
-    :param scale: float32, shape ``(outputs,)``; times it a weight is about what it was.
-    :param shift: float32, shape ``(outputs,)``; added to the outputs, their mean is what it was.
+    :param scale: float32, shape ``(outputs,)``; ``weight * scale`` approximates the original weight.
+    :param shift: float32, shape ``(outputs,)``; added to the outputs, it restores their original mean.
     """
 
     weight: NDArray[np.int8]
@@ -72,17 +73,17 @@ class Rounded:
 
 
 def round_weight(weight: Array, moments: Moments) -> Rounded:
-    """Round a weight.
+    """Round a weight to int8.
 
     :param weight: floats, shape ``(outputs, inputs)``.
-    :param moments: of the rows that it is multiplied with.
-    :returns: the weight in int8.
+    :param moments: the moments of the layer's input rows.
+    :returns: the rounded weight.
     """
     exact = weight.astype(np.float64)
     squares = moments.squares
     scale = _scales(exact, np.diag(squares))
     damped = squares + np.eye(len(squares)) * (_DAMPING * np.diag(squares).mean() or 1.0)
-    order = np.argsort(-np.diag(damped), kind="stable")  # the inputs that matter most have most to be corrected by
+    order = np.argsort(-np.diag(damped), kind="stable")  # important inputs first: more are left to compensate
     rounded = np.empty_like(exact)
     rounded[:, order] = _compensated(exact[:, order], damped[np.ix_(order, order)], scale)
     shift = (exact - rounded * scale[:, None]) @ moments.mean
@@ -90,10 +91,10 @@ def round_weight(weight: Array, moments: Moments) -> Rounded:
 
 
 def round_rows(table: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round a table of embeddings, each row with its own scale.
+    """Round an embedding table to int8, with one scale per row.
 
     :param table: floats, shape ``(rows, width)``.
-    :returns: int8 of the same shape, and float32 scales, shape ``(rows,)``.
+    :returns: the int8 table of the same shape, and float32 scales, shape ``(rows,)``.
     """
     scale = np.abs(table).max(axis=1) / LARGEST
     scale[scale == 0] = 1.0
@@ -101,7 +102,7 @@ def round_rows(table: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
 
 
 def _scales(weight: Array, importance: Array) -> Array:
-    """Return for each output the scale that errs least; clipping one large weight can serve all the others."""
+    """Return the scale of each output with the least error; clipping a large weight can make the others more exact."""
     widest = np.abs(weight).max(axis=1) / LARGEST
     widest[widest == 0] = 1.0
     errors = [((_nearest(weight, widest * clip) - weight) ** 2 * importance).sum(axis=1) for clip in _CLIPS]
@@ -113,12 +114,12 @@ def _nearest(weight: Array, scale: Array) -> Array:
 
 
 def _compensated(weight: Array, squares: Array, scale: Array) -> Array:
-    """Return whole numbers, shape ``(outputs, inputs)``, each input's error taken back through the later ones."""
+    """Return whole numbers, shape ``(outputs, inputs)``; later inputs compensate for the error of each input."""
     left = weight.copy()
     rounded: Array = np.empty_like(left)
     factor = np.linalg.cholesky(np.linalg.inv(squares)).T
     width = left.shape[1]
-    for start in range(0, width, _BLOCK):  # in blocks: the later inputs are corrected by one product for each
+    for start in range(0, width, _BLOCK):  # in blocks: one product per block corrects all later inputs
         end = min(start + _BLOCK, width)
         errors = np.empty((len(left), end - start))
         for place in range(start, end):

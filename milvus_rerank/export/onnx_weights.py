@@ -1,4 +1,4 @@
-"""Weights of ONNX graphs, as what quantises wants to find them."""
+"""Changes to the weights of an ONNX graph that quantisation needs."""
 
 import numpy as np
 import onnx
@@ -6,9 +6,9 @@ from onnx import numpy_helper
 
 
 def transpose_weights(model: onnx.ModelProto) -> None:
-    """Turn transposed weights into weights: only what is multiplied by a constant itself becomes int8.
+    """Replace each transposed weight by a plain one: quantisation converts only a weight that is itself a constant.
 
-    :param model: an ONNX model, which is changed.
+    :param model: the ONNX model; changed in place.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in [node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in weights]:
@@ -20,9 +20,9 @@ def transpose_weights(model: onnx.ModelProto) -> None:
 
 
 def drop_unused(model: onnx.ModelProto) -> None:
-    """Remove the weights that no node takes.
+    """Remove the weights that no node uses.
 
-    :param model: an ONNX model, which is changed.
+    :param model: the ONNX model; changed in place.
     """
     used = {name for node in model.graph.node for name in node.input}
     for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in used]:

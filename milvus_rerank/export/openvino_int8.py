@@ -1,6 +1,6 @@
-"""OpenVINO's int8: weights alone with activations quantised as they come, or both with ranges from calibration.
+"""Int8 for OpenVINO: int8 weights with activations quantised at run time, or both with calibrated ranges.
 
-The only module that imports nncf, which would report its use to its makers: that is kept from it.
+This is the only module that imports nncf. It turns off nncf's telemetry.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ from milvus_rerank.onnx_graphs.build_bert import FIRST_ROW
 def quantize_openvino(source: Path, target: Path, *, method: str, batches: Sequence[Batch]) -> None:
     """Write an int8 form of a graph for OpenVINO.
 
-    What is computed for the classifier's row alone stays as it is: that costs nothing, and its errors would go
+    The layers that compute only the classifier's row stay in float32: they cost nothing, and their errors would go
     straight into the logits.
 
     :param source: a float32 ``model.onnx``.
-    :param target: the ``.xml`` file to write; its weights go to a ``.bin`` beside it.
-    :param method: ``dynamic``: int8 weights, one scale for each output, and activations quantised as they
-        come, token by token; ``calibrated``: fixed ranges for activations too, which is faster and less exact.
-    :param batches: texts to calibrate with.
-    :raises InputError: without batches.
-    :raises ModelError: if the graph has no weights that could become int8.
+    :param target: the ``.xml`` file to write; its weights go to a ``.bin`` file in the same folder.
+    :param method: ``dynamic`` for int8 weights with one scale per output, and activations quantised at run time, token
+        by token; ``calibrated`` for fixed ranges of activations, too, which is faster and less exact.
+    :param batches: the texts to calibrate with.
+    :raises InputError: if there are no batches.
+    :raises ModelError: if no weight of the graph can become int8.
     """
     if not batches:
         raise InputError("int8 for engine 'openvino' needs texts to calibrate with")
@@ -46,7 +46,7 @@ def quantize_openvino(source: Path, target: Path, *, method: str, batches: Seque
 
 
 def _rounded(source: Path, batches: Sequence[Batch]) -> Any:
-    """Return the graph with int8 weights that are rounded for these texts."""
+    """Return the graph with int8 weights, rounded for these texts."""
     model = onnx.load(source)
     transpose_weights(model)
     graph = model.graph
@@ -90,7 +90,7 @@ def _shift_bias(
     product: str,
     shift: NDArray[np.float32],
 ) -> None:
-    """Add to the bias of a product what rounding took from the outputs' mean; without a bias there is none to mend."""
+    """Add the shift that restores the outputs' mean to the bias after a product; do nothing without a bias."""
     place = next((one for one, name in enumerate(adder.input) if name in tensors), None)
     if adder.op_type == "Add" and place is not None:
         bias = numpy_helper.to_array(tensors[adder.input[place]]) + shift
@@ -101,7 +101,7 @@ def _shift_bias(
 def _compressed(
     graph: onnx.GraphProto, node: onnx.NodeProto, place: int, weight: NDArray[Any], scale: NDArray[Any], *, axis: int
 ) -> onnx.NodeProto:
-    """Give a node an int8 weight in place of its own; return what makes floats of it."""
+    """Replace a node's weight by an int8 weight; return the node that converts it back to floats."""
     names = [f"{node.output[0]}.{part}" for part in ("int8", "scale", "floats")]
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight), names[0]))
     graph.initializer.append(numpy_helper.from_array(scale, names[1]))
@@ -110,7 +110,7 @@ def _compressed(
 
 
 def _moments(source: Path, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, Moments]:
-    """Run texts through the float32 graph and gather what its layers get."""
+    """Run texts through the float32 graph and gather the moments of the layers' inputs."""
     core = openvino.Core()
     model = core.read_model(source)
     places = {name: len(model.outputs) + number for number, name in enumerate(names)}
@@ -123,15 +123,15 @@ def _moments(source: Path, names: Sequence[str], batches: Sequence[Batch]) -> di
         kept = batch.attention_mask.astype(bool)
         for name, place in places.items():
             states = made[place]
-            rows = states[kept] if states.ndim == 3 else states.reshape(-1, states.shape[-1])  # else of pooled pairs
+            rows = states[kept] if states.ndim == 3 else states.reshape(-1, states.shape[-1])  # 2-D: pooled pairs
             moments.setdefault(name, Moments(rows.shape[1], ACTIVATION_GROUP)).add(rows)
     return moments
 
 
 def _calibrated(source: Path, batches: Sequence[Batch]) -> Any:
-    """Return the graph with int8 weights and fixed ranges of activations."""
+    """Return the graph with int8 weights and fixed ranges for activations."""
     model = openvino.Core().read_model(source)
-    # nncf takes only constants for weights, not transposed constants.
+    # nncf recognises a weight only if it is a constant, not a transposed constant.
     manager = openvino.passes.Manager()
     manager.register_pass(openvino.passes.ConstantFolding())
     manager.run_passes(model)
@@ -145,12 +145,12 @@ def _calibrated(source: Path, batches: Sequence[Batch]) -> Any:
 
 @contextlib.contextmanager
 def _silent_nncf() -> Iterator[Any]:
-    """Give nncf without its telemetry and its printing."""
+    """Yield nncf with its telemetry and its printing turned off."""
     with without_telemetry():
         import nncf
         from nncf.telemetry import telemetry
-    if hasattr(telemetry, "_impl"):  # somebody else imported nncf first, with what sends
+    if hasattr(telemetry, "_impl"):  # other code imported nncf before, with telemetry
         telemetry._impl.consent = False
-    logging.getLogger("nncf").setLevel(logging.ERROR)  # not set_log_level: it sets the handlers of others too
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # set_log_level would change other handlers, too
     with contextlib.redirect_stdout(io.StringIO()):
         yield nncf

@@ -1,4 +1,4 @@
-"""Exported folders appear whole or not at all, and may be extended by another precision of the same model."""
+"""Publish exported folders: a folder appears whole or not at all; another precision of the same model may be added."""
 
 import os
 import secrets
@@ -12,17 +12,17 @@ from milvus_rerank.errors import InputError
 from milvus_rerank.models.files import read_config
 
 RECORD = "fidelity.json"
-"""What an export says of itself: the model, and for each graph how it was made and what it keeps."""
+"""The file that describes an export: the model, and the options and fidelity of each graph."""
 
 
 def held_record(target: Path, key: str, file: str) -> dict[str, Any] | None:
-    """Return the record of an export that may be extended.
+    """Return the record of an export that a graph may be added to.
 
-    :param target: the folder that is to be written.
-    :param key: the model's, as :func:`~milvus_rerank.export.write.original_key` returns it.
-    :param file: the graph to be added.
-    :returns: what :data:`RECORD` holds; None where there is nothing yet.
-    :raises InputError: if the folder holds other files, another model, or this graph.
+    :param target: the folder to write.
+    :param key: the model's key, as :func:`~milvus_rerank.export.write.original_key` returns it.
+    :param file: the name of the graph to add.
+    :returns: the contents of :data:`RECORD`; None if the folder is empty or does not exist.
+    :raises InputError: if the folder holds other files, another model, or already this graph.
     """
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file; give a folder that does not exist yet")
@@ -42,16 +42,16 @@ def held_record(target: Path, key: str, file: str) -> dict[str, Any] | None:
 
 @contextmanager
 def workplace(target: Path) -> Iterator[Path]:
-    """Make a folder on the target's disk, from which a rename is enough, and remove it in the end.
+    """Make a temporary folder on the target's disk, so that a rename publishes it; remove it at the end.
 
-    A process that is killed leaves it, under a hidden name; never half a target.
+    A killed process leaves this folder behind, under a hidden name, but never a partial target.
 
-    :param target: the folder that is to be written, as an absolute path.
-    :yields: an empty folder beside it, or beside the first of its parents that is not there yet.
+    :param target: the folder to write, as an absolute path.
+    :yields: an empty folder in the nearest parent of the target that exists.
     """
     parent = next(folder for folder in target.parents if folder.is_dir())
     work = parent / f".{target.name}.{secrets.token_hex(4)}"
-    work.mkdir()  # not tempfile's, whose folders only their owner may read
+    work.mkdir()  # only the owner may read the folders that tempfile makes
     try:
         yield work
     finally:
@@ -59,17 +59,17 @@ def workplace(target: Path) -> Iterator[Path]:
 
 
 def publish(made: Path, target: Path, file: str) -> None:
-    """Rename a folder to its place; in a folder that is there, add the graph after its weights, the record last.
+    """Rename a folder to the target; if the target has an export, add the weights, then the graph, then the record.
 
-    :param made: the whole folder, with its record.
-    :param target: its place, for which :func:`held_record` holds.
-    :param file: the graph's name in the folder.
+    :param made: the complete folder, with its record.
+    :param target: the target folder, which :func:`held_record` accepted.
+    :param file: the graph's file name in the folder.
     """
     _open_to_readers(made)
     target.parent.mkdir(parents=True, exist_ok=True)
     if not (target / RECORD).exists():
         if target.exists():
-            target.rmdir()  # an empty one, which not every system lets a rename replace
+            target.rmdir()  # empty; some systems cannot rename over an empty folder
         os.replace(made, target)
         return
     graph = made / file
@@ -80,7 +80,7 @@ def publish(made: Path, target: Path, file: str) -> None:
 
 
 def _open_to_readers(made: Path) -> None:
-    """Give every file the mode of those written plainly: onnx makes weights that only their owner may read."""
+    """Give every file the default mode: onnx writes weights that only their owner may read."""
     mode = (made / RECORD).stat().st_mode
     for path in made.rglob("*"):
         if path.is_file():

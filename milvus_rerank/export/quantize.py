@@ -1,4 +1,4 @@
-"""Float32 graphs as int8 ones."""
+"""Quantise float32 graphs to int8."""
 
 import logging
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ def quantize(source: Path, target: Path, *, engine: str, method: str, batches: S
     """Write an int8 form of a graph.
 
     :param source: a float32 ``model.onnx``.
-    :param target: the file to write: an ``.xml`` for openvino, an ``.onnx`` for onnx.
+    :param target: the file to write: ``.xml`` for openvino, ``.onnx`` for onnx.
     :param engine: ``openvino`` or ``onnx``.
-    :param method: ``dynamic``, or ``calibrated``.
-    :param batches: what to calibrate with; unused for onnx.
-    :raises InputError: if the engine has no such method.
+    :param method: ``dynamic`` or ``calibrated``.
+    :param batches: the texts to calibrate with; unused for onnx.
+    :raises InputError: if the engine does not support the method.
     """
     if engine == "openvino":
         from milvus_rerank.export.openvino_int8 import quantize_openvino
@@ -32,7 +32,7 @@ def quantize(source: Path, target: Path, *, engine: str, method: str, batches: S
 
     model = onnx.load(source)
     transpose_weights(model)
-    del model.graph.value_info[:]  # torch's shapes of 3 x 11 tokens contradict those that are inferred
-    onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})  # else it warns
+    del model.graph.value_info[:]  # torch recorded shapes of 3 x 11 tokens, which contradict the inferred shapes
+    onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})  # avoids a warning
     logging.getLogger(__name__).info("quantising to %s", target.name)
     quantize_dynamic(model, target, per_channel=True, weight_type=QuantType.QInt8)

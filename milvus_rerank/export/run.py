@@ -1,4 +1,4 @@
-"""A model as a folder that needs no torch: float32 or int8, checked on the user's own texts."""
+"""Export a model as a folder that needs no torch: float32 or int8, checked on the user's texts."""
 
 import json
 import os
@@ -28,13 +28,14 @@ from milvus_rerank.scoring.batching import by_length, cut
 from milvus_rerank.validation import check_choice, check_count
 
 FLOOR = 9.5
-"""How many of the 10 best documents an export must share with float32, mean of the queries.
+"""The number of top-10 documents that an export must share with float32; the mean over the queries.
 
-Of builtin/rerank's dynamic int8 forms, OpenVINO's shared 9.80 on the package's collection and 9.85 on cranfield (20
-queries each, Spearman 0.998 both times); ONNX Runtime's 9.15 and 8.90 (0.982 and 0.972), and lost 0.02 of nDCG@10.
+Of the dynamic int8 forms of builtin/rerank, OpenVINO's shares 9.80 on the package's collection and 9.85 on cranfield
+(20 queries each, Spearman 0.998 both times). ONNX Runtime's shares 9.15 and 8.90 (Spearman 0.982 and 0.972), and loses
+0.02 of nDCG@10.
 """
 CALIBRATION_PAIRS = 600
-"""The most pairs to calibrate with: on 50 queries of cranfield and cisi int8 shared 9.52 with 300, 9.60 with 600."""
+"""The most pairs to calibrate with: on 50 queries of cranfield and cisi, int8 shares 9.52 with 300, 9.60 with 600."""
 _FILES = {
     ("openvino", "float32"): FLOAT32,
     ("onnx", "float32"): FLOAT32,
@@ -44,22 +45,22 @@ _FILES = {
 _PACKAGES = ("milvus-rerank", "openvino", "nncf", "onnxruntime", "onnx", "torch", "transformers", "tokenizers", "numpy")
 
 Progress = Callable[[str, int, int], object]
-"""Called with what is done, how far, and how much there is to do."""
+"""A function called with the stage, the amount done, and the total."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """How to export.
+    """Options of an export.
 
-    :param engine: ``openvino`` or ``onnx``: what runs the check, and what int8 is made for.
+    :param engine: ``openvino`` or ``onnx``: the engine that runs the check and that int8 is made for.
     :param dtype: ``float32`` or ``int8``.
-    :param method: how int8 is made: ``dynamic`` or ``calibrated``.
-    :param texts: what to check with, as :func:`~milvus_rerank.export.samples.read_samples` knows it; None for no
+    :param method: the method of int8 quantisation: ``dynamic`` or ``calibrated``.
+    :param texts: the texts of the check, as :func:`~milvus_rerank.export.samples.read_samples` takes them; None for no
         check, which int8 does not allow.
-    :param queries: how many queries to check with at most.
-    :param floor: how many of the 10 best documents must be shared, mean of the queries.
-    :param max_length: the most tokens of a pair in the check; None for the model's own limit.
-    :param force: write below the floor too.
+    :param queries: the most queries to check with.
+    :param floor: the number of top-10 documents that must be shared; the mean over the queries.
+    :param max_length: the most tokens of a pair in the check; None for the model's limit.
+    :param force: write the folder even below the floor.
     """
 
     engine: GraphEngine
@@ -74,8 +75,8 @@ class ExportOptions:
     def check(self, model: str) -> None:
         """Raise if the options cannot be used.
 
-        :param model: the model's name, for what to type.
-        :raises InputError: for a word that is unknown, a number out of range, or int8 without texts.
+        :param model: the model's name, for the command in an error.
+        :raises InputError: for an unknown word, a number out of range, or int8 without texts.
         :raises MissingDependencyError: if the engine is not installed.
         """
         for name, choices in (("engine", GraphEngine), ("dtype", GraphDtype), ("method", Int8Method)):
@@ -103,26 +104,26 @@ class ExportOptions:
 
     @property
     def file(self) -> str:
-        """The graph's name in the exported folder."""
+        """The graph's file name in the exported folder."""
         return _FILES[self.engine, self.dtype]
 
     @property
     def calibrated(self) -> bool:
-        """Whether texts are needed to make the graph, not only to check it."""
+        """True if making the graph needs texts, not only its check."""
         return self.dtype == "int8" and self.engine == "openvino"
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What came of an export.
+    """The result of an export.
 
     :param model: the model's name.
-    :param folder: where it was to go.
-    :param written: False if it is below the floor, and nothing was written.
-    :param options: how it was made.
-    :param size: bytes of the graph and its weights.
-    :param texts: what it was checked with; None for no check.
-    :param calibration_queries: how many other queries it was calibrated with.
+    :param folder: the target folder.
+    :param written: False if the fidelity is below the floor and nothing was written.
+    :param options: the options of the export.
+    :param size: the bytes of the graph and its weights.
+    :param texts: the texts of the check; None for no check.
+    :param calibration_queries: the number of other queries used for calibration.
     :param fidelity: the figures of the check.
     """
 
@@ -137,13 +138,13 @@ class ExportReport:
 
     @property
     def reference(self) -> str | None:
-        """What the check compares with."""
+        """The scores that the check compares with."""
         if self.fidelity is None:
             return None
         return f"{'torch' if self.options.dtype == 'float32' else self.options.engine} float32"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-safe Python values, with the versions of what took part."""
+        """Return the report as JSON-safe Python values, with the versions of the packages used."""
         options = asdict(self.options)
         if self.options.dtype == "float32":
             del options["method"]
@@ -171,18 +172,18 @@ def default_engine() -> GraphEngine:
 def export_model(
     source: ModelSource, target: Path, options: ExportOptions, progress: Progress = lambda stage, done, total: None
 ) -> ExportReport:
-    """Write a model as a folder that loads without torch, whole or not at all.
+    """Write a model as a folder that loads without torch; the folder appears whole or not at all.
 
-    A folder that is there already must be empty, or an export of the same model that lacks this graph.
+    An existing folder must be empty, or an export of the same model without this graph.
 
-    :param source: which model.
-    :param target: the folder.
-    :param options: how to export.
-    :param progress: told how far the scoring is.
-    :returns: what came of it; below the floor nothing is written unless that is forced.
+    :param source: the model.
+    :param target: the folder to write.
+    :param options: the options of the export.
+    :param progress: called with the progress of the scoring.
+    :returns: the report; below the floor nothing is written unless ``options.force`` is set.
     :raises InputError: for options, texts or a folder that cannot be used.
     :raises ModelError: if the model cannot be found, read or traced.
-    :raises MissingDependencyError: if a package for it is not installed.
+    :raises MissingDependencyError: if a package that the export needs is not installed.
     """
     options.check(source.name)
     place = Path(os.path.abspath(target))
@@ -212,7 +213,7 @@ def export_model(
 
 
 def _texts(options: ExportOptions) -> tuple[Samples | None, Samples | None]:
-    """Return what to calibrate and what to check with: different queries."""
+    """Return the texts for calibration and those for the check: different queries."""
     if options.texts is None:
         return None, None
     texts = read_samples(options.texts, options.queries)
@@ -220,7 +221,7 @@ def _texts(options: ExportOptions) -> tuple[Samples | None, Samples | None]:
 
 
 def _make(source: ModelSource, folder: Path, work: Path, options: ExportOptions, calibration: Samples | None) -> Path:
-    """Write the float32 folder and, for int8, the other one; return the one that was asked for."""
+    """Write the float32 folder and, for int8, the int8 folder; return the requested folder."""
     base, made = work / "float32", work / options.dtype
     write_float32(source, folder, base)
     if made != base:
@@ -245,7 +246,7 @@ def _batches(base: Path, options: ExportOptions, calibration: Samples) -> list[B
 def _check(
     source: ModelSource, work: Path, made: Path, options: ExportOptions, texts: Samples, progress: Progress
 ) -> Fidelity:
-    """Compare int8 with float32 on the same engine, float32 with torch."""
+    """Compare int8 with float32 on the same engine, or float32 with torch."""
     reference = _load_options(ModelSource(str(work / "float32")), options.engine, "float32", options)
     if options.dtype == "float32":
         reference = _load_options(source, "torch", "float32", options)

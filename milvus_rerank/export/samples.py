@@ -1,4 +1,4 @@
-"""The user's own texts, with which an exported model is calibrated and checked."""
+"""The user's texts for the calibration and the check of an exported model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,14 +11,14 @@ from milvus_rerank.evaluation.judged import Judgments, load_judged
 from milvus_rerank.jsonl import open_input, read_objects
 
 BUILTIN = "builtin"
-"""The word for the package's own collection."""
+"""The name of the collection that comes with the package."""
 TOP = 10
 QUERIES = 50
-"""How many queries to check with by default: 2500 pairs with 50 documents each."""
+"""The default number of queries to check with: 2500 pairs with 50 documents each."""
 CANDIDATES = 50
-"""How many documents the first stage gives a query of a BEIR folder."""
+"""The number of documents that the first stage finds for a query of a BEIR folder."""
 CALIBRATION_SHARE = 5
-"""Every fifth query is kept for calibration, where that is needed."""
+"""The share of queries for calibration, if it is needed: every fifth."""
 
 _FORMS = 'JSON lines of {"query": "...", "documents": ["...", ...]}, or a BEIR folder'
 
@@ -27,10 +27,10 @@ _FORMS = 'JSON lines of {"query": "...", "documents": ["...", ...]}, or a BEIR f
 class Sample:
     """A query with the documents that a first stage found for it.
 
-    :param id: the query's name.
-    :param query: its text.
-    :param ids: the documents' names.
-    :param documents: their texts.
+    :param id: the query's id.
+    :param query: the query's text.
+    :param ids: the documents' ids.
+    :param documents: the documents' texts.
     """
 
     id: str
@@ -41,11 +41,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Queries with their candidates, and what is relevant to them if somebody has judged it.
+    """Queries with their candidate documents, and relevance judgments if there are any.
 
-    :param name: what to call them.
-    :param samples: the queries.
-    :param judgments: the relevance of documents to queries by their ids; None if unknown.
+    :param name: the name of the collection, for reports.
+    :param samples: the queries with their documents.
+    :param judgments: the relevance of each document by query id and document id; None without judgments.
     """
 
     name: str
@@ -54,14 +54,14 @@ class Samples:
 
     @property
     def pairs(self) -> int:
-        """How many pairs of query and document there are."""
+        """The number of pairs of query and document."""
         return sum(len(sample.documents) for sample in self.samples)
 
     def split(self) -> "tuple[Samples, Samples]":
-        """Return queries to calibrate with and other ones to check with, spread over the whole file.
+        """Return queries for calibration and other queries for the check, spread over the whole file.
 
         :returns: every fifth query, and the rest.
-        :raises InputError: if there is but one query.
+        :raises InputError: if there is only one query.
         """
         if len(self.samples) < 2:
             raise InputError(
@@ -77,10 +77,10 @@ def read_samples(where: str, queries: int) -> Samples:
     """Read texts to check a model with.
 
     :param where: a JSONL file of queries with their documents, a folder in BEIR's layout, or ``builtin``.
-    :param queries: how many queries to take at most, spread evenly over all.
-    :returns: queries with more than 10 documents each: with fewer, every order shares its top 10 with every other.
-    :raises InputError: for a file that is missing or a line that cannot be used; it names file and line.
-    :raises MissingDependencyError: if what finds candidates in a BEIR folder is not installed.
+    :param queries: the most queries to take, spread evenly over all.
+    :returns: queries with more than 10 documents each: with fewer, all orders share the same top 10.
+    :raises InputError: for a missing file or an unusable line; the message names the file and the line.
+    :raises MissingDependencyError: if a package that finds candidates in a BEIR folder is not installed.
     """
     path = demo_folder() if where == BUILTIN else Path(where)
     if not path.exists():
@@ -93,8 +93,8 @@ def spread(items: Sequence[Any], count: int) -> tuple[Any, ...]:
     """Return at most ``count`` items, evenly spread.
 
     :param items: any items.
-    :param count: how many to take.
-    :returns: the items in their order.
+    :param count: the most items to take.
+    :returns: the chosen items in their order.
     """
     if len(items) <= count:
         return tuple(items)
@@ -136,7 +136,7 @@ def _from_beir(folder: Path, queries: int) -> Samples:
     from milvus_rerank.evaluation.metrics import ndcg
 
     judged = load_judged(folder)
-    ndcg({}, judged.judgments)  # judgments of nothing relevant, or no ir-measures: told before minutes of scoring
+    ndcg({}, judged.judgments)  # fail before minutes of scoring if nothing is relevant or ir-measures is missing
     if len(judged.passages) <= TOP:
         raise InputError(f"{folder} holds {len(judged.passages)} documents; expected more than {TOP}")
     chosen = spread(list(judged.queries.items()), queries)

@@ -1,4 +1,4 @@
-"""A model's files written anew as a folder that needs no torch: config, tokenizer, licence and a float32 graph."""
+"""Write a model as a folder that needs no torch: config, tokenizer, licence and a float32 graph."""
 
 import json
 import shutil
@@ -36,11 +36,11 @@ _PAPERS = ("README.md", "LICENSE*", "NOTICE*", "config_sentence_transformers.jso
 
 
 def fetch_original(source: ModelSource) -> Path:
-    """Return a local folder with all of a model that an export needs, downloading what is missing.
+    """Return a local folder with all files that an export needs; download the missing files.
 
-    :param source: which model.
-    :returns: its folder.
-    :raises ModelError: if it is not found or is no reranker.
+    :param source: the model.
+    :returns: the model's folder.
+    :raises ModelError: if the model is not found or is not a reranker.
     """
     wanted = (*CONFIGS, *_TOKENIZERS, *_PAPERS, *files.WEIGHTS)
     folder = fetch_folder(source, wanted)
@@ -53,9 +53,9 @@ def fetch_original(source: ModelSource) -> Path:
 
 
 def original_key(folder: Path) -> str:
-    """Return a name for a model's contents: its config, tokenizer and weights; an export has its model's.
+    """Return a key for a model's contents: its config, tokenizer and weights. An export has the key of its model.
 
-    :param folder: as :func:`fetch_original` returns it.
+    :param folder: the model's folder, as :func:`fetch_original` returns it.
     :returns: 32 hexadecimal digits.
     """
     if (folder / RECORD).is_file():
@@ -69,13 +69,13 @@ def original_key(folder: Path) -> str:
 
 
 def write_float32(source: ModelSource, folder: Path, target: Path) -> None:
-    """Write the folder, with the graph at ``onnx/model.onnx`` and the weights once, beside it.
+    """Write the folder, with the graph at ``onnx/model.onnx`` and one copy of the weights in the same folder.
 
-    :param source: which model.
-    :param folder: as :func:`fetch_original` returns it.
-    :param target: a folder to make.
-    :raises ModelError: if the model cannot be read or traced, or its tokenizer has no fast form.
-    :raises MissingDependencyError: if torch is needed and not installed.
+    :param source: the model.
+    :param folder: the model's folder, as :func:`fetch_original` returns it.
+    :param target: the folder to make.
+    :raises ModelError: if the model cannot be read or traced, or has no fast tokenizer.
+    :raises MissingDependencyError: if the export needs torch and it is not installed.
     """
     graph = target / FLOAT32
     graph.parent.mkdir(parents=True)
@@ -100,8 +100,8 @@ def write_float32(source: ModelSource, folder: Path, target: Path) -> None:
 def copy_small_files(folder: Path, target: Path) -> None:
     """Copy a written folder without its graph.
 
-    :param folder: as :func:`write_float32` writes it.
-    :param target: a folder to make.
+    :param folder: a folder that :func:`write_float32` wrote.
+    :param target: the folder to make.
     """
     target.mkdir()
     _copy(folder, target, ("config.json", *_PAPERS, *_TOKENIZERS))
@@ -129,11 +129,11 @@ def _write_tokenizer(source: ModelSource, folder: Path, target: Path) -> None:
 def _copy(folder: Path, target: Path, patterns: tuple[str, ...]) -> None:
     for pattern in patterns:
         for path in folder.glob(pattern):
-            shutil.copyfile(path, target / path.name)  # not its mode: caches and packages may be read-only
+            shutil.copyfile(path, target / path.name)  # without its mode: files of caches and packages may be read-only
 
 
 def _data_files(graph: Path) -> list[Path]:
-    """Return the files beside a graph that hold its weights."""
+    """Return the external files that hold a graph's weights."""
     import onnx
 
     model = onnx.load(graph, load_external_data=False)
@@ -141,13 +141,13 @@ def _data_files(graph: Path) -> list[Path]:
         entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
     }
     outside = [place for place in places if Path(place).name != place]
-    if outside:  # a download must not have other files of this machine copied
+    if outside:  # a downloaded graph must not make us copy other files of this machine
         raise ModelError(f"{graph} keeps weights in {outside[0]!r}, outside its own folder")
     return [graph.parent / place for place in sorted(places)]
 
 
 def _rename_data(graph: Path) -> None:
-    """Name a graph's weights as others do, and as :func:`graph_files` looks for them on the hub."""
+    """Give a graph's weights the usual file name, which :func:`graph_files` looks for on the hub."""
     import onnx
 
     found = _data_files(graph)

@@ -1,4 +1,4 @@
-"""From files to a Milvus collection that can be searched in two stages."""
+"""Index files into a Milvus collection for two-stage search."""
 
 from milvus_rerank.indexing.client import open_client
 from milvus_rerank.indexing.collection import CollectionInfo, describe, load, only_collection

@@ -1,4 +1,4 @@
-"""Opening a Milvus client, and what its errors mean while a collection is made or read."""
+"""Open a Milvus client, and explain its errors while a collection is made or read."""
 
 import logging
 import os
@@ -15,14 +15,14 @@ _SCHEMES = ("http://", "https://", "tcp://", "unix:")
 
 
 class _Reasons(logging.Handler):
-    """Collect the exceptions that a logger tells of: Milvus Lite logs why it cannot open and raises nothing of it."""
+    """Collect logged exceptions: Milvus Lite logs the reason why it cannot open a file, and does not raise it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.reasons: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the record's exception."""
+        """Keep the exception of a log record."""
         if record.exc_info and record.exc_info[1]:
             self.reasons.append(str(record.exc_info[1]))
 
@@ -31,13 +31,13 @@ class _Reasons(logging.Handler):
 def open_client(uri: str, *, token: str = "", timeout: float | None = 30.0, must_exist: bool = False) -> Iterator[Any]:
     """Connect to Milvus, and close the connection at the end.
 
-    :param uri: a path that ends in ``.db`` for Milvus Lite, or ``http://host:port`` of a server.
+    :param uri: a path that ends in ``.db`` for Milvus Lite, or a server's ``http://host:port``.
     :param token: ``user:password`` or an API key; "" for none.
     :param timeout: seconds to wait for the server.
-    :param must_exist: do not make a Milvus Lite file that is not there.
+    :param must_exist: do not create a missing Milvus Lite file.
     :yields: a ``MilvusClient``.
-    :raises InputError: for a uri of another form, or a file that is not there.
-    :raises SearchError: if it cannot be opened or reached.
+    :raises InputError: for a uri of another form, or a missing file.
+    :raises SearchError: if the file cannot be opened or the server cannot be reached.
     :raises MissingDependencyError: if pymilvus or milvus-lite is not installed.
     """
     local = not uri.startswith(_SCHEMES)
@@ -62,10 +62,10 @@ def open_client(uri: str, *, token: str = "", timeout: float | None = 30.0, must
 
 @contextmanager
 def explain_errors(doing: str, advice: str = "") -> Iterator[None]:
-    """Turn what pymilvus raises into a ``SearchError`` that says what was being done.
+    """Turn pymilvus' exceptions into a ``SearchError`` that names the action.
 
-    :param doing: such as ``create the collection 'docs'``.
-    :param advice: what to do then; "" if that cannot be known.
+    :param doing: the action, such as ``create the collection 'docs'``.
+    :param advice: what the user can do; "" if that is unknown.
     :yields: nothing.
     :raises SearchError: if Milvus refuses, fails or does not answer.
     """

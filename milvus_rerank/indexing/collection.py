@@ -1,4 +1,4 @@
-"""The collection that the index command makes, and what can be known of any other."""
+"""Create the collection of the index command, and describe any other collection."""
 
 import hashlib
 import re
@@ -14,11 +14,11 @@ from milvus_rerank.indexing.corpus import MAX_ID_BYTES, MAX_TEXT_BYTES
 from milvus_rerank.models import model_folder
 
 EMBEDDER_KEY = "milvus_rerank.embedder"
-"""The collection's property that names the embedder of its vectors."""
+"""The collection property that names the embedder of the vectors."""
 
 
 class Embedder(Protocol):
-    """Makes the vectors of documents and queries."""
+    """Embeds documents and queries."""
 
     model_name: str
 
@@ -35,14 +35,14 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
-    """What a collection's description says.
+    """Description of a collection.
 
-    :param name: its name.
-    :param primary: its primary key.
-    :param fields: its fields that are no vectors, the dynamic one as ``$meta``.
-    :param dense: its dense vector fields, with their dimensions.
+    :param name: the collection's name.
+    :param primary: the primary key field.
+    :param fields: the fields without vectors; the dynamic field is ``$meta``.
+    :param dense: the dense vector fields, with their dimensions.
     :param bm25: the field that Milvus fills for BM25; None if there is none.
-    :param embedder: the name and fingerprint of the embedder; None if the index command did not make it.
+    :param embedder: the name and fingerprint of the embedder; None if the index command did not make the collection.
     """
 
     name: str
@@ -54,13 +54,13 @@ class CollectionInfo:
 
 
 def describe(client: Any, collection: str, timeout: float | None = 30.0) -> CollectionInfo:
-    """Read what a collection is made of.
+    """Read the description of a collection.
 
     :param client: a ``MilvusClient``.
-    :param collection: its name.
+    :param collection: the collection's name.
     :param timeout: seconds to wait.
-    :returns: what it says of itself.
-    :raises InputError: if there is no such collection.
+    :returns: the description.
+    :raises InputError: if the collection does not exist.
     :raises SearchError: if Milvus does not answer.
     """
     with explain_errors(f"describe the collection {collection!r}"):
@@ -82,12 +82,12 @@ def describe(client: Any, collection: str, timeout: float | None = 30.0) -> Coll
 
 
 def only_collection(client: Any, timeout: float | None = 30.0) -> str:
-    """Return the name of the only collection there is.
+    """Return the name of the only collection.
 
     :param client: a ``MilvusClient``.
     :param timeout: seconds to wait.
-    :returns: its name.
-    :raises InputError: if there is none, or more than one.
+    :returns: the collection's name.
+    :raises InputError: if there is no collection, or more than one.
     :raises SearchError: if Milvus does not answer.
     """
     with explain_errors("list its collections"):
@@ -98,13 +98,13 @@ def only_collection(client: Any, timeout: float | None = 30.0) -> str:
 
 
 def create(client: Any, collection: str, embedder: Embedder, timeout: float | None) -> None:
-    """Make an empty collection for passages.
+    """Create an empty collection for passages.
 
     :param client: a ``MilvusClient``.
-    :param collection: its name.
-    :param embedder: its vectors' maker.
+    :param collection: the collection's name.
+    :param embedder: the embedder of the passages.
     :param timeout: seconds to wait.
-    :raises SearchError: if Milvus cannot make it.
+    :raises SearchError: if Milvus cannot create the collection.
     """
     from pymilvus import DataType, Function, FunctionType
 
@@ -123,13 +123,13 @@ def create(client: Any, collection: str, embedder: Embedder, timeout: float | No
             collection,
             schema=schema,
             properties={EMBEDDER_KEY: fingerprint(embedder)},
-            consistency_level="Strong",  # who indexes and then searches expects to find it all
+            consistency_level="Strong",  # a search right after indexing must find all passages
             timeout=timeout,
         )
 
 
 def make_ready(client: Any, info: CollectionInfo, timeout: float | None) -> None:
-    """Give a collection the indexes it lacks, and load it: also one whose making was killed half-way.
+    """Create the missing indexes of a collection, and load it; this also completes a killed run.
 
     :param client: a ``MilvusClient``.
     :param info: the collection.
@@ -143,13 +143,13 @@ def make_ready(client: Any, info: CollectionInfo, timeout: float | None) -> None
             if field not in there and field in kinds:
                 params = client.prepare_index_params()
                 params.add_index(field, index_type=kinds[field][0], metric_type=kinds[field][1])
-                # Not waited for: there is nothing to index yet, and pymilvus' wait takes at least half a second.
+                # Do not wait: the collection is still empty, and pymilvus' wait takes at least half a second.
                 client.create_index(info.name, params, timeout=timeout, sync=False)
         client.load_collection(info.name, timeout=timeout)
 
 
 def load(client: Any, info: CollectionInfo, timeout: float | None = 30.0) -> None:
-    """Load a collection that is not: Milvus Lite opens every file with its collections released.
+    """Load a collection that is not loaded: Milvus Lite opens every file with its collections released.
 
     :param client: a ``MilvusClient``.
     :param info: the collection.
@@ -162,11 +162,11 @@ def load(client: Any, info: CollectionInfo, timeout: float | None = 30.0) -> Non
 
 
 def check_made_for(info: CollectionInfo, embedder: Embedder) -> None:
-    """Check that passages with this embedder's vectors belong into a collection.
+    """Check that a collection can take passages with this embedder's vectors.
 
     :param info: the collection.
-    :param embedder: the vectors' maker.
-    :raises InputError: if its fields are others, or its vectors come from another embedder.
+    :param embedder: the embedder of the passages.
+    :raises InputError: if the collection has other fields, or its vectors come from another embedder.
     """
     lacking = sorted({"id", "title", "text", "$meta"} - {*info.fields})
     if lacking or info.primary != "id" or "vector" not in info.dense:
@@ -179,12 +179,12 @@ def check_made_for(info: CollectionInfo, embedder: Embedder) -> None:
 
 
 def check_embedder(info: CollectionInfo, field: str, embedder: Embedder) -> None:
-    """Check that a field's vectors and an embedder's can be compared.
+    """Check that the vectors of a field and of an embedder are comparable.
 
     :param info: the collection.
-    :param field: its vector field.
-    :param embedder: what is to embed queries, or more documents.
-    :raises InputError: if they differ in dimensions, or the collection names another embedder.
+    :param field: the vector field.
+    :param embedder: the embedder of queries, or of more documents.
+    :raises InputError: if the dimensions differ, or the collection names another embedder.
     """
     if info.dense[field] != embedder.dim:
         raise InputError(
@@ -200,10 +200,10 @@ def check_embedder(info: CollectionInfo, field: str, embedder: Embedder) -> None
 
 
 def fingerprint(embedder: Embedder) -> str:
-    """Return an embedder's name and a hash of its weights, as models change under one name.
+    """Return an embedder's name and a hash of its weights, as a model can change under the same name.
 
     :param embedder: the embedder.
-    :returns: such as ``builtin/embed sha256:0123456789ab``.
+    :returns: a text such as ``builtin/embed sha256:0123456789ab``.
     """
     folder = model_folder(embedder.model_name)
     digest = hashlib.sha256()
@@ -217,7 +217,7 @@ def has_bm25(client: Any, timeout: float | None = 30.0) -> bool:
 
     :param client: a ``MilvusClient``.
     :param timeout: seconds to wait.
-    :returns: False also for a version that cannot be read.
+    :returns: True if it can; False also for a version that cannot be parsed.
     :raises SearchError: if Milvus does not answer.
     """
     with explain_errors("tell its version"):

@@ -1,4 +1,4 @@
-"""Passages from a JSONL file or a folder in BEIR's layout."""
+"""Read passages from a JSONL file or a folder in BEIR's layout."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,20 +9,20 @@ from milvus_rerank.errors import InputError
 from milvus_rerank.jsonl import open_input, read_objects
 
 MAX_TEXT_BYTES = 65535
-"""The most that a VARCHAR field of Milvus holds, in bytes of UTF-8."""
+"""The most bytes of UTF-8 that a VARCHAR field of Milvus holds."""
 MAX_ID_BYTES = 512
 TAKEN = frozenset({"id", "vector", "sparse", "$meta"})
-"""Fields that the index itself fills; a passage's own keys cannot have these names."""
+"""Fields that the index fills; a passage's other keys cannot have these names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One document to index.
+    """A document to index.
 
-    :param id: its primary key.
-    :param title: its title, "" if it has none.
-    :param body: its text as it stands in the file.
-    :param fields: its other keys, which become dynamic fields.
+    :param id: the primary key.
+    :param title: the title; "" without a title.
+    :param body: the text as it is in the file.
+    :param fields: the other keys, which become dynamic fields.
     """
 
     id: str
@@ -32,7 +32,7 @@ class Passage:
 
     @property
     def text(self) -> str:
-        """What is embedded, searched and reranked: the title, a space, the body, as BEIR's evaluations have it."""
+        """The text to embed, search and rerank: the title, a space and the body, as in BEIR's evaluations."""
         return f"{self.title} {self.body}".strip()
 
 
@@ -41,7 +41,7 @@ def corpus_file(source: Path) -> Path:
 
     :param source: a JSONL file, or a folder with a ``corpus.jsonl``.
     :returns: the file.
-    :raises InputError: if there is none.
+    :raises InputError: if the file does not exist.
     """
     if source.is_dir():
         if not (source / "corpus.jsonl").is_file():
@@ -57,9 +57,9 @@ def corpus_file(source: Path) -> Path:
 def read_passages(path: Path) -> Iterator[Passage]:
     """Yield the passages of a JSONL file.
 
-    :param path: a file with one object a line: ``_id`` (or ``id``), ``text``, perhaps ``title``, and any other keys.
+    :param path: a file with an object per line: ``_id`` (or ``id``), ``text``, perhaps ``title``, and any other keys.
     :yields: the passages, in the file's order.
-    :raises InputError: for a line that is none, a repeated id, or a text too long for Milvus; it names file and line.
+    :raises InputError: for an invalid line, a repeated id, or a text too long for Milvus; it names the file and line.
     """
     seen: dict[str, int] = {}
     with open_input(path) as file:
@@ -100,7 +100,7 @@ def _passage(record: dict[str, Any], place: str) -> Passage:
 
 
 def _fits(value: object) -> bool:
-    """Return whether Milvus' JSON can hold a value: its numbers have 64 bits."""
+    """Return True if Milvus' JSON can hold a value: its integers have 64 bits."""
     if isinstance(value, dict):
         return all(map(_fits, value.values()))
     if isinstance(value, list):
@@ -112,7 +112,7 @@ def _id(value: object, key: str, place: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         raise InputError(f"{place}: {key!r} must be a string or an integer, got {value!r:.60}")
     if any(char < " " and char not in "\n\r\t" for char in str(value)):
-        # Milvus' filters, by which stored passages are found again, have no way to write the others.
+        # Stored passages are looked up with Milvus' filters, which cannot express other control characters.
         raise InputError(f"{place}: {key!r} holds a control character, got {value!r:.60}; take it out")
     if len(str(value).encode()) > MAX_ID_BYTES:
         raise InputError(f"{place}: {key!r} has over {MAX_ID_BYTES} bytes, Milvus' limit here: {str(value)[:40]}...")

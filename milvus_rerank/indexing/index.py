@@ -1,4 +1,4 @@
-"""Putting passages into a collection: resumable, and without duplicates."""
+"""Index passages into a collection: resumable, and without duplicates."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,15 +15,15 @@ from milvus_rerank.validation import check_count
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """What indexing did.
+    """Results of an indexing run.
 
     :param collection: the collection's name.
     :param embedder: the embedder's name.
     :param bm25: whether the collection can also be searched by BM25.
-    :param read: how many passages there were.
-    :param written: how many of them were new or had changed.
-    :param unchanged: how many were there already, the same in every field.
-    :param total: how many documents the collection holds now.
+    :param read: the number of passages read.
+    :param written: the number of passages that were new or had changed.
+    :param unchanged: the number of passages that the collection already held, equal in every field.
+    :param total: the number of documents in the collection after the run.
     """
 
     collection: str
@@ -49,20 +49,20 @@ def index_passages(
     timeout: float | None = 30.0,
     progress: Callable[[int], object] = lambda done: None,
 ) -> IndexReport:
-    """Embed passages and store them in a collection, which is made if there is none.
+    """Embed passages and store them in a collection; create the collection if it does not exist.
 
-    Every batch is compared with what the collection holds under the same ids, and only what is new or has changed is
-    embedded and upserted. So a run that was killed goes on where it stopped, and a second run writes nothing.
+    Each batch is compared with the stored passages of the same ids. Only new and changed passages are embedded and
+    upserted. So a new run continues where a killed run stopped, and a second run writes nothing.
 
     :param client: a ``MilvusClient``.
     :param collection: the collection's name.
-    :param passages: what to index; ids must differ.
-    :param embedder: makes the vectors.
-    :param batch_size: how many passages to send at once.
-    :param timeout: seconds that one call to Milvus may take.
+    :param passages: the passages to index; their ids must differ.
+    :param embedder: the embedder of the passages.
+    :param batch_size: the number of passages per request to Milvus.
+    :param timeout: the most seconds of a call to Milvus.
     :param progress: called with the number of passages done, after each batch.
-    :returns: what was done.
-    :raises InputError: for a collection that was made in another way or with another embedder.
+    :returns: the results of the run.
+    :raises InputError: for a collection with other fields or with vectors of another embedder.
     :raises SearchError: if Milvus fails or does not answer.
     """
     check_count(batch_size, "batch_size")
@@ -112,7 +112,7 @@ def _write(
 
 
 def _among(ids: Sequence[str]) -> str:
-    # pymilvus' own get(ids=...) puts ids into its filter unescaped, and fails on a quote or a backslash.
+    # pymilvus' get(ids=...) does not escape ids in its filter, and fails on a quote or a backslash.
     return f"id in {json.dumps(ids, ensure_ascii=False)}"
 
 

@@ -1,4 +1,4 @@
-"""A two-stage search over a collection, from what the collection says of itself."""
+"""Set up a two-stage search over a collection from the collection's description."""
 
 import threading
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ MODES = ("dense", "bm25", "hybrid")
 
 
 class FirstStageOrder(BaseRerankFunction):
-    """Keep the order that the documents come in: the search without its second stage, to compare with."""
+    """Keep the input order of the documents: a baseline, the search without its second stage."""
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
-        """Score each document by its place."""
+        """Score each document by its position."""
         return [[-float(place) for place in range(len(documents))] for _, documents in requests]
 
 
@@ -34,16 +34,16 @@ def open_search(
     embedder: Embedder | None = None,
     text_field: str = "text",
 ) -> TwoStageSearch:
-    """Put a two-stage search together.
+    """Return a two-stage search over a collection.
 
     :param client: a ``MilvusClient``.
     :param info: the collection.
-    :param mode: ``dense`` vectors, ``bm25`` full text, or ``hybrid``, both fused by RRF.
+    :param mode: ``dense`` for vectors, ``bm25`` for full text, or ``hybrid`` for both, fused by RRF.
     :param reranker: the second stage; None keeps the first stage's order.
-    :param embedder: makes query vectors; not needed for ``bm25``.
+    :param embedder: the embedder of queries; not needed for ``bm25``.
     :param text_field: the field to rerank by.
     :returns: the search.
-    :raises InputError: if the collection has no fields for the mode, or its vectors come from another embedder.
+    :raises InputError: if the collection lacks the fields for the mode, or its vectors come from another embedder.
     """
     check_choice(mode, "mode", MODES)
     if text_field not in info.fields and "$meta" not in info.fields:
@@ -65,7 +65,7 @@ def open_search(
 
 
 def without_scores(answer: SearchAnswer) -> SearchAnswer:
-    """Return a first stage's answer as such: not reranked, and the places taken out of the scores."""
+    """Return the answer of :class:`FirstStageOrder` as not reranked, without the position scores."""
     return replace(answer, reranked=False, results=tuple(replace(result, score=None) for result in answer))
 
 

@@ -1,8 +1,8 @@
-"""What to do with results: bring scores to another scale, fuse them with the first stage's, cut them, mix topics.
+"""Functions on results: normalise scores, fuse them with the first stage's, apply a threshold, diversify.
 
-Every function takes results in any sequence and returns a new list. A result without a score (``missing="last"``) keeps
-none and stays behind. Where results are of several stages of a cascade, scores count as ``score()`` gives them: later
-stages above earlier ones.
+Every function takes results in any sequence and returns a new list. A result without a score (``missing="last"``) stays
+without one and comes last. If results come from several stages of a cascade, the functions use the scores that
+``score()`` returns: those of later stages are above those of earlier stages.
 """
 
 from milvus_rerank.postprocess.diversify import diversify

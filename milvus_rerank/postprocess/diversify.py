@@ -1,4 +1,4 @@
-"""Diversity: results that do not say the same thing again."""
+"""Diversify results: put results that repeat each other further down."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,19 +22,19 @@ def diversify(
 ) -> list[RerankResult]:
     """Return results in an order that is relevant and varied: maximal marginal relevance.
 
-    One after the other takes the next place that has the largest ``trade_off * relevance - (1 - trade_off) *
-    similarity``: its score, brought to 0 to 1 over these results as ``normalize(..., "minmax")`` does, and the largest
-    cosine similarity to a result that is placed already, 0 for the first. Ties go to the one that stood before.
-    The method is that of Carbonell and Goldstein, SIGIR 1998.
+    Each step picks the result with the largest ``trade_off * relevance - (1 - trade_off) * similarity``. The relevance
+    is the score, normalised to 0 to 1 over these results as by ``normalize(..., "minmax")``. The similarity is the
+    largest cosine similarity to a result that was picked before, and 0 for the first. Ties keep the input order. The
+    method is from Carbonell and Goldstein, SIGIR 1998.
 
     :param results: the results of one query, best first.
-    :param vectors: the field of ``entity`` that holds each one's dense vector (ask Milvus for it with
-        ``output_fields``), or one vector for each result. One of nothing but zeros is similar to none.
-    :param top_k: how many to return; None or 0 for all.
-    :param trade_off: from 0, varied above all, to 1, which leaves the order as it is.
-    :returns: the same results, with their scores, in the new order; those without a score last.
-    :raises InputError: for an option that cannot be used, or a vector that is missing, no dense vector, or of another
-        length than the first.
+    :param vectors: the field of ``entity`` that holds the dense vector of each result (request it from Milvus with
+        ``output_fields``), or one vector for each result. The similarity of a zero vector to any other is 0.
+    :param top_k: the number of results to return; None or 0 for all.
+    :param trade_off: a number from 0, the most variety, to 1, which keeps the order.
+    :returns: the same results, with their scores, in the new order; results without a score come last.
+    :raises InputError: for an option that cannot be used, or a vector that is missing, is not dense, or differs in
+        length from the first.
     """
     given, scores = read_results(results)
     keep = check_top_k(top_k)
@@ -66,27 +66,27 @@ def _order(
     order: list[int] = []
     while len(order) < min(keep or len(scores), len(scores)):
         gain = weight * relevance - (1 - weight) * closest
-        order.append(int(np.argmax(np.where(free, gain, -np.inf))))  # of equal ones the first
+        order.append(int(np.argmax(np.where(free, gain, -np.inf))))  # argmax picks the first of equal gains
         free[order[-1]] = False
-        # Not a matrix product: that may add up the same row differently in another place, and equal ones must tie.
+        # Not a matrix product: it may sum equal rows in different orders, but equal vectors must tie.
         similar = (units * units[order[-1]]).sum(axis=1)
         closest = np.maximum(closest, similar) if len(order) > 1 else similar
     return order
 
 
 def _units(rows: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    """Return vectors of length 1; zeros stay zeros."""
+    """Return the vectors scaled to length 1; zero vectors stay zero."""
     import numpy as np
 
     largest = np.abs(rows).max(axis=1, keepdims=True)
-    rows = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)  # squares of it are within floats
+    rows = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)  # now squares cannot overflow
     lengths = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
     units: NDArray[np.float64] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
     return units
 
 
 def _vectors(given: Sequence[RerankResult], places: Sequence[int], vectors: Any) -> list[tuple[Any, str]]:
-    """Return the vector of each scored result, and what to call it."""
+    """Return the vector of each scored result, and its name for errors."""
     if isinstance(vectors, str):
         found = []
         for place in places:

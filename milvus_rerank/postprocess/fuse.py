@@ -1,4 +1,4 @@
-"""Fusing lists of scores: the two ways to do it, and the rerank score with the first stage's."""
+"""Fuse scores: the two fusion methods, and the fusion of rerank scores with the first stage's."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from milvus_rerank.postprocess.read import label, read_results, rescored, unscor
 from milvus_rerank.results import RerankResult, rank
 from milvus_rerank.validation import check_count, check_list
 
-# Of each of Milvus' metrics, whether a smaller distance is better.
+# Milvus' metrics; True if a smaller distance is better.
 _SMALLER = {"BM25": False, "COSINE": False, "HAMMING": True, "IP": False, "JACCARD": True, "L2": True}
 
 
@@ -18,8 +18,8 @@ _SMALLER = {"BM25": False, "COSINE": False, "HAMMING": True, "IP": False, "JACCA
 class RRF:
     """Reciprocal rank fusion.
 
-    :param k: a larger one makes the first ranks stand out less.
-    :raises InputError: if it is no positive integer.
+    :param k: the constant of the formula; a larger ``k`` gives the first ranks less weight.
+    :raises InputError: if ``k`` is not a positive integer.
     """
 
     k: int = 60
@@ -32,9 +32,9 @@ class RRF:
 class Weighted:
     """A weighted sum of the searches' scores.
 
-    :param weights: one for each search, in their order.
-    :param normalize: bring the scores to the range 0 to 1 first.
-    :raises InputError: if a weight is no number.
+    :param weights: one weight for each search, in the order of the searches.
+    :param normalize: normalise the scores to the range 0 to 1 first.
+    :raises InputError: if a weight is not a number.
     """
 
     weights: tuple[float, ...]
@@ -48,20 +48,21 @@ class Weighted:
 
 
 def fuse(results: Sequence[RerankResult], fusion: RRF | Weighted = RRF(), *, metric: str) -> list[RerankResult]:
-    """Return reranked hits in a new order, by the rerank score and the first stage's distance together.
+    """Return reranked hits in a new order, by the rerank score combined with the first stage's distance.
 
-    ``RRF(k)`` scores a hit 1 / (k + rank) in each of the two orders, ranks from 1, and adds. ``Weighted((0.7, 0.3))``
-    takes 0.7 of the rerank score and 0.3 of the distance, each brought to 0 to 1 over these hits as
-    ``normalize(..., "minmax")`` does, or as they are with ``normalize=False``. Where a smaller distance is better, it
-    counts with its sign turned.
+    ``RRF(k)`` scores a hit 1 / (k + rank) in each of the two orders, with ranks from 1, and adds both.
+    ``Weighted((0.7, 0.3))`` adds 0.7 times the rerank score and 0.3 times the distance. Both are first normalised to 0
+    to 1 over these hits as by ``normalize(..., "minmax")``; ``normalize=False`` leaves them unchanged. If a smaller
+    distance is better, its sign is reversed.
 
     :param results: the reranked hits of one query.
-    :param fusion: how to make one score of two.
-    :param metric: the first stage's, in any case: ``COSINE``, ``IP``, ``BM25`` (larger is better), ``L2``, ``JACCARD``
-        or ``HAMMING`` (smaller is better). For hits of a hybrid search, whose distance is a fused score, ``IP``.
-    :returns: the hits, best first, ties by their place; ``score`` is the fused one, the reranker's own is in
-        ``extra["rerank_score"]``. Hits without a score follow as they are.
-    :raises InputError: for an unknown metric, something else than two weights, or a scored hit without a distance.
+    :param fusion: the fusion method.
+    :param metric: the first stage's metric, in upper or lower case: ``COSINE``, ``IP`` or ``BM25`` (larger is better),
+        ``L2``, ``JACCARD`` or ``HAMMING`` (smaller is better). Use ``IP`` for hits of a hybrid search, whose distance
+        is a fused score.
+    :returns: the hits, best first, ties in input order; ``score`` is the fused score, and ``extra["rerank_score"]``
+        holds the reranker's. Hits without a score follow unchanged.
+    :raises InputError: for an unknown metric, a number of weights other than two, or a scored hit without a distance.
     """
     given, scores = read_results(results)
     sign = _sign(metric)

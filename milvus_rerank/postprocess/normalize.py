@@ -1,4 +1,4 @@
-"""Scores on another scale, and the least that is wanted on it."""
+"""Normalise scores to a scale from 0 to 1, and keep those above a threshold."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,18 +21,18 @@ def normalize(scores: Iterable[float], method: Method) -> list[float]: ...
 
 
 def normalize(scores: Iterable[Any], method: Method) -> list[Any]:
-    """Return scores on a scale from 0 to 1, larger is better; places and order stay as they are.
+    """Return scores on a scale from 0 to 1, larger is better; the order does not change.
 
-    ``sigmoid``: 1 / (1 + exp(-x)), each by itself: for logits. ``softmax``: exp(x) / sum of all exp: they add up to 1.
-    ``minmax``: (x - least) / (largest - least); 1 for all if they are equal. ``rank``: the share of scores that are not
-    larger, (n - number of larger ones) / n: 1 for the best, equal scores stay equal.
+    ``sigmoid``: 1 / (1 + exp(-x)) of each score; for logits. ``softmax``: exp(x) / sum of all exp(x); the scores add up
+    to 1. ``minmax``: (x - least) / (largest - least); 1 for all if the scores are equal. ``rank``: the share of scores
+    that are not larger, (n - number of larger scores) / n; 1 for the best, and equal scores stay equal.
 
-    Scores that differ may become equal where floats end: the sigmoids of 40 and 50 are both 1.0.
+    Different scores may become equal in floating point: the sigmoids of 40 and 50 are both 1.0.
 
     :param scores: the results of one query, or plain numbers.
     :param method: the formula.
-    :returns: as many results, with the reranker's own scores in ``extra["rerank_score"]``; or as many numbers.
-    :raises InputError: for an unknown method, or a score that is NaN, infinite or no number.
+    :returns: the results with normalised scores, and the reranker's in ``extra["rerank_score"]``; numbers for numbers.
+    :raises InputError: for an unknown method, or a score that is NaN, infinite or not a number.
     """
     formula = _FORMULAS[check_choice(method, "method", tuple(_FORMULAS))]
     items = check_list(scores, "scores", "numbers or RerankResult")
@@ -46,14 +46,14 @@ def normalize(scores: Iterable[Any], method: Method) -> list[Any]:
 def above(results: Sequence[RerankResult], threshold: float) -> list[RerankResult]:
     """Return the results with a score of at least ``threshold``, as ``threshold=`` of a call does.
 
-    For scores that no call knows, such as fused ones. Of a cascade's results only those of the last stage among them
-    are left, whose scale it is; :func:`normalize` and :func:`~milvus_rerank.postprocess.fuse.fuse` put all on one
-    scale.
+    Use it for scores computed after a call, such as fused scores. Of a cascade's results it keeps only those of the
+    last stage, as the threshold is on that stage's scale; :func:`normalize` and
+    :func:`~milvus_rerank.postprocess.fuse.fuse` put all scores on one scale.
 
     :param results: the results of one query.
     :param threshold: the least score.
-    :returns: some of them, in their order; none without a score.
-    :raises InputError: if the threshold is no number, or these are no results.
+    :returns: the kept results, in their order; results without a score are dropped.
+    :raises InputError: if the threshold is not a number, or ``results`` does not hold results.
     """
     given, _ = read_results(results)
     least = check_threshold(threshold)
@@ -64,15 +64,15 @@ def above(results: Sequence[RerankResult], threshold: float) -> list[RerankResul
 
 
 def minmax(scores: Sequence[float]) -> list[float]:
-    """Return scores from 0 to 1, 1 for all if they are equal.
+    """Return scores scaled to 0 to 1; 1 for all if they are equal.
 
     :param scores: finite numbers.
-    :returns: as many.
+    :returns: the scaled scores, in the same order.
     """
     low, high = min(scores, default=0.0), max(scores, default=0.0)
     if low == high:
         return [1.0] * len(scores)
-    half = 1.0 if math.isfinite(high - low) else 0.5  # the difference of two large numbers may be beyond floats
+    half = 1.0 if math.isfinite(high - low) else 0.5  # the difference of two large numbers may overflow
     return [(half * score - half * low) / (half * high - half * low) for score in scores]
 
 

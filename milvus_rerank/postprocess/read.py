@@ -1,4 +1,4 @@
-"""Results that a caller passed in: checked, named in errors, and with scores that compare."""
+"""Read results that a caller passed in: check them, name them in errors, make their scores comparable."""
 
 import math
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from milvus_rerank.results import DocumentScores, RerankResult
 from milvus_rerank.validation import check_list
 
 RERANK_SCORE = "rerank_score"
-"""The key in ``RerankResult.extra`` under which the reranker's own score is kept when another takes its place."""
+"""The key in ``RerankResult.extra`` that keeps the reranker's score when another score replaces it."""
 
 
 def read_results(results: object) -> tuple[list[RerankResult], dict[int, float]]:
     """Return results with the scores to compare them by.
 
-    :param results: what the caller gave.
-    :returns: the results, and the score of each place that has one; those of several stages on one scale.
-    :raises InputError: for something that is no list of results, or a score that is NaN or infinite.
+    :param results: the caller's results.
+    :returns: the results, and the scores by position, without unscored results; several stages share one scale.
+    :raises InputError: for a value that is not a list of results, or a score that is NaN or infinite.
     """
     given: list[Any] = check_list(results, "results", "RerankResult")
     for place, result in enumerate(given):
@@ -33,22 +33,22 @@ def read_results(results: object) -> tuple[list[RerankResult], dict[int, float]]
 
 
 def label(result: RerankResult, place: int) -> str:
-    """Return what to call a result in an error.
+    """Return a name for a result, for an error.
 
     :param result: the result.
-    :param place: where it stands in the caller's list.
-    :returns: such as ``results[3] (id 17)``.
+    :param place: the result's position in the caller's list.
+    :returns: a name such as ``results[3] (id 17)``.
     """
     return f"results[{place}]" + ("" if result.id is None else f" (id {result.id!r})")
 
 
 def rescored(result: RerankResult, score: float) -> RerankResult:
-    """Return a result with a score that compares with all others.
+    """Return a result with a new score, which is comparable with all others.
 
     :param result: a result with a score.
-    :param score: the new one.
-    :returns: ``stage`` is None; the reranker's own score is in ``extra["rerank_score"]``, where one that is there
-        already stays.
+    :param score: the new score.
+    :returns: the result with ``stage`` None and the reranker's score in ``extra["rerank_score"]``; a score that is
+        already there stays.
     """
     return replace(result, score=score, stage=None, extra={RERANK_SCORE: result.score, **(result.extra or {})})
 
@@ -56,7 +56,7 @@ def rescored(result: RerankResult, score: float) -> RerankResult:
 def unscored(given: Sequence[RerankResult]) -> list[RerankResult]:
     """Return the results without a score, in their order.
 
-    :param given: results.
-    :returns: some of them.
+    :param given: the results.
+    :returns: the results without a score.
     """
     return [result for result in given if result.score is None]

@@ -1,4 +1,4 @@
-"""The rerank functions, by the names that ``pymilvus.model.reranker`` gives them."""
+"""Rerank functions, with the names of ``pymilvus.model.reranker``."""
 
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.bge import BGERerankFunction

@@ -1,4 +1,4 @@
-"""BGERerankFunction: the whole family of BGE rerankers, and any classifier."""
+"""BGERerankFunction: all BGE rerankers, and any other classifier."""
 
 from milvus_rerank.engines.select import Dtype, EngineName
 from milvus_rerank.loading.load import load_scorer
@@ -20,41 +20,41 @@ from milvus_rerank.scoring.encoder import Chunks
 class BGERerankFunction(EngineRerankFunction):
     """Rerank with a BGE reranker. The first seven arguments are pymilvus.model's.
 
-    The model's files say its type: an encoder (base, large, v2-m3), a language model (v2-gemma), one with score heads
-    on its layers (v2-minicpm-layerwise) or one that also merges tokens (v2.5-gemma2-lightweight). Scores equal those of
-    FlagEmbedding's class for it: the query keeps at most ``query_max_length`` tokens, the document gets the rest. One
-    object may be shared by threads.
+    The model's files decide its type: an encoder (base, large, v2-m3), a language model (v2-gemma), a language model
+    with score heads on its layers (v2-minicpm-layerwise), or one that also merges tokens (v2.5-gemma2-lightweight).
+    Scores equal those of FlagEmbedding's class for the type: the query keeps at most ``query_max_length`` tokens, and
+    the document gets the rest. Rerankers are thread-safe.
 
     :param model_name: a name on the model hub, a local folder, or ``builtin/rerank``.
-    :param use_fp16: run in float16 on a GPU; a CPU runs in float32 all the same.
-    :param batch_size: a hint: how many pairs of full length a batch may hold. Batches are cut by tokens.
-    :param normalize: scores from 0 to 1 by the sigmoid; False for raw logits.
+    :param use_fp16: run in float16 on a GPU; a CPU always runs in float32.
+    :param batch_size: a hint: the number of full-length pairs in a batch. A token budget sets the actual size.
+    :param normalize: return scores from 0 to 1 by the sigmoid; False for raw logits.
     :param device: ``cpu``, ``cuda``, ``cuda:n`` or ``mps``; None, "" or ``auto`` take a GPU if there is one.
-    :param query_max_length: the most tokens of a query; None, or a number that leaves the document no room, for three
-        quarters of ``max_length``.
+    :param query_max_length: the most tokens of a query; None, or a number that leaves no tokens for the document, for
+        three quarters of ``max_length``.
     :param max_length: the most tokens of a pair; None for the model's limit.
-    :param prompt: what to ask a language model after the document; None for its own.
-    :param flag: instructions before queries and documents, and the layers of layerwise and lightweight models, as
+    :param prompt: the question to a language model after the document; None for the model's default.
+    :param flag: the instructions before queries and documents, and the layers of layerwise and lightweight models, as
         :class:`~milvus_rerank.loading.options.FlagOptions`.
-    :param long: what to do with documents too long for the model: ``truncate``, or ``chunk`` to read them in windows,
-        as for :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction`.
-    :param engine: ``torch``, ``onnx`` or ``openvino``; ``auto`` takes the fastest that is installed and can run the
-        model where it is to run. ``repr`` says which.
+    :param long: for documents too long for the model: ``truncate``, or ``chunk`` to score them in windows, as for
+        :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction`.
+    :param engine: ``torch``, ``onnx`` or ``openvino``; ``auto`` takes the fastest installed engine that can run the
+        model on the device. ``repr`` shows the engine.
     :param dtype: ``float32``, ``bfloat16``, ``float16``, ``int8`` or ``auto``, as for
         :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction`; None follows ``use_fp16``.
     :param threads: the most CPU threads of a forward pass; None for the CPUs this process may use.
-    :param local_files_only: never ask the network.
+    :param local_files_only: never use the network.
     :param trust_remote_code: run Python code that comes with the model.
     :param show_progress: show progress bars for loading and scoring on stderr.
-    :param score_cache: how many scores to remember (query, document), about 400 bytes each, or a
-        :class:`~milvus_rerank.scoring.caches.ScoreCache` that several rerankers share; 0 for none.
+    :param score_cache: the number of scores (query, document) to cache, about 400 bytes each, or a
+        :class:`~milvus_rerank.scoring.caches.ScoreCache` that several rerankers share; 0 for no cache.
     :param hub: the revision and the cache folder, as :class:`~milvus_rerank.loading.options.HubOptions`.
     :param batching: the token budget of a batch and the size of the token cache, as
         :class:`~milvus_rerank.loading.options.BatchOptions`.
     :raises InputError: for an option that cannot be used.
     :raises ModelError: if the model cannot be found, read or used for reranking.
-    :raises DeviceError: if the device is absent.
-    :raises MissingDependencyError: if no engine is installed, or not the one asked for.
+    :raises DeviceError: if the machine does not have the device.
+    :raises MissingDependencyError: if no engine, or not the requested engine, is installed.
     """
 
     def __init__(

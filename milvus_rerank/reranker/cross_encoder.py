@@ -1,4 +1,4 @@
-"""CrossEncoderRerankFunction: any model that sentence-transformers' CrossEncoder knows."""
+"""CrossEncoderRerankFunction: any model that sentence-transformers' CrossEncoder can load."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,42 +14,41 @@ from milvus_rerank.scoring.encoder import Chunks
 
 
 class CrossEncoderRerankFunction(EngineRerankFunction):
-    """Rerank with a cross-encoder, or a language model that says yes or no.
+    """Rerank with a cross-encoder, or a causal language model that answers yes or no.
 
-    The first four arguments are pymilvus.model's. Scores equal ``sentence_transformers.CrossEncoder.predict`` on the
-    same model. One object may be shared by threads.
+    The first four arguments are pymilvus.model's. Scores equal those of ``sentence_transformers.CrossEncoder.predict``
+    on the same model. Rerankers are thread-safe.
 
     :param model_name: ``builtin/rerank`` (shipped, works offline), a local folder, or a name on the model hub.
     :param device: ``cpu``, ``cuda``, ``cuda:n`` or ``mps``; "", None or ``auto`` take a GPU if there is one.
-    :param batch_size: a hint: how many pairs of full length a batch may hold. Batches are cut by tokens.
-    :param activation_fct: from logits to scores: None for the model's own, ``raw``, ``sigmoid``, ``softmax`` for the
-        probability of a ``label``, or a function on torch tensors.
-    :param label: which label is the score where a model has several, by name or number; such as ``"entailment"``.
-    :param prompt: an instruction: the system message of a language model, or what stands before each query. None for
-        the model's own.
-    :param long: what to do with documents too long for the model: ``truncate``, or ``chunk`` to read them in windows,
-        the best of which counts; :class:`~milvus_rerank.scoring.encoder.Chunks` says how else. Results then have a
-        ``span``.
-    :param engine: ``torch``, ``onnx`` or ``openvino``; ``auto`` takes the fastest that is installed and can run the
-        model where it is to run. ``repr`` says which.
-    :param dtype: ``float32``, ``bfloat16``, ``float16`` (float32 on a CPU), ``int8`` (for models exported so), or
-        ``auto``: the fastest that keeps the order of documents: bfloat16 on a CPU that has it in hardware, float16 on
+    :param batch_size: a hint: the number of full-length pairs in a batch. A token budget sets the actual size.
+    :param activation_fct: the function from logits to scores: ``raw``, ``sigmoid``, ``softmax`` for the probability of
+        a ``label``, or a function on torch tensors; None for the model's default.
+    :param label: the label whose score counts if a model has several, by name or number; such as ``"entailment"``.
+    :param prompt: the instruction: the system message of a language model, or a text before each query. None for the
+        model's default.
+    :param long: for documents too long for the model: ``truncate``, or ``chunk`` to score them in windows and take the
+        best score; :class:`~milvus_rerank.scoring.encoder.Chunks` has more options. Results then have a ``span``.
+    :param engine: ``torch``, ``onnx`` or ``openvino``; ``auto`` takes the fastest installed engine that can run the
+        model on the device. ``repr`` shows the engine.
+    :param dtype: ``float32``, ``bfloat16``, ``float16`` (float32 on a CPU), ``int8`` (for models exported as int8), or
+        ``auto`` for the fastest that keeps the order of documents: bfloat16 on a CPU with hardware support, float16 on
         CUDA.
     :param threads: the most CPU threads of a forward pass; None for the CPUs this process may use.
     :param max_length: the most tokens of a pair; None for the model's limit. The longer text is shortened first.
-    :param query_max_length: the most tokens of a query; None for no limit of its own.
-    :param local_files_only: never ask the network.
+    :param query_max_length: the most tokens of a query; None for no separate limit.
+    :param local_files_only: never use the network.
     :param trust_remote_code: run Python code that comes with the model.
     :param show_progress: show progress bars for loading and scoring on stderr.
-    :param score_cache: how many scores to remember (query, document), about 400 bytes each, or a
-        :class:`~milvus_rerank.scoring.caches.ScoreCache` that several rerankers share; 0 for none.
+    :param score_cache: the number of scores (query, document) to cache, about 400 bytes each, or a
+        :class:`~milvus_rerank.scoring.caches.ScoreCache` that several rerankers share; 0 for no cache.
     :param hub: the revision and the cache folder, as :class:`~milvus_rerank.loading.options.HubOptions`.
     :param batching: the token budget of a batch and the size of the token cache, as
         :class:`~milvus_rerank.loading.options.BatchOptions`.
     :raises InputError: for an option that cannot be used.
     :raises ModelError: if the model cannot be found, read or used for reranking.
-    :raises DeviceError: if the device is absent.
-    :raises MissingDependencyError: if no engine is installed, or not the one asked for.
+    :raises DeviceError: if the machine does not have the device.
+    :raises MissingDependencyError: if no engine, or not the requested engine, is installed.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Everything a reranker offers, around an object that can only score."""
+"""PluginRerankFunction: a full rerank function around any object that scores texts."""
 
 import threading
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from milvus_rerank.scoring import Request, check_stop
 
 
 class Scorer(Protocol):
-    """All that a plugin needs: scores of texts for a query, in input order, larger is better."""
+    """The interface of a plugin: scores of texts for a query, in input order, larger is better."""
 
     def score(self, query: str, documents: list[str], /) -> Sequence[float]:
         """Score documents for one query."""
@@ -20,9 +20,9 @@ class Scorer(Protocol):
 class PluginRerankFunction(BaseRerankFunction):
     """Rerank with any object that has ``score(query, texts)``.
 
-    :param scorer: returns one number per text, in input order, larger is better. It may have the attribute
-        ``pointwise = False``, as :class:`~milvus_rerank.reranker.base.BaseRerankFunction` knows it.
-    :param name: what to call it in errors.
+    :param scorer: an object that returns one number per text, in input order, larger is better. It may have the
+        attribute ``pointwise = False``, as in :class:`~milvus_rerank.reranker.base.BaseRerankFunction`.
+    :param name: the scorer's name in errors.
     """
 
     def __init__(self, scorer: Scorer, name: str) -> None:
@@ -31,7 +31,7 @@ class PluginRerankFunction(BaseRerankFunction):
         self.pointwise = bool(getattr(scorer, "pointwise", True))
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
-        """Score one query after the other."""
+        """Score the requests one after another."""
         scores = []
         for query, documents in requests:
             check_stop(stop)
@@ -51,10 +51,10 @@ class PluginRerankFunction(BaseRerankFunction):
 def wrap(made: Any, name: str) -> BaseRerankFunction:
     """Return a plugin's object as a rerank function.
 
-    :param made: a rerank function, or anything with ``score(query, texts)``.
+    :param made: a rerank function, or any object with ``score(query, texts)``.
     :param name: the plugin's name.
-    :returns: the object itself, or a wrapper around it.
-    :raises RegistryError: if it cannot score.
+    :returns: the object, or a wrapper around it.
+    :raises RegistryError: if the object has no ``score`` method.
     """
     if isinstance(made, BaseRerankFunction):
         return made

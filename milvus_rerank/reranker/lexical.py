@@ -1,4 +1,4 @@
-"""LexicalRerankFunction: a reranker without a model, for tests and as a floor to compare with."""
+"""LexicalRerankFunction: a reranker without a model, for tests and as a baseline."""
 
 import re
 import threading
@@ -9,10 +9,10 @@ from milvus_rerank.scoring import Request, check_stop
 
 
 class LexicalRerankFunction(BaseRerankFunction):
-    """Score by the share of the query's distinct words that a document holds: from 0 to 1, no model, no download."""
+    """Score a document by the share of the query's distinct words in it: from 0 to 1, no model, no download."""
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
-        """Score each document by the query's words it holds, case ignored."""
+        """Score each document by the query's words in it; case is ignored."""
         scores = []
         for query, documents in requests:
             check_stop(stop)

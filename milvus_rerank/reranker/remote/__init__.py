@@ -1,1 +1,1 @@
-"""Rerank over HTTP: the providers, their JSON formats, the client that asks them, and a rerank function on top."""
+"""Rerank over HTTP: providers, API formats, the client, and rerank functions."""

@@ -1,8 +1,9 @@
-"""The JSON of rerank services: request bodies, and how to read scores from answers.
+"""API formats of rerank services: build the JSON of requests, and read scores from answers.
 
 Sources: the API references of Cohere, Jina, Voyage, SiliconFlow and DashScope, text-embeddings-inference
-(router/src/http/types.rs), vLLM and infinity. Every request asks for all documents, by number where the service takes
-one: some gateways return only a few by default, and a document without a score would be lost.
+(router/src/http/types.rs), vLLM and infinity. Every request asks for the scores of all documents, and states their
+number if the service accepts it: some gateways return only a few by default, and a document without a score would be
+lost.
 """
 
 import math
@@ -16,18 +17,18 @@ BuildBody = Callable[[str, list[str], Mapping[str, Any]], dict[str, Any]]
 
 
 class InvalidAnswerError(ValueError):
-    """An answer does not follow its format; the message says where."""
+    """An answer does not follow its API format; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiFormat:
     """The JSON of one kind of service.
 
-    :param name: the name that users type.
-    :param path: the route below the service's address.
+    :param name: the format's name, as users type it.
+    :param path: the route, relative to the service's address.
     :param max_documents: the default for the most documents of a request.
-    :param build: makes a request's JSON from query, documents and further parameters.
-    :param results: the keys that lead to the list of results in an answer.
+    :param build: a function that builds a request's JSON from query, documents and further parameters.
+    :param results: the path of keys to the list of results in an answer.
     :param score: the key of a result's score.
     :param takes_model: whether a request names the model.
     """
@@ -48,7 +49,7 @@ class ApiFormat:
         return {"model": model, **body} if self.takes_model and model is not None else body
 
     def read(self, answer: Any, count: int) -> list[float]:
-        """Return one finite score for each of ``count`` documents, in their order, or raise InvalidAnswerError."""
+        """Return a finite score for each of ``count`` documents, in input order, or raise InvalidAnswerError."""
         scores: dict[int, float] = {}
         for position, result in enumerate(self._results(answer)):
             if not isinstance(result, dict):
@@ -108,9 +109,9 @@ DASHSCOPE = ApiFormat("dashscope", _DASHSCOPE_PATH, 500, _dashscope, ("output", 
 
 API_FORMATS: Mapping[str, ApiFormat] = {
     **{api_format.name: api_format for api_format in (COHERE, JINA, VOYAGE, TEI, DASHSCOPE)},
-    **dict.fromkeys(("vllm", "infinity", "siliconflow"), JINA),  # these services adopted Jina's JSON
+    **dict.fromkeys(("vllm", "infinity", "siliconflow"), JINA),  # these services use Jina's JSON
 }
-"""The formats by the names that users may type."""
+"""The API formats by the names that users may type."""
 
 
 def _finite(value: Any, name: str) -> float:

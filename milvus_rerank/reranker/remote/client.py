@@ -1,4 +1,4 @@
-"""The client of a rerank service: splits requests into batches, sends several at once, and retries."""
+"""The client of a rerank service: it splits requests into batches, sends several at once, and retries."""
 
 import asyncio
 import json
@@ -21,11 +21,11 @@ from milvus_rerank.reranker.remote.transport import Answer, Connections, HttpxCl
 from milvus_rerank.scoring import Request, check_stop
 
 _MIN_WAIT = 0.25  # seconds
-_POLL = 0.1  # seconds between two checks, during a pause, whether the call was stopped
+_POLL = 0.1  # seconds between checks, during a pause, if the call was stopped
 
 
 class RerankClient:
-    """Scores documents with one service, through the user's httpx client or one of its own."""
+    """Score documents with a service, over the user's httpx client or a client that it opens."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class RerankClient:
         self._backoff = wait_random_exponential(max=limits.retries.max_wait, min=_MIN_WAIT)
 
     def score(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
-        """Return the scores of each request's documents, from several HTTP requests at once in threads."""
+        """Return the scores of each request's documents; send several HTTP requests at once, in threads."""
         deadline, failed = self._deadline(), threading.Event()
 
         def check() -> None:
@@ -69,7 +69,7 @@ class RerankClient:
             return _join(_map_in_threads(score_batch, batches, self._limits.concurrency, failed), requests)
 
     async def ascore(self, requests: Sequence[Request]) -> list[list[float]]:
-        """Like :meth:`score`, in tasks of the running event loop; cancelling stops it."""
+        """Do the same as :meth:`score`, in tasks of the running event loop; cancelling stops it."""
         deadline, slots = self._deadline(), asyncio.Semaphore(self._limits.concurrency)
 
         async def score_batch(batch: Request) -> list[float]:
@@ -104,7 +104,7 @@ class RerankClient:
             return api_format.read(json.loads(answer.body), count)
         except InvalidAnswerError as error:
             problem = str(error)
-        except (ValueError, RecursionError):  # RecursionError: a thousand brackets
+        except (ValueError, RecursionError):  # RecursionError: deeply nested JSON
             content_type = clean(answer.headers.get("content-type", "")) or "no content type"
             body = f"{clean(self._text(answer)[:400])!r} ({content_type})" if answer.body else "an empty body"
             problem = f"expected JSON, got {body}"
@@ -112,14 +112,14 @@ class RerankClient:
         raise AttemptError(f"gave an answer that cannot be used: {problem}", advice, answer.status)
 
     def _text(self, answer: Answer) -> str:
-        """Return an answer's text without the key, before anything shortens the text and leaves half a key."""
+        """Return an answer's text without the key. Call it before shortening, which could leave half a key."""
         return redact(answer.body.decode("utf-8", "replace"), self._endpoint.key)
 
     def _deadline(self) -> float | None:
         return None if self._limits.deadline is None else self._clock.now() + self._limits.deadline
 
     def _seconds(self, deadline: float | None) -> float:
-        """Return the seconds that an attempt may take."""
+        """Return the most seconds of the next attempt."""
         left = self._limits.timeout if deadline is None else min(self._limits.timeout, deadline - self._clock.now())
         if left <= 0:
             raise AttemptError(f"was not asked: the call's deadline of {self._limits.deadline:g} s is over")
@@ -132,7 +132,7 @@ class RerankClient:
         await asyncio.sleep(seconds)
 
     def _retries(self, deadline: float | None) -> dict[str, Any]:
-        """Return the arguments of tenacity's loops, plain or asynchronous."""
+        """Return the arguments of tenacity's retry loops, sync or async."""
         return {
             "retry": retry_if_exception(lambda error: isinstance(error, AttemptError) and error.retryable),
             "wait": self._wait,
@@ -164,7 +164,7 @@ class RerankClient:
 
 
 def _failure(state: RetryCallState) -> AttemptError:
-    """Return why the last attempt failed; tenacity waits and gives up only after failures to retry."""
+    """Return the error of the last attempt; tenacity waits or stops only after a retryable failure."""
     return cast(AttemptError, cast(Any, state.outcome).exception())
 
 
@@ -177,7 +177,7 @@ def _join(scores: Iterable[list[float]], requests: Sequence[Request]) -> list[li
 def _map_in_threads(
     function: Callable[[Request], list[float]], batches: Sequence[Request], threads: int, failed: threading.Event
 ) -> list[list[float]]:
-    """Call a function with each batch, in threads that see the caller's context; set ``failed`` at the first error."""
+    """Call a function with each batch, in threads with the caller's context; set ``failed`` at the first error."""
     if min(threads, len(batches)) <= 1:
         return [function(batch) for batch in batches]
     pool = ThreadPoolExecutor(min(threads, len(batches)), thread_name_prefix="rerank-service")
@@ -194,7 +194,7 @@ def _map_in_threads(
 
 
 async def _gather(coroutines: Sequence[Coroutine[Any, Any, list[float]]]) -> list[list[float]]:
-    """Await all; the first error cancels the others."""
+    """Await all coroutines; the first error cancels the others."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""Failed attempts: what the service said, whether to retry, and what the user can do."""
+"""Failed attempts: the service's message, the decision to retry, and advice to the user."""
 
 import json
 import math
@@ -11,21 +11,21 @@ from milvus_rerank.errors import ServiceError
 from milvus_rerank.reranker.remote.providers import Endpoint
 
 RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
-"""Statuses after which the same request may succeed."""
+"""HTTP statuses after which the same request may succeed."""
 _MAX_SHOWN = 200
 _MESSAGE_KEYS = ("message", "detail", "error", "msg")
 
 
 @dataclass(eq=False)
 class AttemptError(Exception):
-    """One attempt failed.
+    """An attempt failed.
 
-    :param problem: what happened, as the rest of a sentence about the service.
-    :param advice: what the user can do.
-    :param status: the HTTP status; None if there was no answer.
-    :param retry_after: seconds after which the service asks for the next attempt; None if it does not say.
+    :param problem: the failure, as the rest of a sentence about the service.
+    :param advice: the action that the user can take.
+    :param status: the HTTP status; None without an answer.
+    :param retry_after: the seconds that the service asks to wait before the next attempt; None if it does not say.
     :param retryable: whether another attempt may succeed.
-    :param gave_up: why no other attempt was made, as the rest of the problem's sentence.
+    :param gave_up: the reason for no further attempt, as the rest of the problem's sentence.
     """
 
     problem: str
@@ -36,20 +36,20 @@ class AttemptError(Exception):
     gave_up: str = ""
 
     def service_error(self, endpoint: Endpoint) -> ServiceError:
-        """Return the error that the caller sees, without the endpoint's key."""
+        """Return the error for the caller, without the endpoint's key."""
         message = f"{self.problem}{self.gave_up}" + (f"; {self.advice}" if self.advice else "")
         return ServiceError(f"{endpoint.address} {redact(message, endpoint.key)}", self.status, self.retry_after)
 
 
 def redact(text: str, key: str | None) -> str:
-    """Return a text without the key."""
+    """Return the text with the key removed."""
     return text.replace(key, "***") if key else text
 
 
 def refusal(
     status: int, headers: Mapping[str, str], text: str, endpoint: Endpoint, concurrency: int, utc: float
 ) -> AttemptError:
-    """Return the failure of an answer whose status is not 200 to 299; ``utc`` is the time in seconds since 1970."""
+    """Return the error for an answer with a status outside 200 to 299; ``utc`` is the time in seconds since 1970."""
     message = read_message(text)
     return AttemptError(
         f"answered {status}" + (f" ({message})" if message else ""),
@@ -84,7 +84,7 @@ def _advice(status: int, headers: Mapping[str, str], endpoint: Endpoint, concurr
 
 
 def read_message(text: str) -> str:
-    """Return the message in an error's body, on one short line: JSON of any service, a page, or nothing."""
+    """Return the message in an error's body on one short line; the body may be JSON, a web page, or empty."""
     text = text[:65536]
     try:
         value: Any = json.loads(text)
@@ -96,14 +96,14 @@ def read_message(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Return a stranger's text on one line of printable characters, shortened."""
+    """Return untrusted text on one line of printable characters, shortened."""
     printable = "".join(letter if letter.isprintable() else " " for letter in text[: 4 * _MAX_SHOWN])
     line = " ".join(printable.split())
     return line if len(line) <= _MAX_SHOWN else line[: _MAX_SHOWN - 3] + "..."
 
 
 def retry_after(headers: Mapping[str, str], utc: float) -> float | None:
-    """Return the seconds of ``Retry-After`` (a date counts from the answer's ``Date``, else from ``utc``), if any."""
+    """Return the seconds of ``Retry-After``, if any; a date counts from the answer's ``Date``, else from ``utc``."""
     value = headers.get("retry-after", "").strip()
     try:
         seconds = float(value)

@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from milvus_rerank.reranker.remote.transport import HttpxClient
 
 RESERVED_KEYS = frozenset({"documents", "input", "model", "query", "texts", "top_k", "top_n"})
-"""Keys that every request sets: the query, its documents, and that all of them are wanted."""
+"""Keys that every request sets: the model, the query, its documents, and the number of results."""
 
 
 class RemoteRerankFunction(BaseRerankFunction):
-    """Rerank with a service over HTTP; a subclass names each known service.
+    """Rerank with a service over HTTP; each known service has a subclass.
 
-    Each query is asked by itself, in as many requests as its documents need. Rerankers are safe to share between
-    threads and event loops. The ``a``-methods wait in the event loop, without a thread; cancelling stops them at once.
+    Each query has its own HTTP requests, as many as its documents need. Rerankers are safe to share between threads and
+    event loops. The ``a``-methods wait in the event loop, without a thread; cancelling stops them at once.
 
-    Connections stay open between calls, those of an event loop until it ends. To close them sooner, use the reranker as
-    a context manager (``with`` for plain calls, ``async with`` in an event loop), or call :meth:`close` or
-    :meth:`aclose`; it can still be used afterwards. It never closes a ``client`` that the user passes.
+    Connections stay open between calls; those of an event loop close when it ends. To close them sooner, use the
+    reranker as a context manager (``with`` for sync calls, ``async with`` in an event loop), or call :meth:`close` or
+    :meth:`aclose`; the reranker remains usable. It never closes a ``client`` that the user passes.
 
-    :param endpoint: the service's route.
-    :param limits: time limits, retries, and how many requests to send at once.
-    :param model_name: the model's name at the service; None to leave it to the service.
+    :param endpoint: the service's endpoint.
+    :param limits: the time limits, the retries, and the number of concurrent requests.
+    :param model_name: the model's name at the service; None for the service's default.
     :param parameters: further keys of a request's JSON.
-    :param client: an ``httpx.Client`` for plain calls, or an ``httpx.AsyncClient`` for the ``a``-methods, with proxies,
-        hooks or certificates; None opens one for each. Its own timeouts give way to those of ``limits``.
-    :param clock: the time; tests pass their own.
-    :raises InputError: if JSON cannot hold the parameters, or the client is none of httpx.
+    :param client: an ``httpx.Client`` for sync calls, or an ``httpx.AsyncClient`` for the ``a``-methods, with proxies,
+        hooks or certificates; None opens a client for each. The timeouts of ``limits`` replace the client's.
+    :param clock: the clock; tests pass a fake.
+    :raises InputError: if JSON cannot hold the parameters, or the client is not an httpx client.
     :raises MissingDependencyError: if httpx or tenacity is not installed.
     """
 
@@ -65,16 +65,16 @@ class RemoteRerankFunction(BaseRerankFunction):
         )
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
-        """Ask the service for the scores."""
+        """Request the scores from the service."""
         check_stop(stop)
         return self._client.score(requests, stop)
 
     def close(self) -> None:
-        """Close the connections of plain calls."""
+        """Close the connections of sync calls."""
         self._client.connections.close()
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop, and those of plain calls."""
+        """Close the connections of the running event loop and those of sync calls."""
         self.close()
         await self._client.connections.aclose()
 

@@ -1,4 +1,4 @@
-"""The hosted providers and their keys, and the endpoint that a user's address leads to."""
+"""Hosted providers with their keys, and the endpoint for a user's address."""
 
 import os
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from milvus_rerank.validation import check_count, is_loopback
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A hosted service. Only its ``hosts`` get a key from its environment ``variables``; the first that is set wins."""
+    """A hosted service. Only its ``hosts`` get a key from the environment ``variables``; the first that is set wins."""
 
     title: str
     hosts: tuple[str, ...]
@@ -32,13 +32,13 @@ PROVIDERS = (
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The route that answers rerank requests.
+    """An address that answers rerank requests.
 
-    :param url: the whole address. No message shows its query, which may hold a secret.
-    :param api_format: the JSON of requests and answers.
+    :param url: the full address. No message shows its query string, which may hold a secret.
+    :param api_format: the API format of requests and answers.
     :param max_documents: the most documents of a request.
-    :param key: the token of ``Authorization: Bearer``; None for no such header.
-    :param variables: environment variables that may hold the key, for messages.
+    :param key: the token of the header ``Authorization: Bearer``; None to send no such header.
+    :param variables: the environment variables that may hold the key, for messages.
     """
 
     url: str = field(repr=False)
@@ -49,7 +49,7 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """The address without its query."""
+        """The address without its query string."""
         return self.url.partition("?")[0]
 
 
@@ -63,17 +63,17 @@ def find_endpoint(
     *,
     keep_path: bool = False,
 ) -> Endpoint:
-    """Return the endpoint of an address.
+    """Return the endpoint for an address.
 
-    :param url: the address of a service or of its route. The format's route is added where it is missing.
-    :param api_format: the JSON of requests and answers; None to go by the address.
+    :param url: the address of a service or of its route. A missing route of the API format is added.
+    :param api_format: the API format; None to derive it from the address.
     :param argument: the name of the argument that holds the address, for messages.
-    :param api_key: the key; None to read a hosted provider's from the environment.
-    :param max_documents: the most documents of a request; None for the service's own limit.
-    :param allow_http: send a key unencrypted to other machines.
-    :param keep_path: leave a path as it is, unless it is only the beginning of a route.
+    :param api_key: the key; None to read a hosted provider's key from the environment.
+    :param max_documents: the most documents of a request; None for the service's limit.
+    :param allow_http: allow sending the key unencrypted to other machines.
+    :param keep_path: keep a path unchanged, unless it is only the beginning of a route.
     :returns: the endpoint.
-    :raises InputError: for an address or a key that cannot be used, or a key that is missing.
+    :raises InputError: for an invalid address, or an invalid or missing key.
     """
     parts = _split(url, argument)
     host = parts.hostname or ""
@@ -114,7 +114,7 @@ def _split(url: object, argument: str) -> SplitResult:
 
 
 def _guess_format(parts: SplitResult, provider: Provider | None) -> ApiFormat:
-    """Return the format that an address suggests; most servers adopted Jina's."""
+    """Return the API format that an address suggests; most servers use Jina's."""
     if provider:
         return provider.api_format
     segments = [segment for segment in parts.path.split("/") if segment]
@@ -126,19 +126,19 @@ def _guess_format(parts: SplitResult, provider: Provider | None) -> ApiFormat:
 
 
 def _route(path: str, route: str, keep_path: bool) -> str:
-    """Return a path with as much of the route added as it lacks."""
+    """Return a path with the missing part of the route added."""
     segments = [segment for segment in path.split("/") if segment]
     steps = route.split("/")
     if segments[-1:] == steps[-1:]:
         return path
     shared = next((size for size in range(len(steps), 0, -1) if segments[-size:] == steps[:size]), 0)
     if not shared and segments and segments[-1][:1] == "v" and segments[-1][1:].isdigit():
-        shared = len(steps) - 1  # such as /v1 for a service whose usual route is /v2/rerank
+        shared = len(steps) - 1  # for example /v1, where the usual route is /v2/rerank
     return path if keep_path and segments and not shared else "/" + "/".join(segments + steps[shared:])
 
 
 def _check_key(key: object, source: str) -> str | None:
-    """Return a key that a header can carry, or None for an empty one. No message shows it."""
+    """Return a key that a header can carry, or None for an empty key. No message shows the key."""
     if key is not None and not isinstance(key, str):
         raise InputError(f"{source} must be a string, got {type(key).__name__}")
     stripped = (key or "").strip()

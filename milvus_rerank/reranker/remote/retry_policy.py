@@ -1,4 +1,4 @@
-"""Retry settings, time limits, and the clock that measures them."""
+"""Retry settings, time limits, and the clock."""
 
 import math
 import time
@@ -11,11 +11,11 @@ from milvus_rerank.validation import check_count
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often to send a request, and how long to wait in between.
+    """Number of attempts of a request, and the pauses between them.
 
-    :param attempts: the most times a request is sent.
+    :param attempts: the most attempts of a request.
     :param max_wait: the longest pause in seconds. Pauses are random: up to 1, 2, 4, ... seconds.
-    :param max_retry_after: the longest ``Retry-After`` to wait for, in seconds. A longer one is an error at once.
+    :param max_retry_after: the longest ``Retry-After`` to wait for, in seconds. A longer value fails at once.
     """
 
     attempts: int = 4
@@ -30,13 +30,13 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """Limits of one call.
+    """Limits of a call.
 
-    :param timeout: seconds for one attempt, from connecting to the end of the answer. A plain call checks the clock
-        only when data arrives, so a service that trickles its headers may hold it longer.
-    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
-    :param attempts: the most times a request is sent, or a :class:`RetryPolicy`.
-    :param concurrency: the most requests of one call at once.
+    :param timeout: the seconds for an attempt, from connecting to the end of the answer. A sync call checks the clock
+        only when data arrives, so a service that sends its headers slowly may exceed the limit.
+    :param deadline: the seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most attempts of a request, or a :class:`RetryPolicy`.
+    :param concurrency: the most concurrent requests of a call.
     """
 
     timeout: float = 30.0
@@ -59,11 +59,11 @@ class CallLimits:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The time; tests pass their own, and need not wait.
+    """A clock; tests pass a fake and do not wait.
 
-    :param now: monotonic seconds, for deadlines.
-    :param utc: seconds since 1970, for the dates of services that do not say their own time.
-    :param pause: called instead of waiting, with the seconds; None to wait.
+    :param now: returns monotonic seconds, for deadlines.
+    :param utc: returns seconds since 1970, to compare with dates from services that do not send the current time.
+    :param pause: called with the seconds instead of waiting; None to wait.
     """
 
     now: Callable[[], float] = time.monotonic

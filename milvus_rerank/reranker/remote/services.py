@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 
 class CohereRerankFunction(RemoteRerankFunction):
-    """Rerank with Cohere, or with a server that has its API. The first three arguments are pymilvus.model's.
+    """Rerank with Cohere, or with a server that has the same API. The first three arguments are pymilvus.model's.
 
-    Cohere's scores are from 0 to 1; other servers have their own range.
+    Cohere's scores are from 0 to 1; the range of other servers may differ.
 
     :param model_name: the model's name at the service.
-    :param api_key: the key; None reads ``CO_API_KEY`` or ``COHERE_API_KEY``, for Cohere's own address only.
-    :param return_documents: accepted as in pymilvus.model, without effect: results always carry their texts.
-    :param base_url: the service's address; ``/v2/rerank`` is added where it is missing.
+    :param api_key: the key; None reads ``CO_API_KEY`` or ``COHERE_API_KEY``, for Cohere's address only.
+    :param return_documents: accepted for pymilvus.model, without effect: results always include their texts.
+    :param base_url: the service's address; a missing ``/v2/rerank`` is added.
     :param max_tokens_per_doc: the most tokens of a document; None for the service's 4096.
     :param max_documents: the most documents of a request; longer lists are split. None for 1000.
-    :param timeout: seconds for one attempt.
-    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
-    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
-    :param concurrency: the most requests of one call at once.
-    :param allow_http: send the key unencrypted to other machines.
-    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
-    :raises InputError: for an option that cannot be used, or a key that is missing.
+    :param timeout: the seconds for an attempt.
+    :param deadline: the seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most attempts of a request, or a ``RetryPolicy``, which also sets the pauses.
+    :param concurrency: the most concurrent requests of a call.
+    :param allow_http: allow sending the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; the caller closes it.
+    :raises InputError: for an invalid option or a missing key.
     """
 
     def __init__(
@@ -58,21 +58,21 @@ class CohereRerankFunction(RemoteRerankFunction):
 
 
 class JinaRerankFunction(RemoteRerankFunction):
-    """Rerank with Jina, or with a server that has its API. The first two arguments are pymilvus.model's.
+    """Rerank with Jina, or with a server that has the same API. The first two arguments are pymilvus.model's.
 
-    Jina's scores are from 0 to 1; other servers have their own range.
+    Jina's scores are from 0 to 1; the range of other servers may differ.
 
     :param model_name: the model's name at the service.
-    :param api_key: the key; None reads ``JINA_API_KEY`` or ``JINAAI_API_KEY``, for Jina's own address only.
-    :param base_url: the service's address; ``/v1/rerank`` is added where it is missing.
+    :param api_key: the key; None reads ``JINA_API_KEY`` or ``JINAAI_API_KEY``, for Jina's address only.
+    :param base_url: the service's address; a missing ``/v1/rerank`` is added.
     :param max_documents: the most documents of a request; longer lists are split. None for 2048 at Jina, else 1000.
-    :param timeout: seconds for one attempt.
-    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
-    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
-    :param concurrency: the most requests of one call at once.
-    :param allow_http: send the key unencrypted to other machines.
-    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
-    :raises InputError: for an option that cannot be used, or a key that is missing.
+    :param timeout: the seconds for an attempt.
+    :param deadline: the seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most attempts of a request, or a ``RetryPolicy``, which also sets the pauses.
+    :param concurrency: the most concurrent requests of a call.
+    :param allow_http: allow sending the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; the caller closes it.
+    :raises InputError: for an invalid option or a missing key.
     """
 
     def __init__(
@@ -95,23 +95,23 @@ class JinaRerankFunction(RemoteRerankFunction):
 
 
 class VoyageRerankFunction(RemoteRerankFunction):
-    """Rerank with Voyage, or with a server that has its API. The first two arguments are pymilvus.model's.
+    """Rerank with Voyage, or with a server that has the same API. The first two arguments are pymilvus.model's.
 
-    Voyage's scores are from 0 to 1; other servers have their own range.
+    Voyage's scores are from 0 to 1; the range of other servers may differ.
 
     :param model_name: the model's name at the service.
-    :param api_key: the key; None reads ``VOYAGE_API_KEY``, for Voyage's own address only.
-    :param base_url: the service's address; ``/v1/rerank`` is added where it is missing. A ``milvus-rerank serve``
-        has this dialect below ``/voyage``.
-    :param truncation: cut texts that are too long; False makes them an error.
+    :param api_key: the key; None reads ``VOYAGE_API_KEY``, for Voyage's address only.
+    :param base_url: the service's address; a missing ``/v1/rerank`` is added. ``milvus-rerank serve`` has this
+        API below ``/voyage``.
+    :param truncation: truncate texts that are too long; False makes them an error.
     :param max_documents: the most documents of a request; longer lists are split. None for 1000.
-    :param timeout: seconds for one attempt.
-    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
-    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
-    :param concurrency: the most requests of one call at once.
-    :param allow_http: send the key unencrypted to other machines.
-    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
-    :raises InputError: for an option that cannot be used, or a key that is missing.
+    :param timeout: the seconds for an attempt.
+    :param deadline: the seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most attempts of a request, or a ``RetryPolicy``, which also sets the pauses.
+    :param concurrency: the most concurrent requests of a call.
+    :param allow_http: allow sending the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; the caller closes it.
+    :raises InputError: for an invalid option or a missing key.
     """
 
     def __init__(
@@ -139,24 +139,23 @@ class VoyageRerankFunction(RemoteRerankFunction):
 class TEIRerankFunction(RemoteRerankFunction):
     """Rerank with a text-embeddings-inference server. The first argument is pymilvus.model's.
 
-    Scores are sigmoids, from 0 to 1, unless ``raw_scores`` asks for logits: then they are those of
+    Scores are sigmoids, from 0 to 1. With ``raw_scores`` they are logits, as those of
     :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction` with ``activation_fct="raw"``, and need
     another threshold.
 
-    :param api_url: the server's address, such as ``http://localhost:8080``; ``/rerank`` is added where it is
-        missing.
-    :param api_key: the key, if the server wants one.
-    :param raw_scores: ask for logits instead of sigmoids.
-    :param truncate: cut texts that are too long, as other rerankers do; False makes them an error.
+    :param api_url: the server's address, such as ``http://localhost:8080``; a missing ``/rerank`` is added.
+    :param api_key: the key, if the server requires a key.
+    :param raw_scores: request logits instead of sigmoids.
+    :param truncate: truncate texts that are too long, as other rerankers do; False makes them an error.
     :param truncation_direction: ``Right`` cuts the end of a text, ``Left`` its beginning.
     :param max_documents: the most documents of a request; longer lists are split. None for 32, the server's default.
-    :param timeout: seconds for one attempt.
-    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
-    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
-    :param concurrency: the most requests of one call at once.
-    :param allow_http: send the key unencrypted to other machines.
-    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
-    :raises InputError: for an option that cannot be used.
+    :param timeout: the seconds for an attempt.
+    :param deadline: the seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most attempts of a request, or a ``RetryPolicy``, which also sets the pauses.
+    :param concurrency: the most concurrent requests of a call.
+    :param allow_http: allow sending the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; the caller closes it.
+    :raises InputError: for an invalid option.
     """
 
     def __init__(
@@ -186,25 +185,25 @@ class TEIRerankFunction(RemoteRerankFunction):
 
 
 class HTTPRerankFunction(RemoteRerankFunction):
-    """Rerank with any service whose JSON is one of the known formats. The scores' range is the service's.
+    """Rerank with any service that has a known API format. The service sets the range of the scores.
 
-    :param url: the whole address of the route. Where it has no path, or only the beginning of a route such as ``/v1``,
-        the dialect's is added. No message shows its query; put no key into it.
-    :param api_key: the key, if the service wants one; at SiliconFlow, DashScope, Cohere, Jina and Voyage None reads it
-        from the environment, such as ``SILICONFLOW_API_KEY`` and ``DASHSCOPE_API_KEY``.
-    :param model_name: the model's name at the service; None to leave it to the service.
-    :param dialect: ``jina``, ``vllm``, ``infinity`` and ``siliconflow`` (all the same), ``cohere``, ``voyage``, ``tei``
-        or ``dashscope``; ``auto`` goes by the address: a hosted service's format, ``/v2/rerank`` for Cohere's, else
-        ``jina``.
+    :param url: the full address of the route. If it has no path, or only the beginning of a route such as ``/v1``, the
+        route of the API format is added. No message shows the address's query string, but put no key into it.
+    :param api_key: the key, if the service requires a key. For SiliconFlow, DashScope, Cohere, Jina and Voyage, None
+        reads it from the environment, such as ``SILICONFLOW_API_KEY`` and ``DASHSCOPE_API_KEY``.
+    :param model_name: the model's name at the service; None for the service's default.
+    :param dialect: the API format: ``jina``, ``vllm``, ``infinity`` and ``siliconflow`` (all equal), ``cohere``,
+        ``voyage``, ``tei`` or ``dashscope``; ``auto`` derives it from the address: a hosted service's format, Cohere's
+        for ``/v2/rerank``, else ``jina``.
     :param parameters: further keys of a request's JSON, such as ``{"truncate_prompt_tokens": 512}`` for vLLM.
-    :param max_documents: the most documents of a request; longer lists are split. None for what the service takes.
-    :param timeout: seconds for one attempt.
-    :param deadline: seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
-    :param attempts: the most times a request is sent, or a ``RetryPolicy`` that sets the pauses, too.
-    :param concurrency: the most requests of one call at once.
-    :param allow_http: send the key unencrypted to other machines.
-    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; you close it.
-    :raises InputError: for an option that cannot be used, or a key that is missing.
+    :param max_documents: the most documents of a request; longer lists are split. None for the service's limit.
+    :param timeout: the seconds for an attempt.
+    :param deadline: the seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
+    :param attempts: the most attempts of a request, or a ``RetryPolicy``, which also sets the pauses.
+    :param concurrency: the most concurrent requests of a call.
+    :param allow_http: allow sending the key unencrypted to other machines.
+    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; the caller closes it.
+    :raises InputError: for an invalid option or a missing key.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Requests and answers over httpx, in threads and in event loops."""
+"""HTTP requests over httpx, in threads and in event loops."""
 
 import asyncio
 import os
@@ -18,11 +18,11 @@ from milvus_rerank.reranker.remote.providers import Endpoint
 HttpxClient: TypeAlias = httpx.Client | httpx.AsyncClient
 
 SPARE_BYTES = 1024 * 1024
-"""The most bytes of an answer, besides three for each byte sent: vLLM repeats the documents, and JSON escapes them."""
+"""The most bytes of an answer, plus three per byte sent: vLLM repeats the documents, and JSON escapes them."""
 
 
 class Answer(NamedTuple):
-    """The answer to a request; a body longer than ``max_bytes`` is not read to its end."""
+    """The answer to a request; the rest of a body longer than ``max_bytes`` is not read."""
 
     status: int
     headers: Mapping[str, str]
@@ -31,10 +31,10 @@ class Answer(NamedTuple):
 
 
 class Connections:
-    """The connections to one endpoint.
+    """Connections to an endpoint.
 
-    They belong to the user's client, which stays open. Without one, a client for threads and one for each event loop
-    open at first use.
+    They belong to the user's client, which stays open. Without a user's client, a client for threads and a client for
+    each event loop open at first use.
     """
 
     def __init__(self, endpoint: Endpoint, now: Callable[[], float], client: HttpxClient | None) -> None:
@@ -46,17 +46,17 @@ class Connections:
             raise InputError(f"client must be an httpx.Client or httpx.AsyncClient, got {type(client).__name__}")
         headers = {
             "accept": "application/json",
-            "accept-encoding": "identity",  # answers are small, and uncompressed ones cannot expand
+            "accept-encoding": "identity",  # answers are small, and uncompressed data cannot expand
             "content-type": "application/json",
             "user-agent": "milvus-rerank",
         }
         self._request: dict[str, Any] = {
             "method": "POST",
-            # httpx logs addresses, and the query may hold a secret: "target" sends it outside the address.
+            # httpx logs addresses, and the query string may hold a secret: "target" sends it outside the address.
             "url": url.copy_with(query=None),
             "extensions": {"target": url.raw_path} if url.query else {},
             "headers": headers | ({"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}),
-            "follow_redirects": False,  # the key and the texts go to one address only
+            "follow_redirects": False,  # the key and the texts go only to the configured address
         }
         self._now = now
         self._user_client = client
@@ -73,7 +73,7 @@ class Connections:
         ] = weakref.WeakKeyDictionary()
 
     def post(self, content: bytes, seconds: float) -> Answer:
-        """Send a request; each step may take so many ``seconds``, and all of them once the answer's body begins."""
+        """Send a request; ``seconds`` limits each step, and also their sum once the answer's body begins."""
         start, body, max_bytes = self._now(), bytearray(), SPARE_BYTES + 3 * len(content)
         client = self._plain_client()
         with _attempt_errors(seconds), client.stream(**self._request, content=content, timeout=seconds) as response:
@@ -86,7 +86,7 @@ class Connections:
         return Answer(response.status_code, response.headers, bytes(body), max_bytes)
 
     async def apost(self, content: bytes, seconds: float) -> Answer:
-        """Like :meth:`post`, in an event loop; a cancelled call closes its connection."""
+        """Do the same as :meth:`post`, in an event loop; a cancelled call closes its connection."""
         body, max_bytes = bytearray(), SPARE_BYTES + 3 * len(content)
         client = await self._loop_client()
         with _attempt_errors(seconds), anyio.fail_after(seconds):
@@ -101,14 +101,14 @@ class Connections:
         return Answer(response.status_code, response.headers, bytes(body), max_bytes)
 
     def close(self) -> None:
-        """Close the own connections of plain calls; the next call opens new ones."""
+        """Close the connections of sync calls, except the user's client; the next call opens new connections."""
         with self._lock:
             self._client = None
             close, self._close = self._close, lambda: None
         close()
 
     async def aclose(self) -> None:
-        """Close the own connections of the running event loop."""
+        """Close the connections of the running event loop, except the user's client."""
         if asyncio.get_running_loop() in self._loops:
             await self._loops[asyncio.get_running_loop()][1].aclose()
 
@@ -118,7 +118,7 @@ class Connections:
         if self._user_client is not None:
             return self._user_client
         with self._lock:
-            if self._client is None or self._process != os.getpid():  # a fork must not share its parent's connections
+            if self._client is None or self._process != os.getpid():  # a fork must not use its parent's connections
                 self._client, self._process = httpx.Client(**self._options), os.getpid()
                 self._close = weakref.finalize(self, self._client.close)
             return self._client
@@ -138,7 +138,7 @@ class Connections:
 async def _open_client(
     options: Mapping[str, Any], loops: MutableMapping[asyncio.AbstractEventLoop, Any], loop: asyncio.AbstractEventLoop
 ) -> AsyncGenerator[httpx.AsyncClient, None]:
-    """Yield a client that closes with its event loop: ``asyncio.run`` closes the generators left open."""
+    """Yield a client that closes with its event loop: ``asyncio.run`` closes open async generators."""
     client = httpx.AsyncClient(**options)
     try:
         yield client
@@ -149,7 +149,7 @@ async def _open_client(
 
 @contextmanager
 def _attempt_errors(seconds: float) -> Iterator[None]:
-    """Turn httpx's exceptions into :class:`AttemptError`."""
+    """Convert httpx's exceptions to :class:`AttemptError`."""
     try:
         yield
     except (httpx.TimeoutException, TimeoutError) as error:
