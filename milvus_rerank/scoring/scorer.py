@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +20,14 @@ from milvus_rerank.scoring.activation import Activation, raw
 from milvus_rerank.scoring.batching import by_length, cut
 from milvus_rerank.scoring.caches import CachedScore, ScoreCache
 from milvus_rerank.scoring.encoder import Chunks, Encoder, Pair, Row, Span
+from milvus_rerank.scoring.prepared import (
+    Logits,
+    Prepared,
+    TokenLimits,
+    distinct_pairs,
+    split_pairs,
+    unknown_logits,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,69 +35,6 @@ AT_ONCE = 4096
 """Pairs sorted together: the next ones are tokenised while these are scored. Enough for batches without padding."""
 AT_ONCE_CHARACTERS = 16_000_000
 """The most characters of documents among them: some 4 million tokens, 8 bytes each, and 10,000 windows over them."""
-
-
-class Logits(NamedTuple):
-    """What a model computed for documents.
-
-    :param values: a logit for each, float32; NaN where there is none yet.
-    :param windows: the number of the window that the logit is of, int32; 0 for a document that was read whole.
-    :param tokens: the tokens that the model read of each pair, padding not counted, int64.
-    """
-
-    values: NDArray[np.float32]
-    windows: NDArray[np.int32]
-    tokens: NDArray[np.int64]
-
-    def take(self, positions: NDArray[np.intp]) -> "Logits":
-        """Return those of some documents."""
-        return Logits(self.values[positions], self.windows[positions], self.tokens[positions])
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLimits:
-    """TokenLimits of one request.
-
-    :param document_tokens: the most tokens of a document; None for no limit.
-    :param pair_tokens: the most tokens of a query with a document, special ones included; None for the model's limit.
-    :param left: cut at the beginning of texts instead of their end.
-    """
-
-    document_tokens: int | None = None
-    pair_tokens: int | None = None
-    left: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """Pairs on their way through the model.
-
-    :param pairs: distinct pairs.
-    :param known: what is known of each; the logits of those to run are NaN.
-    :param missing: positions of the pairs to run.
-    :param rows: what to run: a row for each of them, or for each window over a long document.
-    :param lengths: the tokens of each row.
-    :param widths: how many tokens wide a batch must be to hold each row.
-    :param window_counts: how many rows each pair to run has.
-    :param cacheable: whether the logits may be remembered: not under limits of one request.
-    """
-
-    pairs: Sequence[Pair]
-    known: Logits
-    missing: NDArray[np.intp]
-    rows: list[Row]
-    lengths: list[int]
-    widths: list[int]
-    window_counts: list[int]
-    cacheable: bool
-
-    def tokens(self) -> NDArray[np.int64]:
-        """Return the tokens of each pair, int64."""
-        tokens: NDArray[np.int64] = self.known.tokens.copy()
-        ends = np.cumsum([0, *self.window_counts])
-        totals = np.cumsum([0, *self.lengths])
-        tokens[self.missing] = totals[ends[1:]] - totals[ends[:-1]]
-        return tokens
 
 
 class PairScorer:
@@ -166,7 +109,7 @@ class PairScorer:
                 if bar is not None:
                     bar.extend(len(prepared.rows) - len(prepared.pairs))
                 parts.append(self.finish(prepared, self._run_all(prepared, stop, bar)))
-        found = Logits(*(np.concatenate(columns) for columns in zip(_unknown(0), *parts, strict=True)))
+        found = Logits(*(np.concatenate(columns) for columns in zip(unknown_logits(0), *parts, strict=True)))
         return [found.take(places) for places in positions]
 
     def prepare(self, pairs: Sequence[Pair], stop: threading.Event, limits: TokenLimits | None = None) -> Prepared:
@@ -178,7 +121,7 @@ class PairScorer:
         :returns: what to run.
         :raises StoppedError: if ``stop`` was set.
         """
-        known = _unknown(len(pairs))
+        known = unknown_logits(len(pairs))
         if self.score_cache is not None and limits is None:
             for index, score in enumerate(self.score_cache.get(self.settings, pairs)):
                 if score is not None:
@@ -301,43 +244,3 @@ class PairScorer:
             self.engine.device,
             self.max_batch_tokens,
         )
-
-
-def split_pairs(pairs: Sequence[Pair], count: int, characters: int) -> Iterator[list[Pair]]:
-    """Yield pairs in parts that bound what is held of them in memory.
-
-    :param pairs: queries and documents.
-    :param count: the most pairs of a part.
-    :param characters: the most characters of its documents; one document alone may have more.
-    :yields: the pairs in their order.
-    """
-    part: list[Pair] = []
-    size = 0
-    for pair in pairs:
-        if part and (len(part) == count or size + len(pair[1]) > characters):
-            yield part
-            part, size = [], 0
-        part.append(pair)
-        size += len(pair[1])
-    if part:
-        yield part
-
-
-def distinct_pairs(requests: Sequence[Request]) -> tuple[list[Pair], list[NDArray[np.intp]]]:
-    """Return the distinct pairs of requests, and the position of each document among them.
-
-    :param requests: queries with their documents.
-    :returns: the pairs, and for each request an array with one position per document.
-    """
-    numbers: dict[Pair, int] = {}
-    positions = [
-        np.array([numbers.setdefault((query, text), len(numbers)) for text in documents], dtype=np.intp)
-        for query, documents in requests
-    ]
-    return list(numbers), positions
-
-
-def _unknown(count: int) -> Logits:
-    return Logits(
-        np.full(count, np.nan, dtype=np.float32), np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int64)
-    )

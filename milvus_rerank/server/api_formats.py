@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from typing_extensions import NotRequired, TypedDict
 
 from milvus_rerank.results import json_safe
-from milvus_rerank.scoring.scorer import TokenLimits
+from milvus_rerank.scoring.prepared import TokenLimits
 
 Scale = Literal["model", "sigmoid", "raw"]
 """The requested scores: the model's default scores in this package, scores between 0 and 1, or logits."""

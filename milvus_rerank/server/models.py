@@ -14,7 +14,7 @@ from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.local import EngineRerankFunction
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.activation import Activation, raw, sigmoid
-from milvus_rerank.scoring.scorer import Prepared, TokenLimits, distinct_pairs
+from milvus_rerank.scoring.prepared import Prepared, TokenLimits, distinct_pairs
 from milvus_rerank.server.api_formats import Scale
 from milvus_rerank.server.batcher import Batcher, BatchReport
 

@@ -15,7 +15,7 @@ import numpy as np
 from milvus_rerank.errors import DeadlineError, InputError, OverloadedError
 from milvus_rerank.results import check_scores, rank
 from milvus_rerank.scoring import Request
-from milvus_rerank.scoring.scorer import TokenLimits
+from milvus_rerank.scoring.prepared import TokenLimits
 from milvus_rerank.server.api_formats import Call, Scale, Scored
 from milvus_rerank.server.batcher import Batcher
 from milvus_rerank.server.metrics import Metrics
