@@ -109,6 +109,7 @@ def distinct_pairs(requests: Sequence[Request]) -> tuple[list[Pair], list[NDArra
 
 
 def unknown_logits(count: int) -> Logits:
+    """Return a logit of NaN for each of so many pairs."""
     return Logits(
         np.full(count, np.nan, dtype=np.float32), np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int64)
     )
