@@ -81,7 +81,7 @@ class PairScorer:
         :raises StoppedError: if ``stop`` was set.
         :raises OutOfMemoryError: if a single pair does not fit the device.
         """
-        return self.activate([one.values for one in self.logits(requests, stop)])
+        return self.activate([logits.values for logits in self.logits(requests, stop)])
 
     def activate(self, logits: Sequence[NDArray[np.float32]]) -> list[list[float]]:
         """Return the scores of logits, as lists of the same lengths."""
@@ -109,8 +109,8 @@ class PairScorer:
                 if bar is not None:
                     bar.extend(len(prepared.rows) - len(prepared.pairs))
                 parts.append(self.finish(prepared, self._run_all(prepared, stop, bar)))
-        found = Logits(*(np.concatenate(columns) for columns in zip(unknown_logits(0), *parts, strict=True)))
-        return [found.take(places) for places in positions]
+        logits = Logits(*(np.concatenate(columns) for columns in zip(unknown_logits(0), *parts, strict=True)))
+        return [logits.take(request_positions) for request_positions in positions]
 
     def prepare(self, pairs: Sequence[Pair], stop: threading.Event, limits: TokenLimits | None = None) -> Prepared:
         """Look pairs up in the score cache, tokenise the others, and cut long documents into windows.
@@ -136,10 +136,11 @@ class PairScorer:
                 for row in rows
             ]
         windows = [[row] if self.chunks is None else self.encoder.windows(row, self.chunks) for row in rows]
-        flat = [window for row_windows in windows for window in row_windows]
-        lengths = [self.encoder.length(row) for row in flat]
+        counts = [len(row_windows) for row_windows in windows]
+        rows = [window for row_windows in windows for window in row_windows]
+        lengths = [self.encoder.length(row) for row in rows]
         widths = [self.encoder.padded_length(length) for length in lengths]
-        return Prepared(pairs, known, missing, flat, lengths, widths, [len(one) for one in windows], limits is None)
+        return Prepared(pairs, known, missing, rows, lengths, widths, counts, cacheable=limits is None)
 
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Run the model on one batch.
@@ -163,22 +164,30 @@ class PairScorer:
         :param logits: one per row.
         :returns: one logit per pair.
         """
-        found = prepared.known._replace(tokens=prepared.tokens())
-        ends = np.cumsum(prepared.window_counts)
-        by_pair = np.split(np.arange(len(logits)), ends[:-1]) if len(ends) else []
-        for index, rows in zip(prepared.missing, by_pair, strict=True):
-            windows = logits[rows]
-            best = int(np.argmax(windows)) if self.chunks is not None and self.chunks.score != "first" else 0
-            mean = self.chunks is not None and self.chunks.score == "mean"
-            found.values[index] = windows.mean() if mean else windows[best]
-            found.windows[index] = best
-        if self.score_cache is not None and prepared.cacheable and len(prepared.missing):
-            new = found.take(prepared.missing)
-            scores = map(CachedScore, new.values.tolist(), new.windows.tolist(), new.tokens.tolist())
-            self.score_cache.put(
-                self.settings, [prepared.pairs[index] for index in prepared.missing.tolist()], list(scores)
-            )
-        return found
+        values, windows, missing = prepared.known.values.copy(), prepared.known.windows.copy(), prepared.missing
+        values[missing], windows[missing] = self._join(logits, prepared.window_counts)
+        joined = Logits(values, windows, prepared.tokens())
+        if self.score_cache is not None and prepared.cacheable and len(missing):
+            columns = (column.tolist() for column in joined.take(missing))
+            pairs = [prepared.pairs[index] for index in missing.tolist()]
+            self.score_cache.put(self.settings, pairs, list(map(CachedScore, *columns)))
+        return joined
+
+    def _join(
+        self, logits: NDArray[np.float32], window_counts: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Return the logit of each pair, and the window that it is of."""
+        if self.chunks is None:
+            return logits, np.zeros(len(logits), dtype=np.int32)
+        values, best = np.empty(len(window_counts), dtype=np.float32), np.zeros(len(window_counts), dtype=np.int32)
+        start = 0
+        for index, count in enumerate(window_counts):
+            window_logits = logits[start : start + count]
+            if self.chunks.score != "first":
+                best[index] = np.argmax(window_logits)
+            values[index] = window_logits.mean() if self.chunks.score == "mean" else window_logits[best[index]]
+            start += count
+        return values, best
 
     def spans(
         self, request: Request, logits: Logits, wanted: Sequence[int], stop: threading.Event
