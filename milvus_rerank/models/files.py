@@ -122,6 +122,17 @@ def check_reranker(name: str, config: Mapping[str, Any]) -> None:
         raise ModelError(f"model {name!r} has {label_count(config)} labels; expected one")
 
 
+def check_not_quantised(name: str, config: Mapping[str, Any]) -> None:
+    """Raise if a model's weights are quantised: without their scales the numbers in the files mean nothing.
+
+    :param name: the model's name, for the message.
+    :param config: its ``config.json``.
+    :raises ModelError: if the config has a ``quantization_config``.
+    """
+    if config.get("quantization_config") is not None:
+        raise ModelError(f"model {name!r} has quantised weights, which do not run here; use those it was made of")
+
+
 def label_count(config: Mapping[str, Any]) -> int:
     """Return the number of labels of a classifier.
 

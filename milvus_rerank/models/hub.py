@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from milvus_rerank.errors import ModelError
+from milvus_rerank.models.files import check_not_quantised
 from milvus_rerank.models.source import ModelSource, model_folder, not_loaded
 
 # Errors that transformers raises for files that are absent, truncated or of another format.
@@ -155,10 +156,7 @@ def _language_model(tokenizer: Any, model: Any, config: dict[str, Any]) -> Loade
 
 
 def _check_trained(source: ModelSource, model: Any, info: dict[str, Any]) -> None:
-    if getattr(model.config, "quantization_config", None) is not None:
-        raise ModelError(
-            f"model {source.name!r} has quantised weights, which do not run here; use those it was made of"
-        )
+    check_not_quantised(source.name, {"quantization_config": getattr(model.config, "quantization_config", None)})
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(

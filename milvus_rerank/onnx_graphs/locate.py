@@ -7,7 +7,7 @@ from typing import Any
 
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models import ModelSource
-from milvus_rerank.models.files import content_key, read_weights, weight_files
+from milvus_rerank.models.files import check_not_quantised, content_key, read_weights, weight_files
 from milvus_rerank.onnx_graphs.cache import keep
 from milvus_rerank.requirements import ENGINES, require
 
@@ -60,6 +60,7 @@ def write_built(
     """
     from milvus_rerank.onnx_graphs.build_bert import build, save
 
+    check_not_quantised(name, config)
     weights = read_weights(folder, show_progress=show_progress)
     try:
         graph = build(config, weights, with_types=with_types)

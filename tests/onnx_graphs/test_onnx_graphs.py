@@ -351,3 +351,26 @@ def test_a_cache_that_cannot_be_written_is_a_warning_and_no_more(
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     assert [record.levelno for record in caplog.records if "cannot be written" in record.message] == [logging.WARNING]
     assert "set MILVUS_RERANK_CACHE to one that can" in caplog.text
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_quantised_weights_are_refused_and_not_read_as_numbers(
+    engine: str, tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(tiny["bert"], tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(ModelError, match="has quantised weights, which do not run here"):
+        CrossEncoderRerankFunction(str(tmp_path / "m"), device="cpu", engine=engine)
+
+
+def test_weights_in_8_bit_floats_are_read_exactly(tmp_path: Path) -> None:
+    values = torch.tensor([[0.0, 1.0, -1.875, 448.0], [2**-9, 0.015625, -0.06, 3.0]])
+    from safetensors.torch import save_file
+
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        stored = values.to(dtype)
+        save_file({"a": stored, "b": values}, tmp_path / "model.safetensors")
+        weights = read_weights(tmp_path)
+        np.testing.assert_array_equal(weights["a"].astype(np.float32), stored.float().numpy())
+        np.testing.assert_array_equal(weights["b"], values.numpy())
