@@ -1,6 +1,7 @@
 """What this package imports is what its metadata declares, and what is missing is said in one line."""
 
 import ast
+import os
 import pickle
 import re
 import subprocess
@@ -94,7 +95,8 @@ def test_half_an_install_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['tokenizers'] = None\n")
     done = subprocess.run(
         [sys.executable, "-m", "milvus_rerank", "rerank", "who barks", "a dog", "a cat"],
-        capture_output=True, text=True, env={"PYTHONPATH": f"{tmp_path}:{PACKAGE.parent}", "PATH": ""},
+        capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(PACKAGE.parent)])},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
     [line] = done.stderr.splitlines()
