@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from milvus_rerank.engines.base import Batch, Label, as_logits
+from milvus_rerank.engines.packed import PackedClassifier, can_pack
 from milvus_rerank.errors import DeviceError, InputError, OutOfMemoryError, ScoreError
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class TorchEngine:
         # Each calling thread gets a thread pool from torch: two forward passes at once only compete for the cores.
         self._turn = threading.Lock() if device == "cpu" else contextlib.nullcontext()
         self._model: Any = model.to(device=torch.device(device), dtype=DTYPES[dtype]).eval()
-        self._forward = forward
+        self.packed = forward is classify and can_pack(model, device, dtype)
+        self._forward = PackedClassifier(self._model) if self.packed else forward
         self._label = label
         self.device = device
         self.dtype = dtype
