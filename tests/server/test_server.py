@@ -1,46 +1,14 @@
 """What the server answers: every dialect's body, every document once, the scores of the reranker itself."""
 
 import json
-import logging
 import math
 import random
-import sys
 
 import httpx
 import pytest
-from serving import serving
-
-import milvus_rerank
-from milvus_rerank import CrossEncoderRerankFunction
-from milvus_rerank.reranker.lexical import LexicalRerankFunction
+from dartmouth import DOCUMENTS, QUERY, results
 
 pytestmark = pytest.mark.compat
-
-QUERY = "What event in 1956 marked the official birth of artificial intelligence as a discipline?"
-DOCUMENTS = [
-    "In 1950, Alan Turing published his seminal paper, 'Computing Machinery and Intelligence.'",
-    "The Dartmouth Conference in 1956 is considered the birthplace of artificial intelligence as a field.",
-    "In 1951, Alan Turing also developed the first program designed to play chess.",
-    "The invention of the Logic Theorist in 1955 marked the creation of the first true AI program.",
-    "",
-    "日本語 🙂 " * 40,
-]
-
-
-@pytest.fixture(scope="module")
-def reranker():
-    return CrossEncoderRerankFunction("builtin/rerank", device="cpu", threads=1)
-
-
-@pytest.fixture(scope="module")
-def expected(reranker) -> list[float]:
-    return reranker.score(QUERY, DOCUMENTS)
-
-
-@pytest.fixture(scope="module")
-def server(reranker):
-    with serving({"builtin/rerank": lambda: reranker}) as running:
-        yield running
 
 
 def best_first(scores: list[float]) -> list[int]:
@@ -52,10 +20,6 @@ def sigmoids(scores: list[float]) -> list[float]:
 
 
 # The bodies that Milvus' providers send, key for key, and where its client looks for the scores.
-def results(answer):
-    return {row["index"]: row["relevance_score"] for row in answer["results"]}
-
-
 MILVUS = {
     "tei": ("/rerank", {"query": QUERY, "texts": DOCUMENTS}, lambda answer: {r["index"]: r["score"] for r in answer}),
     "tei, truncated": (
@@ -217,199 +181,6 @@ def test_pairs_are_scored_as_vllm_does(server, reranker, expected, path) -> None
     assert scores({"queries": "a", "documents": []}) == []
 
 
-def test_no_documents_are_no_results(server) -> None:
-    assert server.post("/rerank", {"query": "q", "texts": []}).json() == []
-    assert server.post("/rerank", {"query": "q", "documents": []}).json()["results"] == []
-    body = {"inputs": {"source_sentence": "q", "sentences": []}}
-    assert server.post("/hf-inference/models/m/pipeline/sentence-similarity", body).json() == []
-
-
-def test_equal_documents_get_equal_scores_and_their_own_places(server, expected) -> None:
-    answer = server.post("/v1/rerank", {"query": QUERY, "documents": [DOCUMENTS[1]] * 3 + DOCUMENTS[:1]}).json()
-    assert [row["index"] for row in answer["results"]] == [0, 1, 2, 3]
-    assert [row["relevance_score"] for row in answer["results"]] == pytest.approx(
-        [expected[1]] * 3 + expected[:1], abs=1e-5
-    )
-
-
-INVALID = [
-    ({}, "query: Field required"),
-    ({"query": 1, "documents": ["a"]}, "query: Input should be a valid string"),
-    ({"query": "q", "documents": "a"}, "documents: Input should be a valid list"),
-    ({"query": "q", "documents": ["a", None]}, "documents.1"),
-    ({"query": "q", "documents": ["a"], "top_n": -1}, "top_n: Input should be greater than or equal to 0"),
-    ({"query": "q", "documents": ["a"], "top_n": "x"}, "top_n"),
-    ({"query": "q", "texts": [1]}, "texts.0"),
-    ([], "body"),
-    ("text", "body"),
-    (None, "body"),
-]
-
-
-@pytest.mark.parametrize(("body", "message"), INVALID)
-def test_a_body_that_cannot_be_used_is_told_why_in_every_clients_key(server, body, message) -> None:
-    answer = server.post("/rerank", body)
-    assert answer.status_code == 422
-    said = answer.json()
-    assert message in said["error"]
-    assert said["error"] == said["message"] == said["detail"]
-    assert said["error_type"] == "Validation"
-
-
-@pytest.mark.parametrize(
-    ("content", "status"),
-    [
-        (b"{", 422),
-        (b"\xff\xfe{", 400),
-        (b'{"query": "\xff", "texts": ["a"]}', 400),
-        (b'{"query": "\\ud800", "texts": ["a"]}', 422),
-        (b'{"query": "q", "texts": ["a", "\\ud800"]}', 422),
-        (b'{"query": NaN, "texts": ["a"]}', 422),
-        (b'{"query": "q", "documents": ["a"], "top_n": NaN}', 422),
-        (b'{"query": "q", "documents": ["a"], "top_n": 1e999}', 422),
-        (b'{"query": "q", "documents": ["a"], "top_n": 1' + b"0" * 5000 + b"}", 400),
-        (b'{"query": "q", "texts": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
-    ],
-)
-def test_what_is_no_json_is_refused(server, content, status) -> None:
-    answer = server.client.post("/rerank", content=content, headers={"content-type": "application/json"})
-    assert answer.status_code == status
-    assert answer.json()["error"]
-
-
-def test_what_json_cannot_say_comes_back_as_something_it_can(server) -> None:
-    content = b'{"query": "q", "documents": [{"text": "a", "x": NaN, "y": "\\ud800"}], "return_documents": true}'
-    answer = server.client.post("/v1/rerank", content=content, headers={"content-type": "application/json"})
-    [row] = answer.json()["results"]
-    assert row["document"] == {"text": "a", "x": "nan", "y": "\ud800"}
-
-
-def test_a_huge_count_is_all(server) -> None:
-    assert len(server.post("/rerank", {"query": "q", "documents": ["a", "b"], "top_n": 10**30}).json()["results"]) == 2
-
-
-def test_unknown_paths_and_methods_are_told(server) -> None:
-    assert server.client.get("/nothing").json()["error"] == "Not Found"
-    assert server.client.get("/rerank").status_code == 405
-    assert server.metric("milvus_rerank_requests_total", route="other") >= 1
-
-
-def test_one_model_answers_to_any_name_and_several_only_to_their_own(reranker, expected) -> None:
-    rerankers = {"cross": lambda: reranker, "words": lambda: LexicalRerankFunction()}
-    with serving(rerankers) as running:
-        body = {"query": QUERY, "documents": DOCUMENTS}
-        assert results(running.post("/rerank", body).json()) == pytest.approx(dict(enumerate(expected)), abs=1e-5)
-        words = running.post("/rerank", {**body, "model": "words"}).json()
-        assert words["model"] == "words"
-        lexical = dict(enumerate(LexicalRerankFunction().score(QUERY, DOCUMENTS)))
-        assert results(words) == pytest.approx(lexical)
-        answer = running.post("/rerank", {**body, "model": "gpt"})
-        assert answer.status_code == 404
-        assert answer.json()["error"] == "there is no model 'gpt'; this server has: cross, words"
-        facts = running.client.get("/info").json()
-        assert [model["name"] for model in facts["models"]] == ["cross", "words"]
-        assert facts["models"][0]["max_length"] == 512
-        assert facts["version"] == milvus_rerank.__version__
-
-
-def test_usage_counts_the_tokens_that_the_model_reads_padding_and_cache_aside() -> None:
-    function = CrossEncoderRerankFunction("builtin/rerank", device="cpu", score_cache=100)
-    documents = ["a dog", "a dog barks at night", "a dog"]
-    encode = function.scorer.encoder._tokenizer
-    true = sum(len(encode(["who barks"], [text])["input_ids"][0]) for text in documents)
-    with serving({"m": lambda: function}) as running:
-        for _ in range(2):  # the second time from the score cache
-            answer = running.post("/v1/rerank", {"query": "who barks", "documents": documents}).json()
-            assert answer["usage"]["total_tokens"] == true
-
-
-def test_scores_are_remembered_if_asked_to() -> None:
-    function = CrossEncoderRerankFunction("builtin/rerank", device="cpu", threads=1, score_cache=100)
-    with serving({"m": lambda: function}) as running:
-        body = {"query": QUERY, "documents": DOCUMENTS}
-        first = running.post("/rerank", body).json()
-        cache = function.scorer.score_cache
-        assert (cache.hits, len(cache)) == (0, 6)
-        again = running.post("/rerank", {**body, "documents": [*DOCUMENTS, "new"]}).json()
-        assert (cache.hits, len(cache)) == (6, 7)
-        assert results(first) == pytest.approx({k: v for k, v in results(again).items() if k < 6}, abs=1e-6)
-        # Other limits give other scores: they are neither taken from the memory nor put into it.
-        running.post("/rerank", {**body, "truncate_prompt_tokens": 20})
-        assert (cache.hits, len(cache)) == (6, 7)
-
-
-def test_models_are_loaded_at_their_first_request_if_so_wished(reranker) -> None:
-    loads = []
-
-    def load():
-        loads.append(1)
-        return reranker
-
-    with serving({"m": load}, preload=False) as running:
-        assert running.client.get("/ready").json() == {"status": "ready"}
-        assert running.client.get("/info").json()["models"] == [{"name": "m", "loaded": False}]
-        assert not loads
-        for _ in range(2):
-            assert running.post("/rerank", {"query": "q", "texts": ["a"]}).status_code == 200
-        assert len(loads) == 1
-
-
-def test_health_readiness_and_metrics(server) -> None:
-    assert server.client.get("/health").json() == {"status": "ok"}
-    assert server.client.get("/ready").json() == {"status": "ready"}
-    before = server.metric("milvus_rerank_documents_total")
-    server.post("/rerank", {"query": QUERY, "texts": DOCUMENTS})
-    server.settled()
-    assert server.metric("milvus_rerank_documents_total") == before + len(DOCUMENTS)
-    page = server.client.get("/metrics")
-    assert page.headers["content-type"].startswith("text/plain")
-    for name in (
-        'milvus_rerank_outcomes_total{outcome="ok",route="/rerank"}',
-        'milvus_rerank_stage_seconds_count{stage="tokenize"}',
-        'milvus_rerank_stage_seconds_count{stage="queue"}',
-        'milvus_rerank_stage_seconds_count{stage="score"}',
-        'milvus_rerank_batch_pairs_count{device="cpu"}',
-        'milvus_rerank_queue_tokens{device="cpu"} 0.0',
-        "process_resident_memory_bytes",
-    ):
-        assert name in page.text
-
-
-def test_every_answer_carries_a_request_id_its_own_or_the_clients(server) -> None:
-    given = server.client.get("/health", headers={"x-request-id": "abc-1"}).headers["x-request-id"]
-    assert given == "abc-1"
-    made = server.client.get("/health", headers={"x-request-id": "no good\tid"}).headers["x-request-id"]
-    assert len(made) == 32
-
-
-def test_no_text_is_logged(reranker, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    from milvus_rerank.server.main import log_to
-
-    caplog.set_level(logging.DEBUG)
-    log_to(sys.stderr)
-    with serving({"m": lambda: reranker}) as running:
-        running.post("/rerank", {"query": "secretquery", "texts": ["secretdocument"]})
-        running.post("/rerank", {"query": "secretquery", "texts": [["secretdocument"]]})
-        running.settled()
-    logged = capsys.readouterr()
-    lines = [json.loads(line) for line in (logged.err + logged.out).splitlines() if line.startswith("{")]
-    asked = [line for line in lines if line["event"] == "request" and line["route"] == "/rerank"]
-    assert [(line["status"], line.get("documents")) for line in asked] == [(200, 1), (422, None)]
-    assert all(len(line["id"]) == 32 for line in asked)
-    assert asked[0]["model"] == "m"
-    assert "secret" not in logged.err + logged.out + caplog.text
-
-
-def test_the_openapi_page_has_every_route_with_its_types(server) -> None:
-    page = server.client.get("/openapi.json").json()
-    assert {"/rerank", "/v1/rerank", "/v2/rerank", "/voyage/v1/rerank", "/score", "/info"} <= set(page["paths"])
-    schema = page["paths"]["/v2/rerank"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert schema == {"$ref": "#/components/schemas/CohereRequest"}
-    either = page["paths"]["/rerank"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert [one["$ref"].rsplit("/", 1)[-1] for one in either["oneOf"]] == ["TeiRequest", "RerankRequest"]
-    assert "relevance_score" in page["components"]["schemas"]["Result"]["properties"]
-
-
 def test_async_clients_share_a_connection_pool(server, expected) -> None:
     import asyncio
 
@@ -423,23 +194,3 @@ def test_async_clients_share_a_connection_pool(server, expected) -> None:
     for place, found in enumerate(asyncio.run(many())):
         count = 1 + place % 6
         assert found == pytest.approx(dict(enumerate(expected[:count])), abs=1e-5)
-
-
-def test_requests_and_stages_are_spans_of_the_clients_trace(reranker) -> None:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
-    from milvus_rerank.server.tracing import Traces
-
-    spans, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(spans))
-    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    with serving({"m": lambda: reranker}, traces=Traces(provider)) as running:
-        running.post("/rerank", {"query": "secret", "texts": ["secret"]}, headers={"traceparent": parent})
-        running.settled()
-    found = {span.name: span for span in spans.get_finished_spans() if span.context.trace_id == int(parent[3:35], 16)}
-    assert set(found) == {"POST /rerank", "tokenize", "score"} or set(found) == {"POST", "tokenize", "score"}
-    request = next(span for name, span in found.items() if name.startswith("POST"))
-    assert all(found[stage].parent.span_id == request.context.span_id for stage in ("tokenize", "score"))
-    assert "secret" not in str([span.to_json() for span in found.values()])

@@ -1,0 +1,114 @@
+"""`milvus-rerank rerank`: what it reads and what it prints."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.compat
+
+
+def test_rerank_takes_texts_as_arguments_and_prints_a_table(cli):
+    code, out, err = cli("rerank", "red apple", "green pear", "red apple", "red", "--reranker", "lexical")
+    assert (code, err) == (0, "")
+    assert [line.split() for line in out.splitlines()] == [
+        ["#", "score", "was", "text"],
+        ["1", "1.0000", "2", "red", "apple"],
+        ["2", "0.5000", "3", "red"],
+        ["3", "0.0000", "1", "green", "pear"],
+    ]
+
+
+def test_rerank_json_is_one_document_with_everything_of_the_results(cli):
+    code, out, err = cli("rerank", "a b", "b", "c", "a b", "--reranker", "lexical", "--top-k", 2, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {
+        "query": "a b",
+        "reranker": "lexical",
+        "documents": 3,
+        "results": [
+            {"rank": 1, "index": 2, "score": 1.0, "text": "a b"},
+            {"rank": 2, "index": 0, "score": 0.5, "text": "b"},
+        ],
+    }
+
+
+def test_rerank_reads_lines_from_stdin_and_from_a_file_alike(cli, tmp_path):
+    lines = "\ufeffone\r\n\n  two three  \nzwei\n"
+    (tmp_path / "lines.txt").write_text(lines, "utf-8")
+    command = ("rerank", "two", "--reranker", "lexical", "--json")
+    piped = json.loads(cli(*command, stdin=lines)[1])
+    assert (
+        piped
+        == json.loads(cli(*command, "--file", "lines.txt")[1])
+        == json.loads(cli(*command, "-f", "-", stdin=lines)[1])
+    )
+    assert [(one["index"], one["text"]) for one in piped["results"]] == [(1, "two three"), (0, "one"), (2, "zwei")]
+
+
+def test_rerank_jsonl_keeps_each_objects_keys_and_loses_none_to_its_own(cli):
+    objects = [{"id": 7, "body": "x", "score": 0.25}, {"body": "a x", "meta": {"k": [1, None]}}, {"body": "a"}]
+    stdin = "\n".join(map(json.dumps, objects))
+    arguments = ("--reranker", "lexical", "--text-field", "body", "--jsonl", "--threshold", 0.5)
+    code, out, _ = cli("rerank", "a x", *arguments, stdin=stdin)
+    assert code == 0
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"rank": 1, "index": 1, "score": 1.0, "body": "a x", "meta": {"k": [1, None]}},
+        {"rank": 2, "index": 0, "score": 0.5, "id": 7, "body": "x", "input_score": 0.25},
+        {"rank": 3, "index": 2, "score": 0.5, "body": "a"},
+    ]
+
+
+def test_rerank_jsonl_renames_an_input_key_until_the_name_is_free(cli):
+    record = {"text": "a", "rank": 1, "input_rank": 7, "input_score": 8, "score": None, "input_input_rank": 9}
+    out = cli("rerank", "a", "--reranker", "lexical", "--jsonl", stdin=json.dumps(record))[1]
+    assert json.loads(out) == {
+        "rank": 1, "index": 0, "score": 1.0, "text": "a", "input_input_input_rank": 1, "input_rank": 7,
+        "input_input_rank": 9, "input_score": 8, "input_input_score": None,
+    }  # fmt: skip
+
+
+def test_rerank_takes_a_line_that_looks_like_json_as_text_if_told_so(cli):
+    command = ("rerank", "a", "--reranker", "lexical", "--input", "text", "--jsonl")
+    assert json.loads(cli(*command, stdin='{"text": "a"}')[1])["text"] == '{"text": "a"}'
+
+
+def test_rerank_without_documents_returns_none(cli):
+    code, out, _ = cli("rerank", "a", "--reranker", "lexical", "--json", stdin="")
+    assert (code, json.loads(out)["results"]) == (0, [])
+
+
+def test_rerank_scores_with_the_model_it_is_given(cli, tiny):
+    from milvus_rerank import CrossEncoderRerankFunction
+
+    texts = ["a b c", "vector search", "lazy dog"]
+    code, out, err = cli("rerank", "search", *texts, "--model", tiny["bert"], "--device", "cpu", "--json")
+    assert (code, err) == (0, "")
+    expected = CrossEncoderRerankFunction(str(tiny["bert"]), device="cpu").score("search", texts)
+    assert {one["text"]: one["score"] for one in json.loads(out)["results"]} == pytest.approx(
+        dict(zip(texts, expected, strict=True)), abs=1e-6
+    )
+
+
+def test_rerank_says_what_a_reranker_made_of_an_option(cli, tiny):
+    command = ("rerank", "q", "a", "--model", tiny["bert"], "--device", "cpu", "--dtype", "float16", "--json")
+    code, out, err = cli(*command)
+    assert code == 0
+    assert json.loads(out)["documents"] == 1
+    assert "float32" in err
+
+
+@pytest.mark.parametrize(
+    ("stdin", "told"),
+    [
+        ('{"text": "a"}\n{"body": "b"}', "stdin:2: 'text' is missing; the object has the keys ['body']"),
+        ('{"text": "a"}\n{"text": 3}', "stdin:2: 'text' is 3, no string"),
+        ('{"text": "a"}\nb', "stdin:2: is not JSON"),
+        (b"a\n\xff", "stdin:2: is not UTF-8 text"),
+        ('{"text": "a"}\n{"text": "b", "n": 1e400}', "stdin:2: cannot be read as JSON (1e400 is more than a number"),
+        ('{"text": "a", "n": -1.5e999}', "stdin:1: cannot be read as JSON (-1.5e999 is more than a number"),
+    ],
+)
+def test_rerank_tells_the_line_that_it_cannot_read(cli, stdin, told):
+    code, out, err = cli("rerank", "q", "--reranker", "lexical", stdin=stdin)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: " + told)

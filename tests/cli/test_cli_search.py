@@ -1,0 +1,109 @@
+"""`milvus-rerank index` and `milvus-rerank search`: what they print and refuse."""
+
+import json
+
+import pytest
+from tiny_embedder import PASSAGES, passage_texts, save_embedder, write_jsonl
+
+from milvus_rerank.cli.options import collection_name
+
+pytestmark = pytest.mark.compat
+
+
+def test_index_then_search_prints_ids_scores_and_fields(indexed, embedder):
+    arguments = ("--embedder", embedder, "--reranker", "lexical", "-k", 2, "--json")
+    code, out, err = indexed("search", "programming language for unix", *arguments)
+    assert (code, err) == (0, "")
+    answer = json.loads(out)
+    assert (answer["collection"], answer["mode"], answer["reranked"]) == ("small", "dense", True)
+    first = answer["results"][0]
+    assert (first["rank"], first["id"], first["score"]) == (1, "c", 1.0)
+    text = "C a programming language written for Unix"
+    assert first["entity"] == {"id": "c", "title": "C", "text": text, "year": 1972}
+    assert len(answer["results"]) == 2
+    assert set(answer["timings"]) == {"embed", "search", "rerank"}
+
+
+def test_index_twice_says_that_nothing_was_written(indexed, beir, embedder):
+    code, out, err = indexed("index", beir, "--embedder", embedder)
+    assert (code, err) == (0, "")
+    assert out == "small: 5 passages read, 0 written, 5 there already; the collection holds 5 (./milvus.db)\n"
+    report = json.loads(indexed("index", beir, "--embedder", embedder, "--json")[1])
+    assert report == {
+        "uri": "./milvus.db", "collection": "small", "embedder": str(embedder), "bm25": True,
+        "read": 5, "written": 0, "unchanged": 5, "total": 5,
+    }  # fmt: skip
+
+
+def test_index_tells_a_bad_line_before_it_writes_anything(cli, embedder, tmp_path):
+    write_jsonl(tmp_path / "bad.jsonl", [*PASSAGES, {"_id": "x"}])
+    code, out, err = cli("index", "bad.jsonl", "--embedder", embedder, "--batch-size", 1)
+    assert (code, out) == (1, "")
+    assert err == "error: bad.jsonl:6: the document 'x' has no 'text'; its keys are ['_id']\n"
+    assert not (tmp_path / "milvus.db").exists()
+
+
+@pytest.mark.parametrize("mode", ["dense", "bm25", "hybrid"])
+def test_search_has_three_modes_and_takes_filters_and_fields(indexed, embedder, mode):
+    arguments = ("--embedder", embedder, "--reranker", "lexical", "--mode", mode, "--json")
+    code, out, _ = indexed(
+        "search", "people on the moon", *arguments, "--filter", "year == 1969", "--output-fields", "year"
+    )
+    assert code == 0
+    found = {one["id"]: one["entity"] for one in json.loads(out)["results"]}
+    assert found["moon"] == {"text": "people walked on the moon", "year": 1969}
+    assert set(found) <= {"moon", "unix"}
+
+
+def test_search_without_reranking_has_no_scores(indexed, embedder):
+    code, out, err = indexed("search", "moon", "--embedder", embedder, "--no-rerank", "-k", 2, "--json")
+    answer = json.loads(out)
+    assert (code, err, answer["reranked"], answer["error"]) == (0, "", False, None)
+    first = answer["results"][0]
+    assert (first["id"], first["score"], first["index"]) == ("moon", None, 0)
+    out = indexed("search", "moon", "--embedder", embedder, "--no-rerank", "-k", 2)[1]
+    assert out.splitlines()[0].split() == ["#", "distance", "id", "text", "and", "fields"]
+
+
+def test_search_prints_a_table_and_the_times(indexed, embedder):
+    code, out, err = indexed("search", "moon", "--embedder", embedder, "--reranker", "lexical", "-k", 1)
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == ["#", "score", "was", "distance", "id", "text", "and", "fields"]
+    assert lines[1][:3] == ["1", "1.0000", "1"]
+    assert lines[1][4:] == ["moon", "people", "walked", "on", "the", "moon"]
+    assert lines[2] == ["year=1969"]
+    assert [part.split()[0] for part in err.split(" · ")] == ["embed", "search", "rerank"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--collection", "none"), "there is no collection 'none'; there are: small"),
+        (("--text-field", "body"), "'title', 'year']. Choose one with --text-field\n"),
+        (("--text-field", "year"), "must hold a string, got int. Choose one with --text-field\n"),
+        (("--filter", "year >"), "Milvus could not search 'small'"),
+        (("--candidates", "20000"), "candidates must be at most 16384"),
+    ],
+)
+def test_search_tells_what_it_cannot_do(indexed, embedder, arguments, told):
+    code, out, err = indexed("search", "q", "--embedder", embedder, "--reranker", "lexical", *arguments)
+    assert (code, out) == (1, "")
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_search_refuses_an_embedder_that_did_not_make_the_vectors(indexed, tmp_path):
+    save_embedder(tmp_path / "other", passage_texts(), seed=9)
+    code, _, err = indexed("search", "q", "--embedder", "other", "--reranker", "lexical")
+    assert code == 1
+    assert "their vectors cannot be compared" in err
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("scifact", "scifact"), ("my-docs.v2.jsonl", "my_docs_v2"), ("2024", "_2024"), ("日本", "__")]
+)
+def test_the_collection_is_named_after_its_source_in_letters_that_milvus_takes(tmp_path, source, name):
+    path = tmp_path / source
+    path.write_text("") if source.endswith("jsonl") else path.mkdir()
+    assert collection_name(path) == name
