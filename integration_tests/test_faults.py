@@ -4,21 +4,26 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
-from conftest import eventually, run_server
-from milvus_fixtures import MILVUS_INDEX, embed, make_docs
-from pymilvus import AsyncMilvusClient
+from milvus_container import Server, eventually, run_server
+from milvus_fixtures import MILVUS_INDEX, make_docs
+from pymilvus import AsyncMilvusClient, MilvusClient
+from two_stage_docs import docs as two_stage
+from two_stage_docs import ids
 
-from milvus_rerank import BaseRerankFunction, Dense, LexicalRerankFunction, TwoStageSearch
+from milvus_rerank import BaseRerankFunction, LexicalRerankFunction, TwoStageSearch
 from milvus_rerank.errors import SearchError
+from milvus_rerank.scoring import Request
 
 TIMEOUT = 3.0
 LATEST = TIMEOUT + 1.0  # a second for two busy cores
 
 
 @pytest.fixture(scope="module")
-def victim():
+def victim() -> Iterator[Server]:
     """A Milvus for these tests alone, with the collection ``docs``."""
     with run_server() as server:
         with server.client() as client:
@@ -28,35 +33,26 @@ def victim():
 
 
 @pytest.fixture
-def client(victim):
+def client(victim: Server) -> Iterator[MilvusClient]:
     with victim.client() as client:
         eventually(lambda: two_stage(client)(MILVUS_INDEX, timeout=TIMEOUT))
         yield client
 
 
-def two_stage(client, **options):
-    settings = {"reranker": LexicalRerankFunction(), "embed": embed, "first_stage": Dense("dense")} | options
-    return TwoStageSearch(client, "docs", **settings)
-
-
-def ids(answer):
-    return [result.id for result in answer]
-
-
 class Searching(threading.Thread):
     """Search again and again until it fails; notes the error and how long the failed search took."""
 
-    def __init__(self, search):
+    def __init__(self, search: TwoStageSearch) -> None:
         super().__init__(daemon=True)
         self.search = search
         self.done = 0
-        self.error = None
-        self.seconds = None
+        self.error: Exception | None = None
+        self.seconds = 0.0
         self.start()
         while self.done < 20 and self.is_alive():
             time.sleep(0.01)
 
-    def run(self):
+    def run(self) -> None:
         while self.error is None:
             started = time.monotonic()
             try:
@@ -67,7 +63,7 @@ class Searching(threading.Thread):
                 self.error = error
 
 
-def failures(search, until):
+def failures(search: TwoStageSearch, until: float) -> list[tuple[float, SearchError]]:
     """Search until it works again.
 
     :returns: the failed searches' errors, with their seconds.
@@ -87,7 +83,7 @@ def failures(search, until):
     pytest.fail(f"Milvus is not back after {until} s: {failed[-1][1]}")
 
 
-def test_paused_in_mid_search(victim, client):
+def test_paused_in_mid_search(victim: Server, client: MilvusClient) -> None:
     search = two_stage(client)
     searching = Searching(search)
     with victim.paused():
@@ -98,8 +94,8 @@ def test_paused_in_mid_search(victim, client):
     assert failures(search, until=5) == []
 
 
-def test_the_async_client_paused_in_mid_search(victim, client):
-    async def main():
+def test_the_async_client_paused_in_mid_search(victim: Server, client: MilvusClient) -> None:
+    async def main() -> tuple[float, Any]:
         paused = AsyncMilvusClient(uri=victim.uri)
         try:
             search = two_stage(paused)
@@ -118,9 +114,9 @@ def test_the_async_client_paused_in_mid_search(victim, client):
     assert ids(answer) == ["d4", "d5"]
 
 
-def test_the_reranker_is_not_asked_when_milvus_does_not_answer(victim, client):
+def test_the_reranker_is_not_asked_when_milvus_does_not_answer(victim: Server, client: MilvusClient) -> None:
     class Untouched(LexicalRerankFunction):
-        def score_requests(self, requests, stop):
+        def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
             raise AssertionError("nothing was found that could be reranked")
 
     search = two_stage(client, reranker=Untouched(), on_rerank_error="first_stage")
@@ -129,7 +125,7 @@ def test_the_reranker_is_not_asked_when_milvus_does_not_answer(victim, client):
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_gone_in_mid_search_and_back(victim, client, how):
+def test_gone_in_mid_search_and_back(victim: Server, client: MilvusClient, how: str) -> None:
     search = two_stage(client)
     searching = Searching(search)
     if how == "stop":
@@ -152,9 +148,9 @@ def test_gone_in_mid_search_and_back(victim, client, how):
     assert max(seconds for seconds, _ in failed) < LATEST
 
 
-def test_a_failing_reranker_beside_a_healthy_milvus(client, caplog):
+def test_a_failing_reranker_beside_a_healthy_milvus(client: MilvusClient, caplog: pytest.LogCaptureFixture) -> None:
     class Away(BaseRerankFunction):
-        def score_requests(self, requests, stop):
+        def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
             raise ConnectionError("the service is away")
 
     with pytest.raises(ConnectionError):

@@ -1,5 +1,7 @@
 """A query with its documents, and the scores of an answer by index."""
 
+from typing import Any
+
 QUERY = "What event in 1956 marked the official birth of artificial intelligence as a discipline?"
 
 DOCUMENTS = [
@@ -12,5 +14,5 @@ DOCUMENTS = [
 ]
 
 
-def results(answer):
+def results(answer: Any) -> dict[int, float]:
     return {row["index"]: row["relevance_score"] for row in answer["results"]}

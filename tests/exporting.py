@@ -1,12 +1,13 @@
 """Export a model, and list what is written."""
 
 from pathlib import Path
+from typing import Any
 
-from milvus_rerank.export.run import ExportOptions, export_model
+from milvus_rerank.export.run import ExportOptions, ExportReport, export_model
 from milvus_rerank.models import ModelSource
 
 
-def export(model: object, target: Path, **options) -> object:
+def export(model: object, target: Path, **options: Any) -> ExportReport:
     return export_model(ModelSource(str(model)), target, ExportOptions(**{"engine": "onnx", **options}))
 
 

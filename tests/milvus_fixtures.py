@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def vector(degrees: float) -> list[float]:
     return [math.cos(math.radians(degrees)), math.sin(math.radians(degrees)), 0.0, 0.0]
 
 
-def embed(queries: list[str]) -> list[list[float]]:
+def embed(queries: Sequence[str]) -> list[list[float]]:
     """Return the vectors of the known queries."""
     return [vector(ANGLES[query]) for query in queries]
 

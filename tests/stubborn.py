@@ -2,9 +2,11 @@
 
 import threading
 import time
+from collections.abc import Sequence
 
 from milvus_rerank.errors import OutOfMemoryError
 from milvus_rerank.reranker.base import BaseRerankFunction
+from milvus_rerank.scoring import Request
 
 BODY = {"query": "q", "documents": ["a", "b"]}
 
@@ -18,7 +20,7 @@ class Stubborn(BaseRerankFunction):
         self.scored: list[str] = []
         self.seconds = 0.0
 
-    def score_requests(self, requests, stop):
+    def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
         self.busy.set()
         while self.hold.is_set():
             time.sleep(0.002)

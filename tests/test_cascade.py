@@ -123,7 +123,8 @@ def test_scores_alone_keep_the_order_of_the_results() -> None:
 
 def reference(tables: Sequence[Mapping[str, float]], keeps: Sequence[int], texts: Sequence[str]) -> list[int]:
     """The order of a cascade, written down as one would say it."""
-    left, behind = list(range(len(texts))), []
+    left = list(range(len(texts)))
+    behind: list[int] = []
     for values, keep in zip(tables, keeps, strict=True):
         best = sorted(left, key=lambda place: (-values[texts[place]], place))
         behind = best[keep:] + behind

@@ -11,6 +11,7 @@ import pytest
 
 import milvus_rerank
 from milvus_rerank import CrossEncoderRerankFunction, reranker
+from milvus_rerank.engines.select import EngineName
 from milvus_rerank.errors import InputError
 
 HEAVY = ("torch", "transformers", "onnxruntime", "openvino", "pymilvus", "numpy", "model2vec", "typer", "rich")
@@ -105,7 +106,9 @@ except errors.MissingDependencyError as error:
 
 
 @pytest.mark.parametrize("engine", [pytest.param("openvino", marks=pytest.mark.needs("openvino")), "onnx"])
-def test_the_quick_engines_run_without_torch_and_transformers_even_the_first_time(engine: str, tmp_path: Path) -> None:
+def test_the_quick_engines_run_without_torch_and_transformers_even_the_first_time(
+    engine: EngineName, tmp_path: Path
+) -> None:
     code = f"""
 import sys
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction

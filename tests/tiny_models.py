@@ -92,7 +92,13 @@ def save_tiny_model(
     make_tokenizer, prefix, sizes, with_types, reserved = ARCHITECTURES[name]
     sizes = {option: width if size == _WIDTH else size for option, size in sizes.items()}
     core, special = make_tokenizer()
-    roles = {"pad": "pad", "unk": "unk", "cls": ("cls", "<s>"), "sep": ("sep", "</s>"), "mask": "mask"}
+    roles: dict[str, str | tuple[str, ...]] = {
+        "pad": "pad",
+        "unk": "unk",
+        "cls": ("cls", "<s>"),
+        "sep": ("sep", "</s>"),
+        "mask": "mask",
+    }
     tokens = {f"{role}_token": _pick(special, words) for role, words in roles.items()}
     names = ["input_ids", "token_type_ids", "attention_mask"] if with_types else ["input_ids", "attention_mask"]
     tokenizer = transformers.PreTrainedTokenizerFast(

@@ -3,9 +3,11 @@
 import io
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import Cli
 from tiny_embedder import passage_texts, save_embedder, write_beir
 
 from milvus_rerank.cli import main
@@ -14,7 +16,7 @@ LOGGERS = ("milvus_rerank", "pymilvus", "milvus_lite", "grpc", "model2vec")
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys, tmp_path):
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Cli]:
     """Runs a command in an empty folder; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
@@ -25,12 +27,13 @@ def cli(monkeypatch, capsys, tmp_path):
         data = stdin if isinstance(stdin, bytes) else stdin.encode()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         monkeypatch.setattr(sys, "argv", ["milvus-rerank", *map(str, arguments)])
-        code = 0
+        code: str | int = 0
         try:
             main()
         except SystemExit as end:
             code = end.code or 0
         captured = capsys.readouterr()
+        assert isinstance(code, int)
         return code, captured.out, captured.err
 
     yield run
@@ -49,7 +52,7 @@ def beir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def indexed(cli, beir, embedder):
+def indexed(cli: Cli, beir: Path, embedder: Path) -> Cli:
     """The command line after the small collection was indexed into ./milvus.db."""
     pytest.importorskip("milvus_lite")
     assert cli("index", beir, "--embedder", embedder)[0] == 0

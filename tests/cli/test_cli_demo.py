@@ -1,8 +1,10 @@
 """`milvus-rerank demo`: the queries that it shows."""
 
 import json
+from pathlib import Path
 
 import pytest
+from commands import Cli
 from tiny_embedder import save_embedder
 
 from milvus_rerank.cli.demo_report import pick
@@ -12,7 +14,9 @@ from milvus_rerank.search import Timings
 pytestmark = pytest.mark.compat
 
 
-def test_the_demo_prints_one_json_document_with_both_orders_of_every_query(cli, tiny, tmp_path):
+def test_the_demo_prints_one_json_document_with_both_orders_of_every_query(
+    cli: Cli, tiny: dict[str, Path], tmp_path: Path
+) -> None:
     judged = load_judged(demo_folder())
     save_embedder(tmp_path / "embedder", (passage.text for passage in judged.passages))
     options = ("--embedder", "embedder", "--model", tiny["bert"], "--candidates", 5)
@@ -32,7 +36,7 @@ def test_the_demo_prints_one_json_document_with_both_orders_of_every_query(cli, 
     assert "kept.db" in err
 
 
-def test_the_demo_shows_the_greatest_gains_and_the_greatest_loss_too():
+def test_the_demo_shows_the_greatest_gains_and_the_greatest_loss_too() -> None:
     gains = {"a": 0.1, "b": 0.5, "c": -0.2, "d": 0.0, "e": -0.1}
     queries = tuple(QueryReport(name, name, (), 0.5, 0.5 + gain, Timings(0, 0, 0)) for name, gain in gains.items())
     assert [query.id for query in pick(ComparisonReport("c", 1, queries), 3)] == ["b", "a", "c"]

@@ -1,8 +1,11 @@
 """Commands that end with an error: which exit code and which message."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+from commands import Cli
 from tiny_embedder import PASSAGES, write_jsonl
 
 pytestmark = pytest.mark.compat
@@ -47,7 +50,9 @@ SERVER = pytest.mark.needs("fastapi", "prometheus_client", "uvicorn", "milvus_li
         ),
     ],
 )
-def test_a_mistake_ends_with_its_code_and_one_message_and_no_traceback(cli, arguments, code, told):
+def test_a_mistake_ends_with_its_code_and_one_message_and_no_traceback(
+    cli: Cli, arguments: Any, code: int, told: str
+) -> None:
     ended, out, err = cli(*arguments)
     assert (ended, out) == (code, "")
     assert told in " ".join(err.replace("│", " ").split())
@@ -65,7 +70,9 @@ def test_a_mistake_ends_with_its_code_and_one_message_and_no_traceback(cli, argu
         pytest.param("structlog", "server", ("serve",), marks=SERVER),
     ],
 )
-def test_a_missing_package_is_an_error_with_what_to_type(cli, embedder, tmp_path, package, extra, command):
+def test_a_missing_package_is_an_error_with_what_to_type(
+    cli: Cli, embedder: Path, tmp_path: Path, package: str, extra: str, command: Any
+) -> None:
     write_jsonl(tmp_path / "corpus.jsonl", PASSAGES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, package, None)  # what Python itself does for a package that cannot be imported

@@ -2,15 +2,17 @@
 
 import json
 import sys
+from typing import Any
 
 import pytest
+from commands import Cli
 
 from milvus_rerank.models.catalogue import all_cards
 
 pytestmark = pytest.mark.compat
 
 
-def test_models_lists_rerankers_and_packages(cli):
+def test_models_lists_rerankers_and_packages(cli: Cli) -> None:
     code, out, err = cli("models", "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
@@ -25,7 +27,7 @@ def test_models_lists_rerankers_and_packages(cli):
     assert "\ncross-encoder  milvus-rerank 0.1.0  yes" in out
 
 
-def test_models_prints_what_to_type_for_a_missing_package_whole(cli, monkeypatch):
+def test_models_prints_what_to_type_for_a_missing_package_whole(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [path for path in sys.path if "site-packages" not in path])
     out = cli("models")[1]
     assert [" ".join(line.split()) for line in out.splitlines() if line.startswith("milvus-lite")] == [
@@ -33,7 +35,7 @@ def test_models_prints_what_to_type_for_a_missing_package_whole(cli, monkeypatch
     ]
 
 
-def test_models_known_lists_every_card_within_80_columns(cli, monkeypatch):
+def test_models_known_lists_every_card_within_80_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     code, out, err = cli("models", "--known")
     assert (code, err) == (0, "")
@@ -45,7 +47,7 @@ def test_models_known_lists_every_card_within_80_columns(cli, monkeypatch):
     assert all(card.name[:40] in out for card in all_cards())
 
 
-def test_models_prints_one_card_in_full(cli):
+def test_models_prints_one_card_in_full(cli: Cli) -> None:
     code, out, err = cli("models", "Alibaba-NLP/GTE-multilingual-reranker-base")
     assert (code, err) == (0, "")
     lines = [line.rstrip() for line in out.splitlines()]
@@ -64,13 +66,13 @@ def test_models_prints_one_card_in_full(cli):
     assert [line for line in lines if line.startswith("source      https://huggingface.co/Alibaba-NLP/")]
 
 
-def test_models_says_unknown_where_a_card_does_not_know(cli):
+def test_models_says_unknown_where_a_card_does_not_know(cli: Cli) -> None:
     out = cli("models", "cross-encoder/ms-marco-electra-base")[1]
     assert "parameters  unknown\n" in out
     assert "tokens      unknown\n" in out
 
 
-def test_models_prints_a_services_limits_and_no_licence(cli):
+def test_models_prints_a_services_limits_and_no_licence(cli: Cli) -> None:
     out = cli("models", "rerank-2.5")[1]
     assert "documents   1000 a request\n" in out
     assert 'load        VoyageRerankFunction("rerank-2.5")\n' in out
@@ -78,7 +80,7 @@ def test_models_prints_a_services_limits_and_no_licence(cli):
     assert "parameters" not in out
 
 
-def test_an_unknown_model_is_no_error_and_the_answer_says_how_to_load_it(cli):
+def test_an_unknown_model_is_no_error_and_the_answer_says_how_to_load_it(cli: Cli) -> None:
     code, out, err = cli("models", "org/[mine]")
     assert (code, err) == (0, "")
     assert out.startswith("org/[mine] has no card. It works if it is a cross-encoder or says yes or no")
@@ -95,13 +97,13 @@ def test_an_unknown_model_is_no_error_and_the_answer_says_how_to_load_it(cli):
         (("--known", "--load"), "choose one of NAME, --load and --known"),
     ],
 )
-def test_wrong_usage_of_models_is_told(cli, arguments, told):
+def test_wrong_usage_of_models_is_told(cli: Cli, arguments: Any, told: str) -> None:
     code, out, err = cli("models", *arguments)
     assert (code, out) == (2, "")
     assert told in " ".join(err.replace("│", " ").split())
 
 
-def test_json_holds_the_cards_whole(cli):
+def test_json_holds_the_cards_whole(cli: Cli) -> None:
     code, out, err = cli("models", "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from milvus_fixtures import lite_server
+from present import present
 from pymilvus import MilvusClient
 from tiny_embedder import passage_texts, save_embedder, write_beir, write_jsonl
 
@@ -19,7 +20,9 @@ COMMAND = str(Path(sys.executable).with_name("milvus-rerank"))
 TIMEOUT = 60
 
 
-def run(*arguments: object, cwd: Path, stdin: str = "", env: dict[str, str] | None = None):
+def run(
+    *arguments: object, cwd: Path, stdin: str = "", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [COMMAND, *map(str, arguments)]
     return subprocess.run(
         command,
@@ -43,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield uri
 
 
-def test_help_is_quick_because_it_imports_nothing_heavy(tmp_path):
+def test_help_is_quick_because_it_imports_nothing_heavy(tmp_path: Path) -> None:
     script = "import sys; sys.argv = ['milvus-rerank', '--help']\nfrom milvus_rerank.cli import main\nmain()"
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", script],
@@ -61,7 +64,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy(tmp_path):
     assert imported & heavy == set()
 
 
-def test_version_and_help_answer_on_stdout(tmp_path):
+def test_version_and_help_answer_on_stdout(tmp_path: Path) -> None:
     done = run("--version", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "milvus-rerank 0.1.0\n", "")
     done = run("search", "-h", cwd=tmp_path)
@@ -81,14 +84,18 @@ def indexed(tmp_path_factory: pytest.TempPathFactory, embedder: Path) -> Path:
     return folder
 
 
-def test_index_and_search_on_a_file_print_json_alone_on_stdout_and_nothing_on_stderr(indexed, embedder):
+def test_index_and_search_on_a_file_print_json_alone_on_stdout_and_nothing_on_stderr(
+    indexed: Path, embedder: Path
+) -> None:
     arguments = ("--uri", "x.db", "--embedder", embedder, "--reranker", "lexical", "-k", 1, "--json")
     done = run("search", "people on the moon", *arguments, cwd=indexed)
     assert (done.returncode, done.stderr) == (0, "")
     assert [one["id"] for one in json.loads(done.stdout)["results"]] == ["moon"]
 
 
-def test_a_mistake_goes_to_stderr_with_code_1_and_without_the_libraries_log_lines(indexed, embedder):
+def test_a_mistake_goes_to_stderr_with_code_1_and_without_the_libraries_log_lines(
+    indexed: Path, embedder: Path
+) -> None:
     arguments = ("--uri", "x.db", "--embedder", embedder, "--reranker", "lexical", "--filter", "year >")
     done = run("search", "q", *arguments, cwd=indexed)
     assert (done.returncode, done.stdout) == (1, "")
@@ -97,7 +104,7 @@ def test_a_mistake_goes_to_stderr_with_code_1_and_without_the_libraries_log_line
     assert "Traceback" not in done.stderr
 
 
-def test_a_failure_that_is_nobodys_mistake_shows_where_it_happened(tmp_path):
+def test_a_failure_that_is_nobodys_mistake_shows_where_it_happened(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("class Broken:\n    def score(self, query, texts):\n        return 1 / 0\n")
     done = run("rerank", "q", "a", "--reranker", "broken:Broken", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
     assert (done.returncode, done.stdout) == (1, "")
@@ -105,7 +112,7 @@ def test_a_failure_that_is_nobodys_mistake_shows_where_it_happened(tmp_path):
     assert "ZeroDivisionError" in done.stderr
 
 
-def test_a_reader_that_leaves_is_no_error_to_tell(tmp_path):
+def test_a_reader_that_leaves_is_no_error_to_tell(tmp_path: Path) -> None:
     for flag, lines in (("--jsonl", 50_000), ("--jsonl", 2), ("--json", 2)):
         texts = "\n".join(f"text {number}" for number in range(lines))
         script = f"'{COMMAND}' rerank text --reranker lexical {flag} | head -c 10"
@@ -121,19 +128,19 @@ def test_a_reader_that_leaves_is_no_error_to_tell(tmp_path):
         ("--json 2>&1 >/dev/full", 1, "error: [Errno 28] No space left on device\n"),
     ],
 )
-def test_a_closed_or_full_stdout_is_no_traceback(redirections, code, told):
+def test_a_closed_or_full_stdout_is_no_traceback(redirections: str, code: int, told: str) -> None:
     script = f"'{COMMAND}' rerank a a --reranker lexical {redirections}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode, done.stdout, done.stderr) == (code, told, "")
 
 
-def test_a_closed_stderr_keeps_no_command_from_its_work():
+def test_a_closed_stderr_keeps_no_command_from_its_work() -> None:
     done = subprocess.run(["bash", "-c", f"'{COMMAND}' models --json 2>&-"], capture_output=True, timeout=TIMEOUT)
     assert done.returncode == 0
     assert json.loads(done.stdout)["packages"]
 
 
-def test_a_closed_stdin_is_told_as_missing_texts():
+def test_a_closed_stdin_is_told_as_missing_texts() -> None:
     script = f"'{COMMAND}' rerank a --reranker lexical <&-"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode, done.stdout) == (2, "")
@@ -141,7 +148,7 @@ def test_a_closed_stdin_is_told_as_missing_texts():
 
 
 @pytest.mark.parametrize(("encoding", "shown"), [("ascii", "??? ?t? a"), ("latin-1", "??? été a")])
-def test_characters_that_stdout_lacks_are_question_marks(tmp_path, encoding, shown):
+def test_characters_that_stdout_lacks_are_question_marks(tmp_path: Path, encoding: str, shown: str) -> None:
     env = {**os.environ, "PYTHONIOENCODING": encoding}
     command = [COMMAND, "rerank", "a", "★日本 été a", "--reranker", "lexical"]
     done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, env=env, cwd=tmp_path)
@@ -150,7 +157,7 @@ def test_characters_that_stdout_lacks_are_question_marks(tmp_path, encoding, sho
 
 
 @pytest.mark.needs("milvus_lite")
-def test_why_milvus_lite_cannot_open_a_file_is_told(tmp_path):
+def test_why_milvus_lite_cannot_open_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.db").mkdir()
     with (tmp_path / "x.db" / "LOCK").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -160,23 +167,26 @@ def test_why_milvus_lite_cannot_open_a_file_is_told(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_ctrl_c_ends_with_130_and_without_a_traceback(tmp_path):
+def test_ctrl_c_ends_with_130_and_without_a_traceback(tmp_path: Path) -> None:
     command = [COMMAND, "rerank", "q", "--reranker", "lexical"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipe = subprocess.PIPE
 
     def heed() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever started the tests in the background had it ignored
 
-    with subprocess.Popen(command, cwd=tmp_path, text=True, preexec_fn=heed, **pipes) as process:
-        process.stdin.write("text\n" * 100_000)  # more than a pipe holds, so it is reading by now
-        process.stdin.flush()
+    with subprocess.Popen(
+        command, cwd=tmp_path, text=True, preexec_fn=heed, stdin=pipe, stdout=pipe, stderr=pipe
+    ) as process:
+        stdin = present(process.stdin)
+        stdin.write("text\n" * 100_000)  # more than a pipe holds, so it is reading by now
+        stdin.flush()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
 
 
-def test_colours_are_for_terminals_and_not_where_no_color_is_set(tmp_path):
+def test_colours_are_for_terminals_and_not_where_no_color_is_set(tmp_path: Path) -> None:
     done = run("rerank", "a", "a", "--reranker", "lexical", cwd=tmp_path)
     assert "\x1b" not in done.stdout
     coloured = run("rerank", "a", "a", "--reranker", "lexical", cwd=tmp_path, env={"FORCE_COLOR": "1"})
@@ -185,7 +195,7 @@ def test_colours_are_for_terminals_and_not_where_no_color_is_set(tmp_path):
     assert "\x1b[36m" not in plain.stdout
 
 
-def test_a_killed_index_on_a_server_goes_on_where_it_stopped(tmp_path, server, embedder):
+def test_a_killed_index_on_a_server_goes_on_where_it_stopped(tmp_path: Path, server: str, embedder: Path) -> None:
     count = 3000
     write_jsonl(tmp_path / "many.jsonl", ({"_id": f"d{i}", "text": f"unix number {i}"} for i in range(count)))
     arguments = ["index", "many.jsonl", "--uri", server, "--embedder", str(embedder), "--batch-size"]
@@ -208,7 +218,7 @@ def test_a_killed_index_on_a_server_goes_on_where_it_stopped(tmp_path, server, e
         client.close()
 
 
-def test_index_and_search_work_on_a_server(tmp_path, server, embedder):
+def test_index_and_search_work_on_a_server(tmp_path: Path, server: str, embedder: Path) -> None:
     write_beir(tmp_path / "docs")
     done = run("index", "docs", "--uri", server, "--embedder", embedder, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

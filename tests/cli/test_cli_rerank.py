@@ -1,13 +1,16 @@
 """`milvus-rerank rerank`: what it reads and what it prints."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+from commands import Cli
 
 pytestmark = pytest.mark.compat
 
 
-def test_rerank_takes_texts_as_arguments_and_prints_a_table(cli):
+def test_rerank_takes_texts_as_arguments_and_prints_a_table(cli: Cli) -> None:
     code, out, err = cli("rerank", "red apple", "green pear", "red apple", "red", "--reranker", "lexical")
     assert (code, err) == (0, "")
     assert [line.split() for line in out.splitlines()] == [
@@ -18,7 +21,7 @@ def test_rerank_takes_texts_as_arguments_and_prints_a_table(cli):
     ]
 
 
-def test_rerank_json_is_one_document_with_everything_of_the_results(cli):
+def test_rerank_json_is_one_document_with_everything_of_the_results(cli: Cli) -> None:
     code, out, err = cli("rerank", "a b", "b", "c", "a b", "--reranker", "lexical", "--top-k", 2, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out) == {
@@ -32,7 +35,7 @@ def test_rerank_json_is_one_document_with_everything_of_the_results(cli):
     }
 
 
-def test_rerank_reads_lines_from_stdin_and_from_a_file_alike(cli, tmp_path):
+def test_rerank_reads_lines_from_stdin_and_from_a_file_alike(cli: Cli, tmp_path: Path) -> None:
     lines = "\ufeffone\r\n\n  two three  \nzwei\n"
     (tmp_path / "lines.txt").write_text(lines, "utf-8")
     command = ("rerank", "two", "--reranker", "lexical", "--json")
@@ -45,7 +48,7 @@ def test_rerank_reads_lines_from_stdin_and_from_a_file_alike(cli, tmp_path):
     assert [(one["index"], one["text"]) for one in piped["results"]] == [(1, "two three"), (0, "one"), (2, "zwei")]
 
 
-def test_rerank_jsonl_keeps_each_objects_keys_and_loses_none_to_its_own(cli):
+def test_rerank_jsonl_keeps_each_objects_keys_and_loses_none_to_its_own(cli: Cli) -> None:
     objects = [{"id": 7, "body": "x", "score": 0.25}, {"body": "a x", "meta": {"k": [1, None]}}, {"body": "a"}]
     stdin = "\n".join(map(json.dumps, objects))
     arguments = ("--reranker", "lexical", "--text-field", "body", "--jsonl", "--threshold", 0.5)
@@ -58,7 +61,7 @@ def test_rerank_jsonl_keeps_each_objects_keys_and_loses_none_to_its_own(cli):
     ]
 
 
-def test_rerank_jsonl_renames_an_input_key_until_the_name_is_free(cli):
+def test_rerank_jsonl_renames_an_input_key_until_the_name_is_free(cli: Cli) -> None:
     record = {"text": "a", "rank": 1, "input_rank": 7, "input_score": 8, "score": None, "input_input_rank": 9}
     out = cli("rerank", "a", "--reranker", "lexical", "--jsonl", stdin=json.dumps(record))[1]
     assert json.loads(out) == {
@@ -67,17 +70,17 @@ def test_rerank_jsonl_renames_an_input_key_until_the_name_is_free(cli):
     }  # fmt: skip
 
 
-def test_rerank_takes_a_line_that_looks_like_json_as_text_if_told_so(cli):
+def test_rerank_takes_a_line_that_looks_like_json_as_text_if_told_so(cli: Cli) -> None:
     command = ("rerank", "a", "--reranker", "lexical", "--input", "text", "--jsonl")
     assert json.loads(cli(*command, stdin='{"text": "a"}')[1])["text"] == '{"text": "a"}'
 
 
-def test_rerank_without_documents_returns_none(cli):
+def test_rerank_without_documents_returns_none(cli: Cli) -> None:
     code, out, _ = cli("rerank", "a", "--reranker", "lexical", "--json", stdin="")
     assert (code, json.loads(out)["results"]) == (0, [])
 
 
-def test_rerank_scores_with_the_model_it_is_given(cli, tiny):
+def test_rerank_scores_with_the_model_it_is_given(cli: Cli, tiny: dict[str, Path]) -> None:
     from milvus_rerank import CrossEncoderRerankFunction
 
     texts = ["a b c", "vector search", "lazy dog"]
@@ -89,7 +92,7 @@ def test_rerank_scores_with_the_model_it_is_given(cli, tiny):
     )
 
 
-def test_rerank_says_what_a_reranker_made_of_an_option(cli, tiny):
+def test_rerank_says_what_a_reranker_made_of_an_option(cli: Cli, tiny: dict[str, Path]) -> None:
     command = ("rerank", "q", "a", "--model", tiny["bert"], "--device", "cpu", "--dtype", "float16", "--json")
     code, out, err = cli(*command)
     assert code == 0
@@ -108,7 +111,7 @@ def test_rerank_says_what_a_reranker_made_of_an_option(cli, tiny):
         ('{"text": "a", "n": -1.5e999}', "stdin:1: cannot be read as JSON (-1.5e999 is more than a number"),
     ],
 )
-def test_rerank_tells_the_line_that_it_cannot_read(cli, stdin, told):
+def test_rerank_tells_the_line_that_it_cannot_read(cli: Cli, stdin: Any, told: str) -> None:
     code, out, err = cli("rerank", "q", "--reranker", "lexical", stdin=stdin)
     assert (code, out) == (1, "")
     assert err.startswith("error: " + told)

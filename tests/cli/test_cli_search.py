@@ -1,16 +1,20 @@
 """`milvus-rerank index` and `milvus-rerank search`: what they print and refuse."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+from commands import Cli
 from tiny_embedder import PASSAGES, passage_texts, save_embedder, write_jsonl
 
 from milvus_rerank.cli.options import collection_name
+from milvus_rerank.indexing.search import Mode
 
 pytestmark = pytest.mark.compat
 
 
-def test_index_then_search_prints_ids_scores_and_fields(indexed, embedder):
+def test_index_then_search_prints_ids_scores_and_fields(indexed: Cli, embedder: Path) -> None:
     arguments = ("--embedder", embedder, "--reranker", "lexical", "-k", 2, "--json")
     code, out, err = indexed("search", "programming language for unix", *arguments)
     assert (code, err) == (0, "")
@@ -24,7 +28,7 @@ def test_index_then_search_prints_ids_scores_and_fields(indexed, embedder):
     assert set(answer["timings"]) == {"embed", "search", "rerank"}
 
 
-def test_index_twice_says_that_nothing_was_written(indexed, beir, embedder):
+def test_index_twice_says_that_nothing_was_written(indexed: Cli, beir: Path, embedder: Path) -> None:
     code, out, err = indexed("index", beir, "--embedder", embedder)
     assert (code, err) == (0, "")
     assert out == "small: 5 passages read, 0 written, 5 there already; the collection holds 5 (./milvus.db)\n"
@@ -35,7 +39,7 @@ def test_index_twice_says_that_nothing_was_written(indexed, beir, embedder):
     }  # fmt: skip
 
 
-def test_index_tells_a_bad_line_before_it_writes_anything(cli, embedder, tmp_path):
+def test_index_tells_a_bad_line_before_it_writes_anything(cli: Cli, embedder: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "bad.jsonl", [*PASSAGES, {"_id": "x"}])
     code, out, err = cli("index", "bad.jsonl", "--embedder", embedder, "--batch-size", 1)
     assert (code, out) == (1, "")
@@ -44,7 +48,7 @@ def test_index_tells_a_bad_line_before_it_writes_anything(cli, embedder, tmp_pat
 
 
 @pytest.mark.parametrize("mode", ["dense", "bm25", "hybrid"])
-def test_search_has_three_modes_and_takes_filters_and_fields(indexed, embedder, mode):
+def test_search_has_three_modes_and_takes_filters_and_fields(indexed: Cli, embedder: Path, mode: Mode) -> None:
     arguments = ("--embedder", embedder, "--reranker", "lexical", "--mode", mode, "--json")
     code, out, _ = indexed(
         "search", "people on the moon", *arguments, "--filter", "year == 1969", "--output-fields", "year"
@@ -55,7 +59,7 @@ def test_search_has_three_modes_and_takes_filters_and_fields(indexed, embedder, 
     assert set(found) <= {"moon", "unix"}
 
 
-def test_search_without_reranking_has_no_scores(indexed, embedder):
+def test_search_without_reranking_has_no_scores(indexed: Cli, embedder: Path) -> None:
     code, out, err = indexed("search", "moon", "--embedder", embedder, "--no-rerank", "-k", 2, "--json")
     answer = json.loads(out)
     assert (code, err, answer["reranked"], answer["error"]) == (0, "", False, None)
@@ -65,7 +69,7 @@ def test_search_without_reranking_has_no_scores(indexed, embedder):
     assert out.splitlines()[0].split() == ["#", "distance", "id", "text", "and", "fields"]
 
 
-def test_search_prints_a_table_and_the_times(indexed, embedder):
+def test_search_prints_a_table_and_the_times(indexed: Cli, embedder: Path) -> None:
     code, out, err = indexed("search", "moon", "--embedder", embedder, "--reranker", "lexical", "-k", 1)
     assert code == 0
     lines = [line.split() for line in out.splitlines()]
@@ -86,14 +90,14 @@ def test_search_prints_a_table_and_the_times(indexed, embedder):
         (("--candidates", "20000"), "candidates must be at most 16384"),
     ],
 )
-def test_search_tells_what_it_cannot_do(indexed, embedder, arguments, told):
+def test_search_tells_what_it_cannot_do(indexed: Cli, embedder: Path, arguments: Any, told: str) -> None:
     code, out, err = indexed("search", "q", "--embedder", embedder, "--reranker", "lexical", *arguments)
     assert (code, out) == (1, "")
     assert told in err
     assert "Traceback" not in err
 
 
-def test_search_refuses_an_embedder_that_did_not_make_the_vectors(indexed, tmp_path):
+def test_search_refuses_an_embedder_that_did_not_make_the_vectors(indexed: Cli, tmp_path: Path) -> None:
     save_embedder(tmp_path / "other", passage_texts(), seed=9)
     code, _, err = indexed("search", "q", "--embedder", "other", "--reranker", "lexical")
     assert code == 1
@@ -103,7 +107,9 @@ def test_search_refuses_an_embedder_that_did_not_make_the_vectors(indexed, tmp_p
 @pytest.mark.parametrize(
     ("source", "name"), [("scifact", "scifact"), ("my-docs.v2.jsonl", "my_docs_v2"), ("2024", "_2024"), ("日本", "__")]
 )
-def test_the_collection_is_named_after_its_source_in_letters_that_milvus_takes(tmp_path, source, name):
+def test_the_collection_is_named_after_its_source_in_letters_that_milvus_takes(
+    tmp_path: Path, source: str, name: str
+) -> None:
     path = tmp_path / source
     path.write_text("") if source.endswith("jsonl") else path.mkdir()
     assert collection_name(path) == name

@@ -11,6 +11,7 @@ import pytest
 from flag_options import grouped
 
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction, FlagOptions
+from milvus_rerank.engines.torch_engine import TorchEngine
 from milvus_rerank.errors import InputError, ModelError
 
 pytestmark = pytest.mark.compat
@@ -36,9 +37,16 @@ def pairs_of(folder: Path) -> list[tuple[str, str]]:
     return [(query, text) for query, text in json.loads((folder / "scores.json").read_text("utf-8"))["pairs"]]
 
 
-def limits_of(folder: Path) -> dict[str, int]:
-    limits: dict[str, int] = json.loads((folder / "scores.json").read_text("utf-8"))["limits"]
+def limits_of(folder: Path) -> dict[str, Any]:
+    limits: dict[str, Any] = json.loads((folder / "scores.json").read_text("utf-8"))["limits"]
     return limits
+
+
+def layers_of(reranker: BGERerankFunction) -> int:
+    """Return how many layers of its model a reranker runs."""
+    engine = reranker.scorer.engine
+    assert isinstance(engine, TorchEngine)
+    return len(engine._model.model.layers)
 
 
 @pytest.mark.parametrize(("folder", "case"), CASES)
@@ -81,7 +89,7 @@ def test_threads_share_one_object(folder: Path) -> None:
 
 def test_layers_after_the_one_that_is_read_are_not_loaded() -> None:
     reranker = BGERerankFunction(str(LAYERWISE), device="cpu", flag=FlagOptions(cutoff_layers=3))
-    assert len(reranker.scorer.engine._model.model.layers) == 3
+    assert layers_of(reranker) == 3
 
 
 def test_a_layer_without_a_head_names_those_that_have_one() -> None:
@@ -166,9 +174,9 @@ def test_what_would_be_ignored_is_refused(model: str, options: dict[str, Any], m
 
 
 def test_layers_may_be_numpys_and_one_number() -> None:
-    flag = FlagOptions(cutoff_layers=np.int64(3))  # type: ignore[arg-type]
+    flag = FlagOptions(cutoff_layers=np.int64(3))
     reranker = BGERerankFunction(str(LAYERWISE), device="cpu", flag=flag)
-    assert len(reranker.scorer.engine._model.model.layers) == 3
+    assert layers_of(reranker) == 3
     assert flag == FlagOptions(cutoff_layers=[3])
     BGERerankFunction(str(LIGHTWEIGHT), device="cpu", flag=FlagOptions(compress_layers=2, compress_ratio=2))
 
@@ -179,5 +187,6 @@ def test_groups_of_options_that_are_of_another_class_say_so() -> None:
         BGERerankFunction("builtin/rerank", **options)
     for function in (BGERerankFunction, CrossEncoderRerankFunction):
         for name, group in (("hub", "HubOptions"), ("batching", "BatchOptions")):
+            options = {name: "x"}
             with pytest.raises(InputError, match=rf"{name} must be {group}\(\.\.\.\) or None, got 'x'"):
-                function("builtin/rerank", **{name: "x"})  # type: ignore[operator]
+                function("builtin/rerank", **options)

@@ -48,7 +48,7 @@ def reference(folder: Path, max_length: int | None = None, prompt: str | None = 
     from sentence_transformers import CrossEncoder
 
     model = CrossEncoder(str(folder), device="cpu", max_length=max_length)
-    return model.predict(PAIRS, prompt=prompt, show_progress_bar=False)
+    return np.asarray(model.predict(PAIRS, prompt=prompt, show_progress_bar=False))
 
 
 @pytest.mark.parametrize("max_length", [None, 90])

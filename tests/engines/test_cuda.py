@@ -9,6 +9,7 @@ import torch
 from pair_texts import QUERIES, TEXTS
 
 from milvus_rerank import BatchOptions, BGERerankFunction, CrossEncoderRerankFunction
+from milvus_rerank.engines.select import Dtype
 from milvus_rerank.errors import InputError
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")
@@ -18,7 +19,9 @@ PAIRS = list(itertools.product(QUERIES, TEXTS))
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("float16", 0.05), ("bfloat16", 0.3)])
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "modernbert"])
-def test_scores_equal_those_of_the_cpu(tiny: dict[str, Path], architecture: str, dtype: str, tolerance: float) -> None:
+def test_scores_equal_those_of_the_cpu(
+    tiny: dict[str, Path], architecture: str, dtype: Dtype, tolerance: float
+) -> None:
     expected = CrossEncoderRerankFunction(str(tiny[architecture]), device="cpu", engine="torch").score_pairs(PAIRS)
     reranker = CrossEncoderRerankFunction(str(tiny[architecture]), device="cuda", dtype=dtype)
     assert "device='cuda:0', engine='torch'" in repr(reranker)

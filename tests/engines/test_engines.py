@@ -19,7 +19,7 @@ from milvus_rerank.engines import Batch
 from milvus_rerank.engines.base import pick_inputs
 from milvus_rerank.engines.onnx_engine import OnnxEngine
 from milvus_rerank.engines.openvino_engine import OpenVINOEngine
-from milvus_rerank.engines.select import choose_device, choose_dtype, cpu_limit
+from milvus_rerank.engines.select import EngineName, choose_device, choose_dtype, cpu_limit
 from milvus_rerank.engines.torch_engine import TorchEngine
 from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.loading.inspect import inspect_model
@@ -36,11 +36,11 @@ QUERY = QUERIES[0]
 BUILTIN = inspect_model(ModelSource("builtin/rerank"))
 
 
-def load(folder: Path, engine: str, **options: Any) -> CrossEncoderRerankFunction:
+def load(folder: Path, engine: EngineName, **options: Any) -> CrossEncoderRerankFunction:
     return CrossEncoderRerankFunction(str(folder), device="cpu", engine=engine, activation_fct="raw", **options)
 
 
-def scores(folder: Path, engine: str, **options: Any) -> np.ndarray:
+def scores(folder: Path, engine: EngineName, **options: Any) -> np.ndarray:
     return np.array(load(folder, engine, **options).score(QUERY, TEXTS))
 
 
@@ -188,7 +188,7 @@ def test_an_unknown_engine_or_dtype_lists_the_known() -> None:
 
 
 @pytest.mark.parametrize("engine", GRAPH_ENGINES)
-def test_the_cpu_engines_take_the_cpu_where_no_device_is_named(engine: str) -> None:
+def test_the_cpu_engines_take_the_cpu_where_no_device_is_named(engine: EngineName) -> None:
     assert [choose_device(device, engine) for device in (None, "", "auto", "cpu")] == ["cpu"] * 4
     with pytest.raises(InputError, match="device must be 'cpu', 'cuda', 'cuda:n', 'mps' or 'auto', got 'gpu'"):
         choose_device("gpu", engine)
@@ -213,7 +213,7 @@ def test_the_cpu_engines_take_the_cpu_where_no_device_is_named(engine: str) -> N
     ],
 )
 def test_the_precision_follows_the_hardware(
-    dtype: str, engine: str, device: str, hardware: bool, expected: str
+    dtype: str, engine: EngineName, device: str, hardware: bool, expected: str
 ) -> None:
     assert choose_dtype(dtype, engine, device, lambda: hardware) == expected
 
@@ -259,7 +259,7 @@ def test_a_quota_of_cpus_is_a_positive_number_or_none() -> None:
 
 @pytest.mark.parametrize("engine", ["auto", *GRAPH_ENGINES])
 def test_a_graph_that_a_model_carries_is_the_one_that_runs(
-    tiny: dict[str, Path], other: Path, tmp_path: Path, engine: str
+    tiny: dict[str, Path], other: Path, tmp_path: Path, engine: EngineName
 ) -> None:
     folder = copy_with_graph(tiny["bert"], tmp_path / "m", other)
     np.testing.assert_allclose(scores(folder, engine), scores(tiny["bert"], "torch") + 3, atol=1e-5)
@@ -268,7 +268,7 @@ def test_a_graph_that_a_model_carries_is_the_one_that_runs(
 
 @pytest.mark.parametrize("engine", GRAPH_ENGINES)
 def test_a_carried_graph_needs_no_weights_beside_it(
-    tiny: dict[str, Path], tmp_path: Path, engine: str, graphs: Path
+    tiny: dict[str, Path], tmp_path: Path, engine: EngineName, graphs: Path
 ) -> None:
     folder = copy_with_graph(tiny["bert"], tmp_path / "m", tiny["bert"])
     (folder / "model.safetensors").unlink()
@@ -298,7 +298,7 @@ def test_int8_takes_the_files_that_others_write(tiny: dict[str, Path], other: Pa
 
 
 @pytest.mark.parametrize("engine", ["auto", *GRAPH_ENGINES])
-def test_int8_without_such_files_says_how_to_make_them(tiny: dict[str, Path], engine: str) -> None:
+def test_int8_without_such_files_says_how_to_make_them(tiny: dict[str, Path], engine: EngineName) -> None:
     last = "onnx" if engine == "auto" else engine
     words = rf"carries no int8 files for engine '{last}'.*milvus-rerank export .* --dtype int8 --engine {last}"
     with pytest.raises(InputError, match=words):
@@ -310,7 +310,7 @@ def test_int8_without_such_files_says_how_to_make_them(tiny: dict[str, Path], en
 
 @pytest.mark.parametrize("engine", GRAPH_ENGINES)
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "no weights"])
-def test_a_damaged_graph_is_named(tiny: dict[str, Path], tmp_path: Path, engine: str, damage: str) -> None:
+def test_a_damaged_graph_is_named(tiny: dict[str, Path], tmp_path: Path, engine: EngineName, damage: str) -> None:
     folder = copy_with_graph(tiny["bert"], tmp_path / "m", tiny["bert"])
     path = folder / "onnx" / "model.onnx"
     if damage == "no weights":
@@ -339,7 +339,9 @@ def with_input(source: Path, path: Path, *, rename: str | None = None, outputs: 
 
 
 @pytest.mark.parametrize("engine", GRAPH_ENGINES)
-def test_a_graph_with_an_input_that_no_one_makes_is_named(tiny: dict[str, Path], tmp_path: Path, engine: str) -> None:
+def test_a_graph_with_an_input_that_no_one_makes_is_named(
+    tiny: dict[str, Path], tmp_path: Path, engine: EngineName
+) -> None:
     folder = copy_with_graph(tiny["bert"], tmp_path / "m", tiny["bert"])
     with_input(folder / "onnx" / "model.onnx", folder / "onnx" / "model.onnx", rename="pixel_values")
     with pytest.raises(ModelError, match=r"model\.onnx takes .*'pixel_values'"):
@@ -347,7 +349,7 @@ def test_a_graph_with_an_input_that_no_one_makes_is_named(tiny: dict[str, Path],
 
 
 @pytest.mark.parametrize("engine", GRAPH_ENGINES)
-def test_a_graph_with_more_logits_than_one_is_named(tiny: dict[str, Path], tmp_path: Path, engine: str) -> None:
+def test_a_graph_with_more_logits_than_one_is_named(tiny: dict[str, Path], tmp_path: Path, engine: EngineName) -> None:
     folder = copy_with_graph(tiny["bert"], tmp_path / "m", tiny["bert"])
     with_input(folder / "onnx" / "model.onnx", folder / "onnx" / "model.onnx", outputs=3)
     with pytest.raises(ModelError, match=r"gives shape \(\d+, 3\)"):
@@ -369,7 +371,7 @@ def test_inputs_are_those_that_a_graph_takes() -> None:
 
 
 @pytest.mark.parametrize("engine", GRAPH_ENGINES)
-def test_threads_share_one_object(tiny: dict[str, Path], engine: str) -> None:
+def test_threads_share_one_object(tiny: dict[str, Path], engine: EngineName) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     reranker = load(tiny["bert"], engine)
@@ -381,7 +383,7 @@ def test_threads_share_one_object(tiny: dict[str, Path], engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", GRAPH_ENGINES)
-def test_bge_takes_an_engine_too(tiny: dict[str, Path], engine: str) -> None:
+def test_bge_takes_an_engine_too(tiny: dict[str, Path], engine: EngineName) -> None:
     reranker = BGERerankFunction(str(tiny["xlm-roberta"]), device="cpu", engine=engine)
     assert f"engine={engine!r}" in repr(reranker)
     expected = BGERerankFunction(str(tiny["xlm-roberta"]), device="cpu", engine="torch").score(QUERY, TEXTS)

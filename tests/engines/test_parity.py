@@ -3,6 +3,7 @@
 import itertools
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tiny_models import ARCHITECTURES
 
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines.openvino_engine import has_bfloat16
+from milvus_rerank.engines.select import EngineName
 
 pytestmark = pytest.mark.compat
 
@@ -24,12 +26,12 @@ def sentence_transformers_scores(folder: Path, max_length: int | None = None) ->
     from sentence_transformers import CrossEncoder
 
     reference = CrossEncoder(str(folder), device="cpu", max_length=max_length)
-    return reference.predict(PAIRS if max_length is None else LENGTHS, show_progress_bar=False)
+    return np.asarray(reference.predict(PAIRS if max_length is None else LENGTHS, show_progress_bar=False))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_scores_equal_sentence_transformers(tiny: dict[str, Path], architecture: str, engine: str) -> None:
+def test_scores_equal_sentence_transformers(tiny: dict[str, Path], architecture: str, engine: EngineName) -> None:
     folder = tiny[architecture]
     expected = sentence_transformers_scores(folder)
     reranker = CrossEncoderRerankFunction(str(folder), device="cpu", engine=engine)
@@ -40,7 +42,7 @@ def test_scores_equal_sentence_transformers(tiny: dict[str, Path], architecture:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_one_pair_at_a_time_scores_the_same(tiny: dict[str, Path], architecture: str, engine: str) -> None:
+def test_one_pair_at_a_time_scores_the_same(tiny: dict[str, Path], architecture: str, engine: EngineName) -> None:
     reranker = CrossEncoderRerankFunction(str(tiny[architecture]), device="cpu", engine=engine)
     alone = [reranker.score_pairs([pair])[0] for pair in PAIRS[:20]]
     np.testing.assert_allclose(alone, sentence_transformers_scores(tiny[architecture])[:20], atol=1e-5, rtol=0)
@@ -49,11 +51,11 @@ def test_one_pair_at_a_time_scores_the_same(tiny: dict[str, Path], architecture:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("max_length", [8, 21, 64])
 def test_every_length_is_cut_as_sentence_transformers_cuts_it(
-    tiny: dict[str, Path], max_length: int, engine: str
+    tiny: dict[str, Path], max_length: int, engine: EngineName
 ) -> None:
     for architecture in ("bert", "roberta"):
         expected = sentence_transformers_scores(tiny[architecture], max_length)
-        options = {"device": "cpu", "max_length": max_length, "engine": engine}
+        options: dict[str, Any] = {"device": "cpu", "max_length": max_length, "engine": engine}
         reranker = CrossEncoderRerankFunction(str(tiny[architecture]), **options)
         np.testing.assert_allclose(reranker.score_pairs(LENGTHS), expected, atol=1e-5, rtol=0)
 

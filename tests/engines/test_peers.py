@@ -16,6 +16,7 @@ from peers import running
 from tiny_models import copy_as_published
 
 from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
+from milvus_rerank.engines.select import EngineName
 from milvus_rerank.reranker.local import EngineRerankFunction
 
 FOLDER = Path(__file__).resolve().parents[1] / "peer_scores"
@@ -31,7 +32,7 @@ LIVE_TEXTS = [
     "a cross-encoder reads query and document together",
 ]
 LIVE_QUERY = "who proposed a test of intelligence"
-LIMITS = {"query_max_length": 24, "max_length": 64}
+LIMITS: dict[str, Any] = {"query_max_length": 24, "max_length": 64}
 
 
 def stored_cases(*functions: str) -> list[Any]:
@@ -49,7 +50,7 @@ def scores_by_call(reranker: Any, query: str, texts: list[str]) -> list[float]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", stored_cases("FlagReranker"))
-def test_scores_equal_stored_ones_of_flag_embedding(case: dict[str, Any], engine: str) -> None:
+def test_scores_equal_stored_ones_of_flag_embedding(case: dict[str, Any], engine: EngineName) -> None:
     folder, expected = FOLDER / case["architecture"], np.array(case["scores"])
     reranker = BGERerankFunction(str(folder), device="cpu", engine=engine, **grouped(case["options"]))
     assert (reranker.scorer.engine.name, reranker.scorer.engine.dtype) == (engine, "float32")
@@ -60,7 +61,7 @@ def test_scores_equal_stored_ones_of_flag_embedding(case: dict[str, Any], engine
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", stored_cases("BGERerankFunction", "CrossEncoderRerankFunction"))
-def test_scores_equal_stored_ones_of_pymilvus_model(case: dict[str, Any], engine: str) -> None:
+def test_scores_equal_stored_ones_of_pymilvus_model(case: dict[str, Any], engine: EngineName) -> None:
     functions = {"BGERerankFunction": BGERerankFunction, "CrossEncoderRerankFunction": CrossEncoderRerankFunction}
     folder = FOLDER / case["architecture"]
     reranker = functions[case["function"]](str(folder), device="cpu", engine=engine, **grouped(case["options"]))

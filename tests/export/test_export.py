@@ -6,15 +6,18 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
 import pytest
 from exporting import export, listing
 from pair_texts import QUERIES, TEXTS
+from present import present
 from tiny_models import save_tiny_model
 
 from milvus_rerank import CrossEncoderRerankFunction
+from milvus_rerank.engines.select import Dtype
 from milvus_rerank.errors import InputError, MissingDependencyError
 from milvus_rerank.export.run import ExportOptions, export_model
 from milvus_rerank.export.samples import read_samples
@@ -34,7 +37,7 @@ for engine in engines:
 """
 
 
-def score_without_torch(folder: Path, texts: Sequence[str], dtype: str, *engines: str) -> list[list]:
+def score_without_torch(folder: Path, texts: Sequence[str], dtype: str, *engines: str) -> list[list[Any]]:
     command = [sys.executable, "-W", "error", "-c", SCORE, str(folder), dtype, *engines]
     done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -42,7 +45,9 @@ def score_without_torch(folder: Path, texts: Sequence[str], dtype: str, *engines
 
 
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
-def test_a_float32_folder_scores_the_same_without_torch(tiny, tmp_path, architecture):
+def test_a_float32_folder_scores_the_same_without_torch(
+    tiny: dict[str, Path], tmp_path: Path, architecture: str
+) -> None:
     (tmp_path / "given").mkdir()
     model = save_tiny_model(architecture, tmp_path / "given" / "model")
     (model / "README.md").write_text("---\nlicense: mit\n---\n")
@@ -68,7 +73,7 @@ def test_a_float32_folder_scores_the_same_without_torch(tiny, tmp_path, architec
     )
 
 
-def test_a_traced_model_is_exported_with_its_weights_beside_it(tiny, tmp_path):
+def test_a_traced_model_is_exported_with_its_weights_beside_it(tiny: dict[str, Path], tmp_path: Path) -> None:
     export(tiny["deberta-v2"], tmp_path / "made")
     assert [name for name in listing(tmp_path / "made") if name.startswith("onnx/")] == [
         "onnx/model.onnx",
@@ -79,7 +84,9 @@ def test_a_traced_model_is_exported_with_its_weights_beside_it(tiny, tmp_path):
     np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)
 
 
-def test_a_tokenizer_that_only_transformers_reads_right_is_written_so_that_all_do(tiny, tmp_path):
+def test_a_tokenizer_that_only_transformers_reads_right_is_written_so_that_all_do(
+    tiny: dict[str, Path], tmp_path: Path
+) -> None:
     model = save_tiny_model("bert", tmp_path / "model")
     settings = json.loads((model / "tokenizer_config.json").read_text())
     settings |= {"tokenizer_class": "BertTokenizer", "do_lower_case": False}
@@ -93,16 +100,19 @@ def test_a_tokenizer_that_only_transformers_reads_right_is_written_so_that_all_d
     np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)
 
 
-def test_float32_is_checked_against_torch_where_texts_are_given(tiny, tmp_path, close):
+def test_float32_is_checked_against_torch_where_texts_are_given(
+    tiny: dict[str, Path], tmp_path: Path, close: Path
+) -> None:
     told = []
     options = ExportOptions("openvino", texts=str(close), queries=3)
     report = export_model(ModelSource(str(tiny["bert"])), tmp_path / "made", options, lambda *step: told.append(step))
-    assert (report.reference, report.fidelity.queries, report.fidelity.top_10) == ("torch float32", 3, 10)
-    assert report.fidelity.difference < 1e-5
+    fidelity = present(report.fidelity)
+    assert (report.reference, fidelity.queries, fidelity.top_10) == ("torch float32", 3, 10)
+    assert fidelity.difference < 1e-5
     assert told == [(stage, done, 3) for stage in ("float32", "exported") for done in (1, 2, 3)]
 
 
-def test_an_exported_folder_can_be_exported_again(tiny, tmp_path, texts):
+def test_an_exported_folder_can_be_exported_again(tiny: dict[str, Path], tmp_path: Path, texts: Path) -> None:
     export(tiny["bert"], tmp_path / "one")
     export(tmp_path / "one", tmp_path / "two")
     assert (tmp_path / "two/onnx/model.onnx_data").read_bytes() == (tmp_path / "one/onnx/model.onnx_data").read_bytes()
@@ -111,9 +121,9 @@ def test_an_exported_folder_can_be_exported_again(tiny, tmp_path, texts):
     assert {*listing(tmp_path / "one")} - {*listing(tmp_path / "two")} == {"onnx/model_qint8.onnx"}
 
 
-def test_int8_of_the_built_in_model_is_smaller_and_keeps_the_order(tmp_path, texts):
+def test_int8_of_the_built_in_model_is_smaller_and_keeps_the_order(tmp_path: Path, texts: Path) -> None:
     report = export("builtin/rerank", tmp_path / "made", dtype="int8", texts=str(texts), floor=8)
-    fidelity = report.fidelity
+    fidelity = present(report.fidelity)
     assert (fidelity.queries, fidelity.pairs, fidelity.ndcg_change) == (6, 72, None)
     assert 8 <= fidelity.top_10 <= 10
     assert 0.8 < fidelity.spearman < 0.9999
@@ -122,9 +132,9 @@ def test_int8_of_the_built_in_model_is_smaller_and_keeps_the_order(tmp_path, tex
     assert 0.01 < fidelity.difference < 2
     assert [name for name in listing(tmp_path / "made") if "/" in name] == ["onnx/model_qint8.onnx"]
     samples = read_samples(str(texts), 10).samples
+    folders: tuple[tuple[str, Dtype], ...] = (("builtin/rerank", "float32"), (str(tmp_path / "made"), "int8"))
     exact, made = (
-        CrossEncoderRerankFunction(name, engine="onnx", device="cpu", dtype=dtype)
-        for name, dtype in (("builtin/rerank", "float32"), (str(tmp_path / "made"), "int8"))
+        CrossEncoderRerankFunction(name, engine="onnx", device="cpu", dtype=dtype) for name, dtype in folders
     )
     assert made.scorer.engine.dtype == "int8"
     scores = [
@@ -137,7 +147,9 @@ def test_int8_of_the_built_in_model_is_smaller_and_keeps_the_order(tmp_path, tex
     assert {"milvus-rerank", "onnxruntime", "onnx"} <= record["versions"].keys()
 
 
-def test_a_folder_takes_another_precision_of_the_same_model_and_no_other(tiny, tmp_path, texts):
+def test_a_folder_takes_another_precision_of_the_same_model_and_no_other(
+    tiny: dict[str, Path], tmp_path: Path, texts: Path
+) -> None:
     made = tmp_path / "made"
     export(tiny["bert"], made)
     before = {name: (made / name).read_bytes() for name in listing(made) if name != "fidelity.json"}
@@ -154,11 +166,19 @@ def test_a_folder_takes_another_precision_of_the_same_model_and_no_other(tiny, t
 
 
 @pytest.mark.parametrize("method", ["dynamic", "calibrated"])
-def test_int8_for_openvino_is_calibrated_and_checked_on_different_queries(tiny, tmp_path, close, method):
-    options = {"engine": "openvino", "dtype": "int8", "method": method, "texts": str(close), "force": True}
+def test_int8_for_openvino_is_calibrated_and_checked_on_different_queries(
+    tiny: dict[str, Path], tmp_path: Path, close: Path, method: Any
+) -> None:
+    options: dict[str, Any] = {
+        "engine": "openvino",
+        "dtype": "int8",
+        "method": method,
+        "texts": str(close),
+        "force": True,
+    }
     report = export(tiny["bert"], tmp_path / "made", **options)
-    assert (report.calibration_queries, report.fidelity.queries) == (1, 3)
-    assert 0 < report.fidelity.difference < 0.2
+    assert (report.calibration_queries, present(report.fidelity).queries) == (1, 3)
+    assert 0 < present(report.fidelity).difference < 0.2
     files = ["openvino/openvino_model_qint8.bin", "openvino/openvino_model_qint8.xml"]
     assert [name for name in listing(tmp_path / "made") if "/" in name] == files
     sample = read_samples(str(close), 1).samples[0]
@@ -168,12 +188,12 @@ def test_int8_for_openvino_is_calibrated_and_checked_on_different_queries(tiny, 
 
 
 def test_int8_for_openvino_takes_traced_graphs_too_and_needs_nncf_for_calibrated_alone(
-    tiny, tmp_path, close, monkeypatch
-):
+    tiny: dict[str, Path], tmp_path: Path, close: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nncf" else find_spec(name))
-    options = {"engine": "openvino", "dtype": "int8", "texts": str(close), "force": True}
+    options: dict[str, Any] = {"engine": "openvino", "dtype": "int8", "texts": str(close), "force": True}
     report = export(tiny["deberta-v2"], tmp_path / "made", **options)
-    assert 0 < report.fidelity.difference < 0.2
+    assert 0 < present(report.fidelity).difference < 0.2
     graph = openvino.Core().read_model(tmp_path / "made/openvino/openvino_model_qint8.xml")
     kinds = [node.get_element_type().get_type_name() for node in graph.get_ops() if node.get_type_name() == "Constant"]
     assert kinds.count("i8") > 8

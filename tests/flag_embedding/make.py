@@ -8,8 +8,10 @@ import itertools
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -39,27 +41,27 @@ COMMON = {
 GEMMA = {"head_dim": 4, "num_hidden_layers": 4}
 
 
-def layerwise(size: int) -> torch.nn.Module:
+def layerwise(size: int) -> Any:
     config = minicpm_config.LayerWiseMiniCPMConfig(
         vocab_size=size, num_hidden_layers=5, start_layer=2, scale_emb=12, dim_model_base=8, scale_depth=1.4, **COMMON
     )
     return minicpm_model.LayerWiseMiniCPMForCausalLM(config)
 
 
-def lightweight(size: int) -> torch.nn.Module:
+def lightweight(size: int) -> Any:
     config = gemma_config.CostWiseGemmaConfig(
         vocab_size=size, start_layer=2, layer_sep=1, layer_wise=True, query_pre_attn_scalar=4, **GEMMA, **COMMON
     )
     return gemma_model.CostWiseGemmaForCausalLM(config)
 
 
-def plain(size: int) -> torch.nn.Module:
+def plain(size: int) -> Any:
     return transformers.GemmaForCausalLM(transformers.GemmaConfig(vocab_size=size, **GEMMA, **COMMON))
 
 
 # A folder, its model, FlagEmbedding's class, and the options whose scores are kept. The names are those of the real
 # models, by which FlagEmbedding knows them.
-MODELS = {
+MODELS: dict[str, tuple[Callable[[int], Any], Any, list[dict[str, Any]]]] = {
     "bge-reranker-v2-gemma": (
         plain,
         FlagLLMReranker,

@@ -3,10 +3,19 @@
 from collections.abc import Iterator
 
 import pytest
+from pymilvus import MilvusClient
 from tiny_embedder import passage_texts, save_embedder, write_beir
 
 from milvus_rerank.embedding import StaticEmbedder
-from milvus_rerank.indexing import Passage, corpus_file, describe, index_passages, open_client, read_passages
+from milvus_rerank.indexing import (
+    CollectionInfo,
+    Passage,
+    corpus_file,
+    describe,
+    index_passages,
+    open_client,
+    read_passages,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +35,7 @@ def passages(tmp_path_factory: pytest.TempPathFactory) -> list[Passage]:
 
 
 @pytest.fixture(scope="module")
-def small(client, passages, embedder):
+def small(client: MilvusClient, passages: list[Passage], embedder: StaticEmbedder) -> CollectionInfo:
     """The small collection, indexed."""
     index_passages(client, "small", passages, embedder)
     return describe(client, "small")

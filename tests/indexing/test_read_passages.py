@@ -1,28 +1,29 @@
 """Corpus files: what is read from them, and what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 from tiny_embedder import write_jsonl
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.indexing import read_passages
+from milvus_rerank.indexing import Passage, read_passages
 
 pytestmark = pytest.mark.compat
 
 
-def test_a_passage_is_read_with_its_title_before_its_text_and_its_other_keys_kept(passages):
+def test_a_passage_is_read_with_its_title_before_its_text_and_its_other_keys_kept(passages: list[Passage]) -> None:
     assert passages[0].text == "Python a programming language named after a comedy group"
     assert passages[3].text == "people walked on the moon"
     assert [(passage.id, passage.fields) for passage in passages][4] == ("bug", {"year": 1947})
 
 
-def test_ids_may_be_integers_and_stand_under_id(tmp_path):
+def test_ids_may_be_integers_and_stand_under_id(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"_id": 7, "text": "x"}, {"id": "8", "text": "y"}])
     assert [passage.id for passage in read_passages(path)] == ["7", "8"]
 
 
-def test_blank_lines_and_a_byte_order_mark_are_skipped_and_lines_still_counted(tmp_path):
+def test_blank_lines_and_a_byte_order_mark_are_skipped_and_lines_still_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"_id": "a", "text": "x"}\r\n\r\n{"_id": "b"}\n')
     with pytest.raises(InputError, match=r"a\.jsonl:3: the document 'b' has no 'text'"):
@@ -57,7 +58,7 @@ def test_blank_lines_and_a_byte_order_mark_are_skipped_and_lines_still_counted(t
         (b'{"_id": "b", "text": "\xff"}', ":2: is not UTF-8 text: invalid start byte at byte 22"),
     ],
 )
-def test_a_bad_line_is_told_with_file_and_line(tmp_path, line, told):
+def test_a_bad_line_is_told_with_file_and_line(tmp_path: Path, line: str | bytes, told: str) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_bytes(b'{"_id": "a", "text": "x"}\n' + (line if isinstance(line, bytes) else line.encode()) + b"\n")
     with pytest.raises(InputError, match=r"corpus\.jsonl" + told):

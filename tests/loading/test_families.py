@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from pair_texts import QUERIES, TEXTS
+from present import present
 from tiny_models import save_tiny_model
 
 from milvus_rerank import BatchOptions, BGERerankFunction, CrossEncoderRerankFunction
+from milvus_rerank.engines.select import EngineName
 from milvus_rerank.errors import InputError, ModelError
+from milvus_rerank.scoring.activation import ActivationName
 
 pytestmark = pytest.mark.compat
 
@@ -34,7 +37,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def all_labels(folder: Path, *, softmax: bool) -> np.ndarray:
     from sentence_transformers import CrossEncoder
 
-    return CrossEncoder(str(folder), device="cpu").predict(PAIRS, apply_softmax=softmax, show_progress_bar=False)
+    model = CrossEncoder(str(folder), device="cpu")
+    return np.asarray(model.predict(PAIRS, apply_softmax=softmax, show_progress_bar=False))
 
 
 @pytest.mark.parametrize("label", [0, 1, 2, "contradiction", "Entailment", "neutral"])
@@ -61,7 +65,7 @@ def test_a_label_that_is_not_there_lists_those_that_are(labelled: Path, label: A
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
-def test_engines_that_make_graphs_of_one_label_say_who_runs_it(labelled: Path, engine: str) -> None:
+def test_engines_that_make_graphs_of_one_label_say_who_runs_it(labelled: Path, engine: EngineName) -> None:
     with pytest.raises(InputError, match=f"has several labels: engine 'torch' runs it, '{engine}' does not"):
         CrossEncoderRerankFunction(str(labelled), device="cpu", label=1, engine=engine)
 
@@ -71,7 +75,8 @@ def test_a_label_keeps_its_place_under_a_score_cache(labelled: Path) -> None:
 
     shared = ScoreCache(1000)
     options: dict[str, Any] = {"device": "cpu", "score_cache": shared}
-    for label, activation in itertools.product((0, 1), ("raw", "softmax")):
+    activations: tuple[ActivationName, ...] = ("raw", "softmax")
+    for label, activation in itertools.product((0, 1), activations):
         cached = CrossEncoderRerankFunction(str(labelled), label=label, activation_fct=activation, **options)
         plain = CrossEncoderRerankFunction(str(labelled), label=label, activation_fct=activation, device="cpu")
         for _ in range(2):
@@ -177,7 +182,7 @@ def test_what_sentence_transformers_alone_puts_together_goes_through_its_own_cal
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(reranker.score_pairs(PAIRS), expected, atol=1e-5)
     best = reranker("who proposed a test", TEXTS, top_k=3)
-    assert [one.score for one in best] == sorted((one.score for one in best), reverse=True)
+    assert [one.score for one in best] == sorted((present(one.score) for one in best), reverse=True)
     assert "engine='sentence-transformers'" in repr(reranker)
 
 

@@ -17,9 +17,11 @@ from tiny_models import save_embedding_model, save_tiny_model
 
 from milvus_rerank import BatchOptions, BGERerankFunction, CrossEncoderRerankFunction, HubOptions
 from milvus_rerank.engines.openvino_engine import has_bfloat16
+from milvus_rerank.engines.select import EngineName
 from milvus_rerank.engines.torch_engine import TorchEngine, is_out_of_memory, pick_device
 from milvus_rerank.errors import DeviceError, InputError, ModelError, ScoreError
 from milvus_rerank.models import builtin_names, model_folder
+from milvus_rerank.scoring.pair_encoder import PairEncoder
 
 QUERY = "who proposed a test of intelligence"
 ENGINES = ("torch", "onnx", "openvino")
@@ -35,7 +37,9 @@ def logits(folder: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_repr_and_the_log_say_what_runs_where(folder: str, engine: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_repr_and_the_log_say_what_runs_where(
+    folder: str, engine: EngineName, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG, "milvus_rerank"):
         reranker = CrossEncoderRerankFunction(folder, device="cpu", engine=engine)
     assert repr(reranker) == (
@@ -65,7 +69,7 @@ def test_an_unknown_device_is_an_error_that_lists_the_words(device: Any) -> None
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_float16_on_a_cpu_becomes_float32_with_one_line(
-    folder: str, engine: str, caplog: pytest.LogCaptureFixture
+    folder: str, engine: EngineName, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "milvus_rerank"):
         reranker = BGERerankFunction(folder, device="cpu", use_fp16=True, engine=engine)
@@ -74,7 +78,7 @@ def test_float16_on_a_cpu_becomes_float32_with_one_line(
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
-def test_bfloat16_scores_stay_near_and_are_not_rounded_to_it(folder: str, engine: str) -> None:
+def test_bfloat16_scores_stay_near_and_are_not_rounded_to_it(folder: str, engine: EngineName) -> None:
     if engine == "openvino" and not has_bfloat16():
         pytest.skip("this CPU has no bfloat16 hardware")
     reranker = CrossEncoderRerankFunction(
@@ -91,7 +95,7 @@ def test_an_unknown_dtype_lists_the_known(folder: str) -> None:
     known = "'float32', 'bfloat16', 'float16', 'int8', 'auto'"
     for engine in ("auto", *ENGINES):
         with pytest.raises(InputError, match=f"dtype must be one of {known}, got 'int4'"):
-            CrossEncoderRerankFunction(folder, device="cpu", dtype="int4", engine=engine)
+            CrossEncoderRerankFunction(folder, device="cpu", dtype="int4", engine=engine)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_activations(folder: str, activation: Any, expected: Any) -> None:
 @pytest.mark.parametrize(("name", "expected"), [("Sigmoid", "sigmoid"), ("Tanh", "tanh"), (None, "sigmoid")])
 def test_the_models_own_activation_is_read_from_its_config(tmp_path: Path, name: str | None, expected: str) -> None:
     model = str(save_tiny_model("bert", tmp_path, activation=name))
-    functions = {"sigmoid": lambda x: 1 / (1 + np.exp(-x)), "tanh": np.tanh}
+    functions: dict[str, Any] = {"sigmoid": lambda x: 1 / (1 + np.exp(-x)), "tanh": np.tanh}
     scores = CrossEncoderRerankFunction(model, device="cpu").score(QUERY, TEXTS)
     np.testing.assert_allclose(scores, functions[expected](logits(model)), atol=1e-6)
 
@@ -130,7 +134,7 @@ def test_an_activation_from_elsewhere_is_not_run(tmp_path: Path, caplog: pytest.
 def test_an_unknown_activation_lists_the_known(folder: str) -> None:
     known = "'model', 'raw', 'sigmoid', 'softmax' or a function"
     with pytest.raises(InputError, match=f"activation_fct must be one of {known}"):
-        CrossEncoderRerankFunction(folder, device="cpu", activation_fct="softplus")
+        CrossEncoderRerankFunction(folder, device="cpu", activation_fct="softplus")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="has one label, of which softmax is always 1: use sigmoid, or raw"):
         CrossEncoderRerankFunction(folder, device="cpu", activation_fct="softmax")
 
@@ -144,14 +148,16 @@ def test_normalize_is_the_sigmoid_of_the_logits(folder: str) -> None:
 
 def test_the_defaults_of_bge_fit_a_model_with_fewer_positions(folder: str) -> None:
     reranker = BGERerankFunction(folder, device="cpu")
-    assert reranker.scorer.encoder.max_length == 64
-    assert reranker.scorer.encoder.lengths(500, 500) == (48, 13)
+    encoder = reranker.scorer.encoder
+    assert isinstance(encoder, PairEncoder)
+    assert encoder.max_length == 64
+    assert encoder.lengths(500, 500) == (48, 13)
 
 
 @pytest.mark.parametrize("option", ["batch_size", "max_length", "query_max_length", "max_batch_tokens"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "8"])
 def test_limits_must_be_positive_integers(folder: str, option: str, value: Any) -> None:
-    options = {"batching": BatchOptions(value)} if option == "max_batch_tokens" else {option: value}
+    options: dict[str, Any] = {"batching": BatchOptions(value)} if option == "max_batch_tokens" else {option: value}
     with pytest.raises(InputError, match=f"{option} must be a positive integer"):
         CrossEncoderRerankFunction(folder, device="cpu", **options)
 
@@ -205,7 +211,7 @@ def test_a_folder_without_a_model_says_what_it_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_folder_without_weights_or_tokenizer_is_named(folder: str, tmp_path: Path, engine: str) -> None:
+def test_a_folder_without_weights_or_tokenizer_is_named(folder: str, tmp_path: Path, engine: EngineName) -> None:
     for missing in ("model.safetensors", "tokenizer.json"):
         copy = tmp_path / missing
         shutil.copytree(folder, copy)
@@ -215,7 +221,7 @@ def test_a_folder_without_weights_or_tokenizer_is_named(folder: str, tmp_path: P
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_broken_weights_file_is_named(folder: str, tmp_path: Path, engine: str) -> None:
+def test_a_broken_weights_file_is_named(folder: str, tmp_path: Path, engine: EngineName) -> None:
     shutil.copytree(folder, tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelError, match="cannot be read"):
@@ -223,20 +229,20 @@ def test_a_broken_weights_file_is_named(folder: str, tmp_path: Path, engine: str
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_model_with_more_labels_asks_which(tmp_path: Path, engine: str) -> None:
+def test_a_model_with_more_labels_asks_which(tmp_path: Path, engine: EngineName) -> None:
     message = "has 3 labels: 'LABEL_0', 'LABEL_1', 'LABEL_2'. Say which one is the score with label="
     with pytest.raises(InputError, match=message):
         CrossEncoderRerankFunction(str(save_tiny_model("bert", tmp_path, labels=3)), device="cpu", engine=engine)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_embedding_model_is_refused(tmp_path: Path, engine: str) -> None:
+def test_an_embedding_model_is_refused(tmp_path: Path, engine: EngineName) -> None:
     with pytest.raises(ModelError, match="not a trained reranker: its weights lack classifier"):
         CrossEncoderRerankFunction(str(save_embedding_model(tmp_path)), device="cpu", engine=engine)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_model_of_another_kind_is_refused(folder: str, tmp_path: Path, engine: str) -> None:
+def test_a_model_of_another_kind_is_refused(folder: str, tmp_path: Path, engine: EngineName) -> None:
     shutil.copytree(folder, tmp_path / "m")
     path = tmp_path / "m" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": ["GPT2LMHeadModel"]}))
@@ -245,8 +251,8 @@ def test_a_model_of_another_kind_is_refused(folder: str, tmp_path: Path, engine:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_hub_model_that_is_not_cached_says_what_to_do(tmp_path: Path, engine: str) -> None:
-    options = {"device": "cpu", "hub": HubOptions(cache_dir=tmp_path), "engine": engine}
+def test_a_hub_model_that_is_not_cached_says_what_to_do(tmp_path: Path, engine: EngineName) -> None:
+    options: dict[str, Any] = {"device": "cpu", "hub": HubOptions(cache_dir=tmp_path), "engine": engine}
     with pytest.raises(ModelError, match=r"cannot be loaded \(local_files_only=True and it is not in the cache"):
         CrossEncoderRerankFunction("no-one/no-model", local_files_only=True, **options)
     with pytest.raises(ModelError, match=r"cannot be loaded \(check the name and the network, or give a local folder"):
@@ -272,18 +278,18 @@ def cached(folder: str, cache: Path) -> str:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("make", [CrossEncoderRerankFunction, BGERerankFunction])
 def test_a_cached_model_loads_offline_from_its_cache_folder(
-    make: Any, engine: str, folder: str, tmp_path: Path
+    make: Any, engine: EngineName, folder: str, tmp_path: Path
 ) -> None:
     name = cached(folder, tmp_path)
-    options = {"device": "cpu", "engine": engine}
+    options: dict[str, Any] = {"device": "cpu", "engine": engine}
     reranker = make(name, hub=HubOptions(cache_dir=tmp_path), local_files_only=True, **options)
     assert reranker.score(QUERY, TEXTS[:4]) == make(folder, **options).score(QUERY, TEXTS[:4])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_revision_is_the_one_that_loads(folder: str, tmp_path: Path, engine: str) -> None:
+def test_a_revision_is_the_one_that_loads(folder: str, tmp_path: Path, engine: EngineName) -> None:
     name = cached(folder, tmp_path)
-    options = {"device": "cpu", "local_files_only": True, "engine": engine}
+    options: dict[str, Any] = {"device": "cpu", "local_files_only": True, "engine": engine}
     first = CrossEncoderRerankFunction(name, hub=HubOptions(cache_dir=str(tmp_path)), **options).score(QUERY, TEXTS)
     hub = HubOptions("2" * 40, tmp_path)
     second = CrossEncoderRerankFunction(name, hub=hub, **options).score(QUERY, TEXTS)
@@ -364,7 +370,7 @@ def test_a_failure_that_is_not_about_memory_is_raised_as_it_is(folder: str) -> N
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_progress_bars_are_shown_only_when_asked_for(
-    folder: str, engine: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: str, engine: EngineName, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MILVUS_RERANK_CACHE", str(tmp_path / "quiet"))  # empty: the weights are read
     quiet = CrossEncoderRerankFunction(folder, device="cpu", engine=engine)

@@ -126,7 +126,9 @@ def test_a_name_or_folder_finds_its_card(given: str | Path, name: str | None) ->
     assert (card and card.name) == name
 
 
-def test_a_folder_with_one_slash_is_told_from_a_hub_name_by_looking(tmp_path, monkeypatch) -> None:
+def test_a_folder_with_one_slash_is_told_from_a_hub_name_by_looking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_card("models/bge-reranker-base") is None
     (tmp_path / "models" / "bge-reranker-base").mkdir(parents=True)

@@ -16,6 +16,7 @@ from pair_texts import QUERIES, TEXTS
 from tiny_models import ARCHITECTURES
 
 from milvus_rerank import CrossEncoderRerankFunction, HubOptions
+from milvus_rerank.engines.select import EngineName
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models import ModelSource, model_folder
 from milvus_rerank.models.files import (
@@ -126,7 +127,7 @@ def test_the_inputs_are_those_of_the_architectures_own_tokenizer(
 
 @pytest.mark.parametrize("engine", ["torch", "onnx", "openvino"])
 def test_token_types_that_a_model_does_not_take_change_nothing(
-    tiny: dict[str, Path], tmp_path: Path, engine: str
+    tiny: dict[str, Path], tmp_path: Path, engine: EngineName
 ) -> None:
     folder = with_class(tiny["distilbert"], tmp_path / "m", "BertTokenizer")
     reranker = CrossEncoderRerankFunction(str(folder), device="cpu", engine=engine)
@@ -277,9 +278,9 @@ def hub(tiny: dict[str, Path], tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("engine", ["torch", "onnx", "openvino"])
 def test_every_engine_loads_a_cached_model_without_a_network(
-    tiny: dict[str, Path], hub: Path, tmp_path: Path, engine: str
+    tiny: dict[str, Path], hub: Path, tmp_path: Path, engine: EngineName
 ) -> None:
-    options = {"device": "cpu", "engine": engine}
+    options: dict[str, Any] = {"device": "cpu", "engine": engine}
     reranker = CrossEncoderRerankFunction(
         "someone/tiny", hub=HubOptions(cache_dir=hub), local_files_only=True, **options
     )
@@ -289,7 +290,7 @@ def test_every_engine_loads_a_cached_model_without_a_network(
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
-def test_a_graph_on_the_hub_is_used(hub: Path, tmp_path: Path, engine: str, tiny: dict[str, Path]) -> None:
+def test_a_graph_on_the_hub_is_used(hub: Path, tmp_path: Path, engine: EngineName, tiny: dict[str, Path]) -> None:
     from milvus_rerank.models.files import read_weights
     from milvus_rerank.onnx_graphs.build_bert import build, save
 
@@ -299,7 +300,7 @@ def test_a_graph_on_the_hub_is_used(hub: Path, tmp_path: Path, engine: str, tiny
     (snapshot / "onnx").mkdir()
     save(build(read_config(tiny["bert"]), weights, with_types=True), snapshot / "onnx" / "model.onnx")
     (snapshot / "model.safetensors").unlink()
-    options = {"device": "cpu", "engine": engine}
+    options: dict[str, Any] = {"device": "cpu", "engine": engine}
     made = CrossEncoderRerankFunction("someone/tiny", hub=HubOptions(cache_dir=hub), local_files_only=True, **options)
     expected = CrossEncoderRerankFunction(str(tiny["bert"]), **options).score(QUERIES[0], TEXTS)
     assert made.score(QUERIES[0], TEXTS) == pytest.approx([score + 3 for score in expected], abs=1e-5)

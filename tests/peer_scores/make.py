@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ INSTRUCTIONS = {
     "passage_instruction_for_rerank": "text",
     "passage_instruction_format": "{}: {}",
 }
-FLAG_RERANKER = [
+FLAG_RERANKER: list[dict[str, Any]] = [
     {"normalize": True, **LIMITS},
     {"normalize": False, **LIMITS},
     {"normalize": False, "query_max_length": None, "max_length": 64},
@@ -43,7 +43,7 @@ FLAG_RERANKER = [
     {"normalize": False, **LIMITS, **INSTRUCTIONS},
 ]
 BGE_RERANK_FUNCTION = [{"normalize": True, "batch_size": 4, **LIMITS}, {"normalize": False, "batch_size": 4, **LIMITS}]
-CROSS_ENCODER_RERANK_FUNCTION = [
+CROSS_ENCODER_RERANK_FUNCTION: list[dict[str, Any]] = [
     {"batch_size": 4, "activation_fct": None},
     {"batch_size": 4, "activation_fct": "sigmoid"},
 ]
@@ -70,7 +70,7 @@ def in_order_of_texts(rerank: Any) -> list[list[float]]:
     return [[result.score for result in sorted(results, key=lambda result: result.index)] for results in ranked]
 
 
-SCORERS = {
+SCORERS: dict[str, tuple[Callable[..., Any], list[dict[str, Any]]]] = {
     "FlagReranker": (flag_reranker_scores, FLAG_RERANKER),
     "BGERerankFunction": (bge_rerank_function_scores, BGE_RERANK_FUNCTION),
     "CrossEncoderRerankFunction": (cross_encoder_rerank_function_scores, CROSS_ENCODER_RERANK_FUNCTION),

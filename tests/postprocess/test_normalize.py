@@ -65,7 +65,8 @@ def test_softmaxes_add_up_to_one() -> None:
 
 
 def test_numpy_numbers_become_pythons() -> None:
-    made = normalize(np.array([1, 3], dtype=np.int64), "minmax")  # type: ignore[call-overload]
+    numbers: Any = np.array([1, 3], dtype=np.int64)
+    made: list[Any] = normalize(numbers, "minmax")
     assert made == [0.0, 1.0]
     assert [type(number) for number in made] == [float, float]
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +16,7 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="lost")
 
 
 @pytest.fixture(autouse=True)
-def request_id():
+def request_id() -> Iterator[None]:
     token = REQUEST_ID.set("r-1")
     yield
     REQUEST_ID.reset(token)
@@ -23,10 +25,10 @@ def request_id():
 class Reranker:
     """A custom reranker that notes the context it is called in."""
 
-    def __init__(self):
-        self.seen = []
+    def __init__(self) -> None:
+        self.seen: list[str] = []
 
-    def score(self, query, documents):
+    def score(self, query: str, documents: Sequence[str]) -> list[float]:
         self.seen.append(REQUEST_ID.get())
         return [float(len(document)) for document in documents]
 
@@ -34,27 +36,27 @@ class Reranker:
 class BlockingClient:
     """A Milvus client that notes the context it is called in."""
 
-    def __init__(self):
-        self.seen = []
+    def __init__(self) -> None:
+        self.seen: list[str] = []
 
-    def search(self, collection, data, **options):
+    def search(self, collection: str, data: Sequence[Any], **options: Any) -> Any:
         self.seen.append(REQUEST_ID.get())
         return [[{"id": 1, "distance": 0.5, "entity": {"text": "a text"}}] for _ in data]
 
-    def hybrid_search(self, *arguments, **options):
+    def hybrid_search(self, *arguments: Any, **options: Any) -> Any:
         raise NotImplementedError
 
 
 class AsyncClient(BlockingClient):
-    async def search(self, collection, data, **options):
+    async def search(self, collection: str, data: Sequence[Any], **options: Any) -> Any:
         return super().search(collection, data, **options)
 
 
 class Embedder:
-    def __init__(self):
-        self.seen = []
+    def __init__(self) -> None:
+        self.seen: list[str] = []
 
-    def __call__(self, queries):
+    def __call__(self, queries: Sequence[str]) -> list[list[float]]:
         self.seen.append(REQUEST_ID.get())
         return [[1.0, 0.0] for _ in queries]
 
@@ -65,7 +67,7 @@ class Embedder:
     [(BlockingClient, False), (BlockingClient, True), (AsyncClient, True)],
     ids=["sync", "async with a blocking client", "async with an asynchronous client"],
 )
-def test_a_two_stage_search_keeps_the_context(make_client, asynchronous, timeout):
+def test_a_two_stage_search_keeps_the_context(make_client: Any, asynchronous: bool, timeout: float | None) -> None:
     client, embedder, reranker = make_client(), Embedder(), Reranker()
     search = TwoStageSearch(client, "docs", embed=embedder, reranker=reranker)
     answer = asyncio.run(search.asearch("q", timeout=timeout)) if asynchronous else search("q", timeout=timeout)
@@ -85,22 +87,22 @@ def test_a_two_stage_search_keeps_the_context(make_client, asynchronous, timeout
     ],
     ids=["call", "rerank_many", "rerank_hits", "arerank", "arerank_many", "arerank_hits"],
 )
-def test_a_custom_reranker_sees_the_context(rerank):
+def test_a_custom_reranker_sees_the_context(rerank: Any) -> None:
     reranker = Reranker()
     assert rerank(wrap(reranker, "custom"))
     assert reranker.seen == ["r-1"]
 
 
-def answer(request):
+def answer(request: httpx.Request) -> httpx.Response:
     documents = json.loads(request.content)["documents"]
     return httpx.Response(200, json={"results": [{"index": i, "relevance_score": 1} for i in range(len(documents))]})
 
 
 @pytest.mark.parametrize("requests", [1, 5])
-def test_a_service_call_keeps_the_context(requests):
+def test_a_service_call_keeps_the_context(requests: int) -> None:
     transports, hooks = [], []
 
-    def handle(request):
+    def handle(request: httpx.Request) -> httpx.Response:
         transports.append(REQUEST_ID.get())
         return answer(request)
 
@@ -114,17 +116,17 @@ def test_a_service_call_keeps_the_context(requests):
 
 
 @pytest.mark.parametrize("requests", [1, 5])
-def test_an_awaited_service_call_keeps_the_context(requests):
+def test_an_awaited_service_call_keeps_the_context(requests: int) -> None:
     transports, hooks = [], []
 
-    async def handle(request):
+    async def handle(request: httpx.Request) -> httpx.Response:
         transports.append(REQUEST_ID.get())
         return answer(request)
 
-    async def note(_):
+    async def note(_: Any) -> None:
         hooks.append(REQUEST_ID.get())
 
-    async def main():
+    async def main() -> list[float]:
         async with httpx.AsyncClient(transport=httpx.MockTransport(handle), event_hooks={"request": [note]}) as client:
             function = JinaRerankFunction(api_key="key", client=client, max_documents=2)
             return await function.ascore("q", ["a", "b"] * requests)

@@ -138,7 +138,8 @@ def test_a_hit_without_text_is_told(reranker: BaseRerankFunction) -> None:
 
 
 def test_numpy_strings_are_taken(reranker: BaseRerankFunction) -> None:
-    assert reranker.score(QUERY, np.array(["a", "b"])) == pytest.approx(reranker.score(QUERY, ["a", "b"]), abs=1e-6)
+    array: Any = np.array(["a", "b"])
+    assert reranker.score(QUERY, array) == pytest.approx(reranker.score(QUERY, ["a", "b"]), abs=1e-6)
 
 
 @pytest.mark.parametrize("family", ["label", "bge-layerwise", "bge-lightweight", "causal", "causal-chunks", "cascade"])

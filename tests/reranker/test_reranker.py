@@ -22,10 +22,10 @@ QUERY = "logic theorist machine"
 class Fixed:
     """Give the scores it was made with."""
 
-    def __init__(self, scores: Sequence[Any]) -> None:
+    def __init__(self, scores: Any) -> None:
         self.scores = scores
 
-    def score(self, query: str, texts: Sequence[str]) -> Sequence[Any]:
+    def score(self, query: str, texts: Sequence[str]) -> Any:
         return self.scores
 
 
@@ -55,7 +55,8 @@ def test_threshold_drops_lower_scores() -> None:
 
 
 def test_numpy_strings_and_numbers_are_taken_and_become_pythons() -> None:
-    found = RERANKER("logic", np.array(["logic", "x"]), threshold=np.float32(0.5))
+    texts: Any = np.array(["logic", "x"])
+    found = RERANKER("logic", texts, threshold=np.float32(0.5))
     assert found == [RerankResult("logic", 1.0, 0)]
     assert type(found[0].text) is str
 

@@ -14,6 +14,7 @@ from milvus_rerank.errors import InputError
 from milvus_rerank.scoring import scorer as scorer_module
 from milvus_rerank.scoring.caches import CachedScore, ScoreCache, TokenCache
 from milvus_rerank.scoring.pair_encoder import PairEncoder
+from milvus_rerank.scoring.prepared import split_pairs
 from milvus_rerank.scoring.scorer import PairScorer
 
 
@@ -30,7 +31,7 @@ class Counting:
 
     def logits(self, batch: Batch) -> np.ndarray:
         self.pairs += len(batch.input_ids)
-        return (batch.input_ids * batch.attention_mask).sum(axis=1).astype(np.float32)
+        return np.asarray((batch.input_ids * batch.attention_mask).sum(axis=1), dtype=np.float32)
 
 
 class CountingEncoder(PairEncoder):
@@ -155,9 +156,9 @@ def test_a_size_that_is_none_is_refused(options: dict[str, Any]) -> None:
 
 def test_pairs_are_split_by_their_number_and_by_their_length() -> None:
     pairs = [("q", "x" * length) for length in (3, 4, 2, 9, 1, 1, 1, 1)]
-    lengths = [[len(text) for _, text in part] for part in scorer_module.split_pairs(pairs, 3, 8)]
+    lengths = [[len(text) for _, text in part] for part in split_pairs(pairs, 3, 8)]
     assert lengths == [[3, 4], [2], [9], [1, 1, 1], [1]]
-    assert list(scorer_module.split_pairs([], 3, 8)) == []
+    assert list(split_pairs([], 3, 8)) == []
 
 
 def test_more_pairs_than_a_window_come_back_in_order(tokenizer: Any) -> None:

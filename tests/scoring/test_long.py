@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from pair_texts import MAX_LENGTH
+from present import present
 from serving import serving
 from tiny_decoders import save_causal_model
 
 from milvus_rerank import BatchOptions, BGERerankFunction, CrossEncoderRerankFunction, FlagOptions
+from milvus_rerank.engines.select import EngineName
 from milvus_rerank.errors import InputError
 from milvus_rerank.scoring.caches import ScoreCache
 from milvus_rerank.scoring.encoder import Chunks, starts
@@ -96,7 +98,7 @@ def test_first_is_what_cutting_off_gives_and_short_documents_stay_as_they_are(ti
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 @pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta"])
-def test_the_span_is_the_window_that_counted(tiny: dict[str, Path], name: str, engine: str) -> None:
+def test_the_span_is_the_window_that_counted(tiny: dict[str, Path], name: str, engine: EngineName) -> None:
     reranker = long_reranker(tiny[name], long="chunk", engine=engine)
     results = {one.index: one for one in reranker(QUERY, DOCUMENTS, top_k=0)}
     assert [results[place].span is None for place in range(5)] == [True, False, True, True, False]
@@ -127,7 +129,7 @@ def test_spans_of_language_models_and_of_instructions(tmp_path: Path, tiny: dict
         assert 0 <= start < end <= len(LONG)
         assert any(LONG[start:end].startswith(word) or LONG[start - 1] != " " for word in WORDS)
         windows = reranker.scorer.encoder.windows(
-            reranker.scorer.encoder.rows([(QUERY, LONG)], threading.Event())[0], reranker.scorer.chunks
+            reranker.scorer.encoder.rows([(QUERY, LONG)], threading.Event())[0], present(reranker.scorer.chunks)
         )
         assert len(windows) > 3
 
@@ -142,7 +144,8 @@ def test_hits_async_and_many_queries_have_spans_too(tiny: dict[str, Path]) -> No
     [expected] = reranker(QUERY, [LONG])
     hits = [{"id": number, "distance": 0.5, "entity": {"text": text}} for number, text in enumerate(DOCUMENTS)]
     found = {hit.id: hit for hit in reranker.rerank_hits(QUERY, hits)}
-    assert (found[1].span, found[1].score) == (expected.span, pytest.approx(expected.score, abs=1e-5))
+    assert found[1].span == expected.span
+    assert found[1].score == pytest.approx(expected.score, abs=1e-5)
     assert asyncio.run(reranker.arerank(QUERY, [LONG]))[0].span == expected.span
     assert reranker.rerank_many(["other", QUERY], [["x"], [LONG]])[1][0].span == expected.span
 
@@ -220,7 +223,7 @@ def test_every_window_keeps_what_stands_around_a_document(tiny: dict[str, Path])
     reranker = BGERerankFunction(str(tiny["bert"]), device="cpu", max_length=64, flag=flag, long=long)
     encoder: Any = reranker.scorer.encoder
     windows = encoder.windows(
-        reranker.scorer.encoder.rows([(QUERY, LONG)], threading.Event())[0], reranker.scorer.chunks
+        reranker.scorer.encoder.rows([(QUERY, LONG)], threading.Event())[0], present(reranker.scorer.chunks)
     )
     texts = [encoder._tokenizer.backend_tokenizer.decode(ids.tolist()) for _, ids in windows]
     assert len(texts) > 10
@@ -251,7 +254,12 @@ def test_scores_alone_look_for_no_spans(tiny: dict[str, Path]) -> None:
     reranker.score(QUERY, LONGS)
     spans: list[Any] = []
     span = reranker.scorer.encoder.span
-    reranker.scorer.encoder.span = lambda *given: spans.append(given) or span(*given)  # type: ignore[method-assign]
+
+    def note(*given: Any) -> Any:
+        spans.append(given)
+        return span(*given)
+
+    reranker.scorer.encoder.span = note  # type: ignore[method-assign, assignment]
     reranker.score(QUERY, LONGS)
     reranker.score_pairs([(QUERY, LONG)])
     assert spans == []

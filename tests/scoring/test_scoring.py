@@ -43,7 +43,7 @@ class Recorder:
             self.refused += 1
             raise OutOfMemoryError("full")
         self.shapes.append(batch.input_ids.shape)
-        return (batch.input_ids * batch.attention_mask).sum(axis=1).astype(np.float32)
+        return np.asarray((batch.input_ids * batch.attention_mask).sum(axis=1), dtype=np.float32)
 
 
 def scorer(tokenizer: Any, engine: Any, **options: Any) -> PairScorer:
@@ -82,6 +82,7 @@ def test_widths_are_multiples_of_what_the_engine_likes_but_for_the_limit(tokeniz
     encoder = PairEncoder(padded, max_length=61, pad_to_multiple_of=8)
     texts = documents(200)
     exact = scorer(tokenizer, Recorder()).encoder
+    assert isinstance(exact, PairEncoder)
     ids = [(one, two) for one, two in zip(exact.tokenize(["a query"] * 200), exact.tokenize(texts), strict=True)]
     for pair in ids:
         length = encoder.length(pair)

@@ -2,22 +2,31 @@
 
 import asyncio
 import signal
+import subprocess
 import threading
 import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from milvus_fixtures import DIM, MILVUS_INDEX, SEARCH_RESULTS, cosine, embed, lite_server, make_docs, vector
 from pymilvus import AsyncMilvusClient, MilvusClient
+from two_stage_docs import docs, ids
 
 from milvus_rerank.errors import HitError, InputError, SearchError, StoppedError
 from milvus_rerank.reranker import BaseRerankFunction, LexicalRerankFunction
-from milvus_rerank.search import Dense, FullText, Hybrid, Timings, TwoStageSearch
+from milvus_rerank.scoring import Request
+from milvus_rerank.search import Dense, FullText, Hybrid, Timings
+from milvus_rerank.search.first_stage import FirstStage
 
+LiteServer = tuple[str, "subprocess.Popen[bytes]"]
+Work = Callable[[AsyncMilvusClient], Awaitable[Any]]
 DENSE = Dense("dense")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
     with lite_server(tmp_path_factory.mktemp("server")) as (uri, process):
         client = MilvusClient(uri)
         make_docs(client)
@@ -26,25 +35,16 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture
-def blocking(server):
+def blocking(server: LiteServer) -> Iterator[MilvusClient]:
     client = MilvusClient(server[0])
     yield client
     client.close()
 
 
-def docs(client, **options):
-    settings = {"reranker": LexicalRerankFunction(), "embed": embed, "first_stage": DENSE} | options
-    return TwoStageSearch(client, "docs", **settings)
-
-
-def ids(answer):
-    return [result.id for result in answer]
-
-
-def with_async_client(uri, work):
+def with_async_client(uri: str, work: Work) -> Any:
     """Run ``work(client)`` in an event loop of its own."""
 
-    async def main():
+    async def main() -> Any:
         client = AsyncMilvusClient(uri)
         try:
             return await work(client)
@@ -55,11 +55,13 @@ def with_async_client(uri, work):
 
 
 @pytest.mark.parametrize("stage", [DENSE, FullText(), Hybrid((DENSE, FullText()))])
-def test_the_async_client_finds_what_the_blocking_one_does(server, blocking, stage):
-    options = {"top_k": 3, "candidates": 7, "filter": "year < 2022", "output_fields": ["tag"]}
+def test_the_async_client_finds_what_the_blocking_one_does(
+    server: LiteServer, blocking: MilvusClient, stage: FirstStage
+) -> None:
+    options: dict[str, Any] = {"top_k": 3, "candidates": 7, "filter": "year < 2022", "output_fields": ["tag"]}
     expected = docs(blocking, first_stage=stage)([MILVUS_INDEX, SEARCH_RESULTS], **options)
 
-    async def work(client):
+    async def work(client: AsyncMilvusClient) -> Any:
         return await docs(client, first_stage=stage).asearch([MILVUS_INDEX, SEARCH_RESULTS], **options)
 
     found = with_async_client(server[0], work)
@@ -68,33 +70,33 @@ def test_the_async_client_finds_what_the_blocking_one_does(server, blocking, sta
     assert found[0][0].entity["tag"] in ("t4", "t5")
 
 
-def test_one_query_gives_one_answer(server):
+def test_one_query_gives_one_answer(server: LiteServer) -> None:
     answer = with_async_client(server[0], lambda client: docs(client).asearch(MILVUS_INDEX, top_k=2, candidates=6))
     assert [(hit.id, hit.score) for hit in answer] == [("d4", 1.0), ("d5", 1.0)]
     assert answer[1].distance == pytest.approx(cosine(5), abs=1e-6)
 
 
-def test_a_blocking_client_works_in_an_event_loop(blocking):
-    async def work():
+def test_a_blocking_client_works_in_an_event_loop(blocking: MilvusClient) -> None:
+    async def work() -> Any:
         return await asyncio.gather(*(docs(blocking).asearch(MILVUS_INDEX, top_k=1) for _ in range(4)))
 
     assert [ids(answer) for answer in asyncio.run(work())] == [["d4"]] * 4
 
 
-def test_the_blocking_call_works_inside_an_event_loop(blocking):
-    async def work():
+def test_the_blocking_call_works_inside_an_event_loop(blocking: MilvusClient) -> None:
+    async def work() -> Any:
         return docs(blocking)(MILVUS_INDEX, top_k=1)
 
     assert ids(asyncio.run(work())) == ["d4"]
 
 
-def test_an_asynchronous_embedder_is_awaited(blocking):
-    async def embed_later(queries):
+def test_an_asynchronous_embedder_is_awaited(blocking: MilvusClient) -> None:
+    async def embed_later(queries: Sequence[str]) -> Any:
         await asyncio.sleep(0)
         return [vector(80) for _ in queries]
 
     class Embedder:
-        async def __call__(self, queries):
+        async def __call__(self, queries: Sequence[str]) -> Any:
             return await embed_later(queries)
 
     for embedder in (embed_later, Embedder()):
@@ -102,25 +104,25 @@ def test_an_asynchronous_embedder_is_awaited(blocking):
         assert ids(answer) == ["d8"]
 
 
-def test_the_blocking_form_of_an_async_client_names_asearch(server):
-    async def work(client):
+def test_the_blocking_form_of_an_async_client_names_asearch(server: LiteServer) -> None:
+    async def work(client: AsyncMilvusClient) -> None:
         with pytest.raises(InputError, match=r"asynchronous; write: await search.asearch\(...\)"):
             docs(client)(MILVUS_INDEX)
 
     with_async_client(server[0], work)
 
 
-def test_nothing_blocks_the_event_loop(blocking):
+def test_nothing_blocks_the_event_loop(blocking: MilvusClient) -> None:
     class Slow(LexicalRerankFunction):
-        def score_requests(self, requests, stop):
+        def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> Any:
             time.sleep(0.3)
             return super().score_requests(requests, stop)
 
-    def slow_embed(queries):
+    def slow_embed(queries: Sequence[str]) -> Any:
         time.sleep(0.3)
         return embed(queries)
 
-    async def work():
+    async def work() -> Any:
         search = asyncio.ensure_future(docs(blocking, reranker=Slow(), embed=slow_embed).asearch(MILVUS_INDEX))
         longest, before = 0.0, time.perf_counter()
         while not search.done():
@@ -134,12 +136,12 @@ def test_nothing_blocks_the_event_loop(blocking):
     assert (timings.embed > 0.29, timings.rerank > 0.29) == (True, True)
 
 
-def test_cancelling_stops_the_reranker(blocking):
+def test_cancelling_stops_the_reranker(blocking: MilvusClient) -> None:
     class Waiting(BaseRerankFunction):
-        def __init__(self):
+        def __init__(self) -> None:
             self.began, self.stopped = threading.Event(), threading.Event()
 
-        def score_requests(self, requests, stop):
+        def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
             self.began.set()
             if stop.wait(10):
                 self.stopped.set()
@@ -147,7 +149,7 @@ def test_cancelling_stops_the_reranker(blocking):
 
     waiting = Waiting()
 
-    async def work():
+    async def work() -> None:
         search = asyncio.ensure_future(
             docs(blocking, reranker=waiting, on_rerank_error="first_stage").asearch(MILVUS_INDEX)
         )
@@ -160,12 +162,12 @@ def test_cancelling_stops_the_reranker(blocking):
     assert waiting.stopped.wait(10)
 
 
-def test_the_first_stage_order_is_returned_on_request(server):
+def test_the_first_stage_order_is_returned_on_request(server: LiteServer) -> None:
     class Failing(BaseRerankFunction):
-        def score_requests(self, requests, stop):
+        def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
             raise OSError("away")
 
-    async def work(client):
+    async def work(client: AsyncMilvusClient) -> Any:
         times = iter([0.0, 1.0, 3.0, 7.0])
         search = docs(client, reranker=Failing(), on_rerank_error="first_stage", clock=lambda: next(times))
         return await search.asearch(MILVUS_INDEX, top_k=2)
@@ -176,7 +178,7 @@ def test_the_first_stage_order_is_returned_on_request(server):
     assert answer.timings == Timings(1.0, 2.0, 4.0)
 
 
-def test_no_queries_give_no_answers(server):
+def test_no_queries_give_no_answers(server: LiteServer) -> None:
     assert with_async_client(server[0], lambda client: docs(client).asearch([])) == []
 
 
@@ -191,8 +193,10 @@ def test_no_queries_give_no_answers(server):
         ({"embed": None}, {}, InputError, "vector search needs query vectors"),
     ],
 )
-def test_errors_are_those_of_the_blocking_form(server, blocking, options, arguments, error, message):
-    async def work(client):
+def test_errors_are_those_of_the_blocking_form(
+    server: LiteServer, blocking: MilvusClient, options: Any, arguments: Any, error: type[Exception], message: str
+) -> None:
+    async def work(client: AsyncMilvusClient) -> Any:
         with pytest.raises(error) as caught:
             await docs(client, **options).asearch(MILVUS_INDEX, **arguments)
         return str(caught.value)
@@ -203,8 +207,8 @@ def test_errors_are_those_of_the_blocking_form(server, blocking, options, argume
     assert message in str(caught.value)
 
 
-def test_a_closed_async_client(server):
-    async def work(client):
+def test_a_closed_async_client(server: LiteServer) -> None:
+    async def work(client: AsyncMilvusClient) -> None:
         await client.close()
         with pytest.raises(SearchError, match="The client is closed"):
             await docs(client).asearch(MILVUS_INDEX)
@@ -212,12 +216,12 @@ def test_a_closed_async_client(server):
     with_async_client(server[0], work)
 
 
-def test_a_paused_server_is_an_error_in_time_and_a_retry_works(server, blocking):
+def test_a_paused_server_is_an_error_in_time_and_a_retry_works(server: LiteServer, blocking: MilvusClient) -> None:
     uri, process = server
     search = docs(blocking)
     assert ids(search(MILVUS_INDEX, top_k=1)) == ["d4"]
 
-    async def work(client):
+    async def work(client: AsyncMilvusClient) -> Any:
         await docs(client).asearch(MILVUS_INDEX)
         process.send_signal(signal.SIGSTOP)
         try:
@@ -230,7 +234,7 @@ def test_a_paused_server_is_an_error_in_time_and_a_retry_works(server, blocking)
         finally:
             process.send_signal(signal.SIGCONT)
 
-    async def both(client):
+    async def both(client: AsyncMilvusClient) -> Any:
         seconds, again = await work(client)
         return seconds, await again.asearch(MILVUS_INDEX, top_k=1)
 
@@ -240,7 +244,7 @@ def test_a_paused_server_is_an_error_in_time_and_a_retry_works(server, blocking)
     assert ids(search(MILVUS_INDEX, top_k=1)) == ["d4"]
 
 
-def test_a_server_that_is_gone_is_an_error_that_asks_for_it(tmp_path):
+def test_a_server_that_is_gone_is_an_error_that_asks_for_it(tmp_path: Path) -> None:
     with lite_server(tmp_path) as (uri, process):
         client = MilvusClient(uri)
         process.kill()

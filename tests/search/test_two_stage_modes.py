@@ -1,10 +1,14 @@
 """TwoStageSearch on the embedded Milvus: full-text and hybrid search, embedders and ready vectors."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse
 from milvus_fixtures import ANGLES, MILVUS_INDEX, SEARCH_RESULTS, TEXTS, cosine, embed, vector
-from pymilvus import DataType
+from present import present
+from pymilvus import DataType, MilvusClient
 from two_stage_docs import DENSE, CountingClient, docs, ids
 
 from milvus_rerank.reranker import LexicalRerankFunction
@@ -13,25 +17,25 @@ from milvus_rerank.search import RRF, Dense, FullText, Hybrid, TwoStageSearch, W
 pytestmark = pytest.mark.compat
 
 
-def test_full_text_search_sends_the_text(client):
+def test_full_text_search_sends_the_text(client: MilvusClient) -> None:
     answer = docs(client, embed=None, first_stage=FullText("sparse"))(SEARCH_RESULTS)
     assert sorted(ids(answer)) == ["d4", "d7", "d8"]  # the others hold neither word
     assert [result.score for result in answer] == [1.0, 1.0, 0.5]
     assert answer[2].id == "d4"
 
 
-def test_full_text_search_for_many_queries(client):
+def test_full_text_search_for_many_queries(client: MilvusClient) -> None:
     answers = docs(client, embed=None, first_stage=FullText())(["paris weather", "oven"], top_k=1)
     assert [ids(answer) for answer in answers] == [["d0"], ["d3"]]
 
 
 @pytest.fixture(scope="module")
-def bm25_order(client):
+def bm25_order(client: MilvusClient) -> list[Any]:
     hits = client.search("docs", data=[MILVUS_INDEX], anns_field="sparse", limit=3, output_fields=["text"])
     return [hit.id for hit in hits[0]]
 
 
-def test_hybrid_search_fuses_by_reciprocal_rank(client, bm25_order):
+def test_hybrid_search_fuses_by_reciprocal_rank(client: MilvusClient, bm25_order: list[Any]) -> None:
     stage = Hybrid((DENSE, FullText("sparse")), RRF(k=10))
     answer = docs(client, first_stage=stage)(MILVUS_INDEX, top_k=None, candidates=3)
     # each search returns 3: d0, d1, d2 and the three that hold a word; d2 is in both, so it comes first
@@ -39,13 +43,13 @@ def test_hybrid_search_fuses_by_reciprocal_rank(client, bm25_order):
     for rank, key in enumerate(bm25_order):
         fused[key] = fused.get(key, 0.0) + 1 / (11 + rank)
     best = sorted(fused.values(), reverse=True)[:3]
-    assert sorted((result.distance for result in answer), reverse=True) == pytest.approx(best, abs=1e-6)
+    assert sorted((present(result.distance) for result in answer), reverse=True) == pytest.approx(best, abs=1e-6)
     assert {result.id: result.distance for result in answer}["d2"] == pytest.approx(fused["d2"], abs=1e-6)
     assert answer[0].score == 1.0
 
 
-def test_hybrid_search_takes_weights(client):
-    def distances(weights, normalize):
+def test_hybrid_search_takes_weights(client: MilvusClient) -> None:
+    def distances(weights: tuple[float, float], normalize: bool) -> dict[Any, float | None]:
         stage = Hybrid((DENSE, FullText("sparse")), Weighted(weights, normalize))
         return {hit.id: hit.distance for hit in docs(client, first_stage=stage)(MILVUS_INDEX, top_k=None, candidates=9)}
 
@@ -56,7 +60,7 @@ def test_hybrid_search_takes_weights(client):
     assert distances((1.0, 0.0), True)["d3"] == pytest.approx((1 + cosine(3)) / 2, abs=1e-6)
 
 
-def test_hybrid_search_for_many_queries_with_filter_and_partition(client):
+def test_hybrid_search_for_many_queries_with_filter_and_partition(client: MilvusClient) -> None:
     counted = CountingClient(client)
     stage = Hybrid((DENSE, FullText("sparse")))
     search = TwoStageSearch(counted, "docs", reranker=LexicalRerankFunction(), embed=embed, first_stage=stage)
@@ -69,10 +73,10 @@ def test_hybrid_search_for_many_queries_with_filter_and_partition(client):
     assert [name for name, _ in counted.calls] == ["hybrid_search"]
 
 
-def test_searches_with_one_embedder_share_its_vectors(client):
+def test_searches_with_one_embedder_share_its_vectors(client: MilvusClient) -> None:
     calls = []
 
-    def counted(queries):
+    def counted(queries: Sequence[str]) -> Any:
         calls.append(queries)
         return embed(queries)
 
@@ -81,8 +85,8 @@ def test_searches_with_one_embedder_share_its_vectors(client):
     assert calls == [[MILVUS_INDEX]]
 
 
-def test_a_search_may_have_its_own_embedder(client):
-    def backwards(queries):
+def test_a_search_may_have_its_own_embedder(client: MilvusClient) -> None:
+    def backwards(queries: Sequence[str]) -> Any:
         return [vector(80 - ANGLES[query]) for query in queries]
 
     stage = Hybrid((DENSE, Dense("dense", embed=backwards)), Weighted((0.0, 1.0), normalize=False))
@@ -91,7 +95,7 @@ def test_a_search_may_have_its_own_embedder(client):
         assert {hit.id: hit.distance for hit in answer}["d6"] == pytest.approx(cosine(6, SEARCH_RESULTS), abs=1e-6)
 
 
-def test_search_parameters_reach_milvus(client):
+def test_search_parameters_reach_milvus(client: MilvusClient) -> None:
     near = Dense("dense", {"params": {"radius": 0.9}})  # cosines of more than 0.9: d0, d1 and d2
     assert sorted(ids(docs(client, first_stage=near)(MILVUS_INDEX))) == ["d0", "d1", "d2"]
     counted = CountingClient(client)  # the embedded Milvus ignores them in a hybrid search
@@ -113,19 +117,19 @@ def test_search_parameters_reach_milvus(client):
     ],
     ids=["lists", "tuples", "array", "float16", "float32", "numpy scalars"],
 )
-def test_ready_vectors_need_no_embedder(client, vectors):
+def test_ready_vectors_need_no_embedder(client: MilvusClient, vectors: Any) -> None:
     answer = docs(client, embed=None)("milvus", vectors=vectors, top_k=1, candidates=3)
     assert ids(answer) == ["d2"]
     assert answer[0].distance == pytest.approx(cosine(2), abs=1e-6)
 
 
-def test_ready_vectors_go_before_the_embedder(client):
+def test_ready_vectors_go_before_the_embedder(client: MilvusClient) -> None:
     [best] = docs(client)(MILVUS_INDEX, vectors=[vector(80)], top_k=1, candidates=1)
     assert best.id == "d8"
 
 
 @pytest.fixture(scope="module")
-def bags(client):
+def bags(client: MilvusClient) -> TwoStageSearch:
     schema = client.create_schema()
     schema.add_field("pk", DataType.INT64, is_primary=True)
     schema.add_field("text", DataType.VARCHAR, max_length=100)
@@ -138,14 +142,14 @@ def bags(client):
 
 
 @pytest.mark.parametrize("shape", ["dict", "matrix", "rows"])
-def test_sparse_query_vectors(bags, shape):
+def test_sparse_query_vectors(bags: TwoStageSearch, shape: str) -> None:
     matrix = scipy.sparse.csr_matrix(([2.0, 1.0], ([0, 0], [3, 50])), shape=(1, 100))
     vectors = {"dict": [{3: 2.0, 50: 1.0}], "matrix": matrix, "rows": [matrix]}[shape]
     found = {hit.id: hit.distance for hit in bags("bread", vectors=vectors)}
     assert found == pytest.approx({0: 0.5, 1: 0.5, 2: 0.5, 3: 2.5})
 
 
-def test_sparse_query_vectors_of_many_queries(bags):
+def test_sparse_query_vectors_of_many_queries(bags: TwoStageSearch) -> None:
     matrix = scipy.sparse.csr_matrix(([2.0, 1.0, 3.0], ([0, 0, 1], [3, 50, 1])), shape=(2, 100))
     first, second = bags(["bread", "vectors"], vectors=matrix)
     assert {hit.id: hit.distance for hit in first}[3] == pytest.approx(2.5)

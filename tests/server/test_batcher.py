@@ -2,16 +2,20 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from milvus_rerank.errors import OutOfMemoryError, OverloadedError, StoppedError
 from milvus_rerank.server.batcher import Batcher, BatchReport
 from milvus_rerank.server.queue import Job
 
+Floats = npt.NDArray[np.float32]
 TIMEOUT = 10.0
 
 
@@ -25,11 +29,11 @@ class Model:
         self.began = threading.Event()
         self.fails: Callable[[list[tuple[float, int]]], Exception | None] = lambda rows: None
 
-    def run(self, rows):
+    def run(self, rows: Sequence[Any]) -> Floats:
         self.began.set()
         assert self.go.acquire(timeout=TIMEOUT)
         self.batches.append(list(rows))
-        error = self.fails(rows)
+        error = self.fails(list(rows))
         if error is not None:
             raise error
         return np.array([number for number, _ in rows], dtype=np.float32)
@@ -40,7 +44,7 @@ class Model:
 
 
 @pytest.fixture
-def batcher():
+def batcher() -> Iterator[Batcher]:
     made = Batcher("test")
     yield made
     made.close(0)
@@ -59,7 +63,7 @@ def occupy(batcher: Batcher, model: Model) -> Job:
     return first
 
 
-def test_every_request_gets_its_own_logits_in_its_own_order(batcher):
+def test_every_request_gets_its_own_logits_in_its_own_order(batcher: Batcher) -> None:
     model = Model()
     generator = np.random.default_rng(0)
     jobs = [
@@ -75,7 +79,7 @@ def test_every_request_gets_its_own_logits_in_its_own_order(batcher):
     assert sum(map(len, model.batches)) == 320
 
 
-def test_batches_keep_the_budget_and_are_filled_with_pairs_of_others_that_are_nearly_as_wide(batcher):
+def test_batches_keep_the_budget_and_are_filled_with_pairs_of_others_that_are_nearly_as_wide(batcher: Batcher) -> None:
     model = Model(max_batch_tokens=100)
     first = occupy(batcher, model)
     jobs = [job(model, (1, 50), (2, 10)), job(model, (3, 49), (4, 10)), job(model, (5, 48), (6, 9))]
@@ -89,7 +93,7 @@ def test_batches_keep_the_budget_and_are_filled_with_pairs_of_others_that_are_ne
     assert model.batches[1:] == [[(5, 48)], [(6, 9)], [(3, 49)], [(4, 10), (2, 10)], [(1, 50)]]
 
 
-def test_a_request_is_done_before_those_that_are_due_later_get_their_turn(batcher):
+def test_a_request_is_done_before_those_that_are_due_later_get_their_turn(batcher: Batcher) -> None:
     model = Model(max_batch_tokens=100)
     occupy(batcher, model)
     jobs = [job(model, *((number, 10 + row % 3) for row in range(12))) for number in range(1, 9)]
@@ -105,7 +109,7 @@ def test_a_request_is_done_before_those_that_are_due_later_get_their_turn(batche
     assert len(model.batches) <= 14
 
 
-def test_a_pair_beyond_the_budget_is_a_batch_alone(batcher):
+def test_a_pair_beyond_the_budget_is_a_batch_alone(batcher: Batcher) -> None:
     model = Model(max_batch_tokens=10)
     one = job(model, (1, 500), (2, 500))
     batcher.submit(one)
@@ -113,7 +117,7 @@ def test_a_pair_beyond_the_budget_is_a_batch_alone(batcher):
     assert [len(batch) for batch in model.batches] == [1, 1]
 
 
-def test_a_small_request_does_not_stand_behind_a_large_one(batcher):
+def test_a_small_request_does_not_stand_behind_a_large_one(batcher: Batcher) -> None:
     model = Model(max_batch_tokens=10)
     first = occupy(batcher, model)
     large = job(model, *((row, 10) for row in range(200)))
@@ -128,7 +132,7 @@ def test_a_small_request_does_not_stand_behind_a_large_one(batcher):
     assert first.future.done()
 
 
-def test_small_requests_without_end_do_not_put_a_large_one_off_for_ever(batcher):
+def test_small_requests_without_end_do_not_put_a_large_one_off_for_ever(batcher: Batcher) -> None:
     model = Model(max_batch_tokens=10)
     first = occupy(batcher, model)
     large = job(model, *((-1, 10) for _ in range(10)))
@@ -151,7 +155,7 @@ def test_small_requests_without_end_do_not_put_a_large_one_off_for_ever(batcher)
     model.go.release(10**6)
 
 
-def test_who_is_dropped_is_not_computed(batcher):
+def test_who_is_dropped_is_not_computed(batcher: Batcher) -> None:
     model = Model(max_batch_tokens=10)
     occupy(batcher, model)
     gone, stays = job(model, *((7, 10) for _ in range(50))), job(model, (1, 10))
@@ -167,10 +171,10 @@ def test_who_is_dropped_is_not_computed(batcher):
         gone.future.result(0)
 
 
-def test_a_device_that_runs_out_of_memory_gets_smaller_batches(batcher):
+def test_a_device_that_runs_out_of_memory_gets_smaller_batches(batcher: Batcher) -> None:
     model = Model(max_batch_tokens=100)
 
-    def fails(rows):
+    def fails(rows: list[tuple[float, int]]) -> Exception | None:
         if len(rows) > 2:
             model.max_batch_tokens = min(model.max_batch_tokens, len(rows) * 10 // 2)
             return OutOfMemoryError("too much")
@@ -183,10 +187,10 @@ def test_a_device_that_runs_out_of_memory_gets_smaller_batches(batcher):
     assert [len(batch) for batch in model.batches][:3] == [10, 5, 2]
 
 
-def test_a_pair_that_never_fits_fails_its_request_alone(batcher):
+def test_a_pair_that_never_fits_fails_its_request_alone(batcher: Batcher) -> None:
     model = Model(max_batch_tokens=30)
 
-    def fails(rows):
+    def fails(rows: list[tuple[float, int]]) -> Exception | None:
         if any(width == 30 for _, width in rows):
             return OutOfMemoryError("too much")
         return None
@@ -203,7 +207,7 @@ def test_a_pair_that_never_fits_fails_its_request_alone(batcher):
     assert occupied.future.done()
 
 
-def test_a_failure_reaches_those_whose_pairs_fail_and_no_others(batcher):
+def test_a_failure_reaches_those_whose_pairs_fail_and_no_others(batcher: Batcher) -> None:
     model = Model()
     model.fails = lambda rows: ValueError("no") if any(number == 13 for number, _ in rows) else None
     occupy(batcher, model)
@@ -216,9 +220,9 @@ def test_a_failure_reaches_those_whose_pairs_fail_and_no_others(batcher):
         bad.future.result(TIMEOUT)
 
 
-def test_too_few_logits_are_an_error_and_not_a_hang(batcher):
+def test_too_few_logits_are_an_error_and_not_a_hang(batcher: Batcher) -> None:
     class Short(Model):
-        def run(self, rows):
+        def run(self, rows: Sequence[Any]) -> Floats:
             return super().run(rows)[:-1]
 
     one = job(Short(), (1, 10), (2, 10))
@@ -230,7 +234,7 @@ def test_too_few_logits_are_an_error_and_not_a_hang(batcher):
     assert other.future.result(TIMEOUT).tolist() == [3]
 
 
-def test_closing_finishes_what_waits_and_takes_nothing_more():
+def test_closing_finishes_what_waits_and_takes_nothing_more() -> None:
     batcher, model = Batcher("test"), Model(max_batch_tokens=10)
     occupy(batcher, model)
     one = job(model, *((row, 10) for row in range(20)))
@@ -247,7 +251,7 @@ def test_closing_finishes_what_waits_and_takes_nothing_more():
     assert not closing.is_alive()
 
 
-def test_what_is_not_done_when_closing_takes_too_long_is_refused():
+def test_what_is_not_done_when_closing_takes_too_long_is_refused() -> None:
     batcher, model = Batcher("test"), Model(max_batch_tokens=10)
     first = occupy(batcher, model)
     one = job(model, (1, 10), (2, 10))
@@ -270,7 +274,7 @@ class Clock:
         self.model.fails = self._pass
         self.batcher = Batcher("test", report=self.reports.append, clock=lambda: self.now)
 
-    def _pass(self, rows):
+    def _pass(self, rows: list[tuple[float, int]]) -> None:
         self.now += sum(width for _, width in rows) / 25
         self.meanwhile()
 
@@ -284,14 +288,14 @@ class Clock:
 
 
 @pytest.fixture
-def clock():
+def clock() -> Iterator[Clock]:
     made = Clock()
     yield made
     made.model.go.release(10**6)
     made.batcher.close(TIMEOUT)
 
 
-def test_what_would_be_late_is_refused_and_told_how_late(clock):
+def test_what_would_be_late_is_refused_and_told_how_late(clock: Clock) -> None:
     clock.warm()
     assert clock.reports == [BatchReport(pairs=2, tokens=52, requests=1, seconds=2.0)]
     occupied = occupy(clock.batcher, clock.model)  # 1 token is with the device
@@ -311,7 +315,7 @@ def test_what_would_be_late_is_refused_and_told_how_late(clock):
     assert soon.future.result(TIMEOUT).tolist() == [0]
 
 
-def test_nothing_may_overtake_a_request_that_would_then_be_late(clock):
+def test_nothing_may_overtake_a_request_that_would_then_be_late(clock: Clock) -> None:
     clock.warm()
     occupy(clock.batcher, clock.model)
     tight = clock.job(17, *[30] * 8)  # 241 tokens take 9.6 s of its 17; 0.75 of them are 318 tokens
@@ -325,7 +329,7 @@ def test_nothing_may_overtake_a_request_that_would_then_be_late(clock):
     assert clock.now - tight.arrived <= 17
 
 
-def test_a_request_too_large_for_its_time_gets_its_chance_alone_and_holds_nobody_up(clock):
+def test_a_request_too_large_for_its_time_gets_its_chance_alone_and_holds_nobody_up(clock: Clock) -> None:
     clock.warm()
     occupy(clock.batcher, clock.model)
     large = clock.job(1, *[10] * 20)  # 8 s of work
@@ -338,14 +342,17 @@ def test_a_request_too_large_for_its_time_gets_its_chance_alone_and_holds_nobody
 
 
 @pytest.mark.parametrize("often", [0.5, 4])
-def test_what_was_taken_is_done_in_time_however_much_comes(clock, often):
+def test_what_was_taken_is_done_in_time_however_much_comes(clock: Clock, often: int) -> None:
     generator = np.random.default_rng(1)
     came = clock.now
     taken: list[Job] = []
     ends: dict[Job, float] = {}
     refused = 0
 
-    def arrive():
+    def done(job: Job, future: object) -> None:
+        ends.setdefault(job, clock.now)
+
+    def arrive() -> None:
         nonlocal came, refused
         while came <= min(clock.now, 2000):  # some requests are 5 times larger than others
             count = int(generator.choice([4, 8, 20]))
@@ -357,7 +364,7 @@ def test_what_was_taken_is_done_in_time_however_much_comes(clock, often):
                 refused += 1
             else:
                 taken.append(new)
-                new.future.add_done_callback(lambda future, one=new: ends.setdefault(one, clock.now))
+                new.future.add_done_callback(partial(done, new))
 
     clock.warm()
     clock.meanwhile = arrive

@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,12 +21,12 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromiu
 
 
 @pytest.fixture(scope="module")
-def reranker():
+def reranker() -> CrossEncoderRerankFunction:
     return CrossEncoderRerankFunction("builtin/rerank", device="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
-def milvus(tmp_path_factory: pytest.TempPathFactory):
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from milvus_rerank.embedding import StaticEmbedder
     from milvus_rerank.indexing import index_passages, open_client
     from milvus_rerank.indexing.corpus import Passage
@@ -38,7 +40,7 @@ def milvus(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as tool:
         made = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield made
@@ -46,7 +48,7 @@ def browser():
 
 
 @pytest.fixture
-def page(browser):
+def page(browser: Any) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1100, "height": 900})
     page.problems = []
     page.requested = []
@@ -57,7 +59,7 @@ def page(browser):
     page.close()
 
 
-def test_the_page_may_load_nothing_from_elsewhere(reranker) -> None:
+def test_the_page_may_load_nothing_from_elsewhere(reranker: CrossEncoderRerankFunction) -> None:
     with serving({"m": lambda: reranker}) as server:
         answer = httpx.get(f"{server.address}/")
     policy = answer.headers["content-security-policy"]
@@ -67,7 +69,7 @@ def test_the_page_may_load_nothing_from_elsewhere(reranker) -> None:
 
 
 @needs_browser
-def test_pasted_documents_are_reranked_with_their_movements(page, reranker) -> None:
+def test_pasted_documents_are_reranked_with_their_movements(page: Any, reranker: CrossEncoderRerankFunction) -> None:
     with serving({"m": lambda: reranker}) as server:
         page.goto(server.address)
         page.keyboard.press("Tab")  # all from the keyboard: the query comes first
@@ -99,7 +101,9 @@ def test_pasted_documents_are_reranked_with_their_movements(page, reranker) -> N
 
 
 @needs_browser
-def test_a_collection_is_searched_and_its_hits_are_reranked(page, reranker, milvus) -> None:
+def test_a_collection_is_searched_and_its_hits_are_reranked(
+    page: Any, reranker: CrossEncoderRerankFunction, milvus: Any
+) -> None:
     with serving({"m": lambda: reranker}, milvus=milvus) as server:
         page.goto(server.address)
         page.locator("#sources").wait_for()
@@ -121,7 +125,9 @@ def test_a_collection_is_searched_and_its_hits_are_reranked(page, reranker, milv
 
 
 @needs_browser
-def test_it_fits_a_phone_and_asks_for_a_key(browser, page, reranker, tmp_path: Path) -> None:
+def test_it_fits_a_phone_and_asks_for_a_key(
+    browser: Any, page: Any, reranker: CrossEncoderRerankFunction, tmp_path: Path
+) -> None:
     with serving({"m": lambda: reranker}, keys=[b"k"]) as server:
         page.set_viewport_size({"width": 360, "height": 740})
         page.goto(server.address)
@@ -137,7 +143,7 @@ def test_it_fits_a_phone_and_asks_for_a_key(browser, page, reranker, tmp_path: P
 
 
 @needs_browser
-def test_errors_are_shown(page, reranker) -> None:
+def test_errors_are_shown(page: Any, reranker: CrossEncoderRerankFunction) -> None:
     with serving({"m": lambda: reranker}, documents=2) as server:
         page.goto(server.address)
         page.click("#go")

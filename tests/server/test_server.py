@@ -3,10 +3,16 @@
 import json
 import math
 import random
+from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
 from dartmouth import DOCUMENTS, QUERY, results
+from serving import Running
+
+from milvus_rerank import CrossEncoderRerankFunction
+from milvus_rerank.scoring.pair_encoder import PairEncoder
 
 pytestmark = pytest.mark.compat
 
@@ -20,7 +26,7 @@ def sigmoids(scores: list[float]) -> list[float]:
 
 
 # The bodies that Milvus' providers send, key for key, and where its client looks for the scores.
-MILVUS = {
+MILVUS: dict[str, tuple[str, Any, Callable[[Any], dict[int, float]]]] = {
     "tei": ("/rerank", {"query": QUERY, "texts": DOCUMENTS}, lambda answer: {r["index"]: r["score"] for r in answer}),
     "tei, truncated": (
         "/rerank",
@@ -57,7 +63,9 @@ MILVUS = {
 
 
 @pytest.mark.parametrize("provider", MILVUS)
-def test_what_milvus_providers_send_is_answered_with_every_document_once(server, expected, provider) -> None:
+def test_what_milvus_providers_send_is_answered_with_every_document_once(
+    server: Running, expected: list[float], provider: str
+) -> None:
     path, body, read = MILVUS[provider]
     answer = server.post(path, body)
     assert answer.status_code == 200
@@ -68,7 +76,7 @@ def test_what_milvus_providers_send_is_answered_with_every_document_once(server,
     assert len(found) == len(DOCUMENTS)
 
 
-def test_milvus_sends_candidates_in_pieces_and_finds_the_same_scores(server, expected) -> None:
+def test_milvus_sends_candidates_in_pieces_and_finds_the_same_scores(server: Running, expected: list[float]) -> None:
     order = list(range(len(DOCUMENTS)))
     random.Random(1).shuffle(order)  # 2.6 sends them in no order
     found = {}
@@ -81,26 +89,30 @@ def test_milvus_sends_candidates_in_pieces_and_finds_the_same_scores(server, exp
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
 @pytest.mark.parametrize(("top_n", "count"), [(None, 6), (0, 6), (2, 2), (100, 6)])
-def test_results_are_the_best_first_and_as_many_as_asked_for(server, expected, path, top_n, count) -> None:
+def test_results_are_the_best_first_and_as_many_as_asked_for(
+    server: Running, expected: list[float], path: str, top_n: int | None, count: int
+) -> None:
     answer = server.post(path, {"query": QUERY, "documents": DOCUMENTS, "top_n": top_n}).json()
     assert [row["index"] for row in answer["results"]] == best_first(expected)[:count]
     assert answer["model"] == "builtin/rerank"
     assert answer["usage"]["total_tokens"] > 100
 
 
-def test_voyage_calls_it_top_k(server, expected) -> None:
+def test_voyage_calls_it_top_k(server: Running, expected: list[float]) -> None:
     answer = server.post("/voyage/v1/rerank", {"query": QUERY, "documents": DOCUMENTS, "top_k": 2}).json()
     assert [row["index"] for row in answer["data"]] == best_first(expected)[:2]
 
 
-def test_logits_and_sigmoids_are_there_for_the_asking(server, reranker, expected) -> None:
+def test_logits_and_sigmoids_are_there_for_the_asking(
+    server: Running, reranker: CrossEncoderRerankFunction, expected: list[float]
+) -> None:
     logits = server.post("/rerank", {"query": QUERY, "texts": DOCUMENTS, "raw_scores": True}).json()
     assert {row["index"]: row["score"] for row in logits} == pytest.approx(dict(enumerate(expected)), abs=1e-5)
     raw = server.post("/rerank", {"query": QUERY, "documents": DOCUMENTS, "raw_scores": True}).json()
     assert results(raw) == pytest.approx(dict(enumerate(expected)), abs=1e-5)
 
 
-def test_documents_come_back_when_asked_for(server) -> None:
+def test_documents_come_back_when_asked_for(server: Running) -> None:
     tei = server.post("/rerank", {"query": QUERY, "texts": DOCUMENTS, "return_text": True}).json()
     assert all(row["text"] == DOCUMENTS[row["index"]] for row in tei)
     assert all("text" not in row for row in server.post("/rerank", {"query": QUERY, "texts": DOCUMENTS}).json())
@@ -114,7 +126,9 @@ def test_documents_come_back_when_asked_for(server) -> None:
     assert row["document"] == {"text": DOCUMENTS[row["index"]]}
 
 
-def test_documents_may_be_objects_with_the_fields_to_rank_by(server, reranker) -> None:
+def test_documents_may_be_objects_with_the_fields_to_rank_by(
+    server: Running, reranker: CrossEncoderRerankFunction
+) -> None:
     objects = [{"text": text, "title": f"title {place}", "year": 1950 + place} for place, text in enumerate(DOCUMENTS)]
     plain = server.post("/v1/rerank", {"query": QUERY, "documents": objects}).json()
     assert results(plain) == pytest.approx(dict(enumerate(reranker.score(QUERY, DOCUMENTS))), abs=1e-5)
@@ -125,7 +139,7 @@ def test_documents_may_be_objects_with_the_fields_to_rank_by(server, reranker) -
     assert all(row["document"] == objects[row["index"]] for row in fields["results"])
 
 
-def test_tokens_can_be_limited_and_cut_from_the_left(server, reranker) -> None:
+def test_tokens_can_be_limited_and_cut_from_the_left(server: Running, reranker: CrossEncoderRerankFunction) -> None:
     words = [
         "artificial",
         "intelligence",
@@ -144,10 +158,12 @@ def test_tokens_can_be_limited_and_cut_from_the_left(server, reranker) -> None:
     ]
     long = " ".join(words * 100)
     text = " ".join(words)
-    ids = reranker.scorer.encoder.tokenize([text])[0]
+    encoder = reranker.scorer.encoder
+    assert isinstance(encoder, PairEncoder)
+    ids = encoder.tokenize([text])[0]
     assert len(ids) >= len(words)
 
-    def score(path, **limits):
+    def score(path: str, **limits: Any) -> list[float]:
         key = "texts" if "truncation_direction" in limits else "documents"
         answer = server.post(path, {"query": QUERY, key: [long, text], "raw_scores": True, **limits}).json()
         rows = answer if isinstance(answer, list) else answer["results"]
@@ -157,7 +173,7 @@ def test_tokens_can_be_limited_and_cut_from_the_left(server, reranker) -> None:
     assert score("/v1/rerank") == pytest.approx([whole, short], abs=1e-5)
     limited = score("/v1/rerank", max_tokens_per_doc=len(ids))
     assert limited == pytest.approx([short, short], abs=1e-5)  # the first words are those of the short one
-    query = len(reranker.scorer.encoder.tokenize([QUERY])[0])
+    query = len(encoder.tokenize([QUERY])[0])
     assert score("/rerank", truncate_prompt_tokens=query + len(ids) + 3) == pytest.approx([short, short], abs=1e-5)
     assert score("/rerank", truncate_prompt_tokens=-1) == pytest.approx([whole, short], abs=1e-5)
     left = score("/rerank", truncation_direction="Left")
@@ -166,8 +182,10 @@ def test_tokens_can_be_limited_and_cut_from_the_left(server, reranker) -> None:
 
 
 @pytest.mark.parametrize("path", ["/score", "/v1/score"])
-def test_pairs_are_scored_as_vllm_does(server, reranker, expected, path) -> None:
-    def scores(body):
+def test_pairs_are_scored_as_vllm_does(
+    server: Running, reranker: CrossEncoderRerankFunction, expected: list[float], path: str
+) -> None:
+    def scores(body: Any) -> list[float]:
         answer = server.post(path, body).json()
         assert [row["index"] for row in answer["data"]] == list(range(len(answer["data"])))
         return [row["score"] for row in answer["data"]]
@@ -181,7 +199,7 @@ def test_pairs_are_scored_as_vllm_does(server, reranker, expected, path) -> None
     assert scores({"queries": "a", "documents": []}) == []
 
 
-def test_async_clients_share_a_connection_pool(server, expected) -> None:
+def test_async_clients_share_a_connection_pool(server: Running, expected: list[float]) -> None:
     import asyncio
 
     async def many() -> list[dict[int, float]]:

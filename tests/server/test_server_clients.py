@@ -1,10 +1,13 @@
 """The server as clients see it that no one here wrote."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from peers import running
+from present import present
 from serving import Running, serving
 
 from milvus_rerank import CrossEncoderRerankFunction
@@ -22,33 +25,35 @@ DOCUMENTS = [
 
 
 @pytest.fixture(scope="module")
-def reranker():
+def reranker() -> CrossEncoderRerankFunction:
     return CrossEncoderRerankFunction("builtin/rerank", device="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
-def server(reranker):
+def server(reranker: CrossEncoderRerankFunction) -> Iterator[Running]:
     with serving({"builtin/rerank": lambda: reranker}, keys=[b"secret"]) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def open_server(reranker):
+def open_server(reranker: CrossEncoderRerankFunction) -> Iterator[Running]:
     with serving({"builtin/rerank": lambda: reranker}) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def expected(reranker) -> list[tuple[int, float]]:
+def expected(reranker: CrossEncoderRerankFunction) -> list[tuple[int, float]]:
     """Client-side reranking: index and score, best first."""
-    return [(one.index, one.score) for one in reranker(QUERY, DOCUMENTS, top_k=0)]
+    return [(one.index, present(one.score)) for one in reranker(QUERY, DOCUMENTS, top_k=0)]
 
 
 def close_to(expected: list[tuple[int, float]]) -> object:
     return [(index, pytest.approx(score, abs=1e-5)) for index, score in expected]
 
 
-def test_milvus_lite_reranks_with_the_server_as_the_client_would(server: Running, reranker, tmp_path: Path) -> None:
+def test_milvus_lite_reranks_with_the_server_as_the_client_would(
+    server: Running, reranker: CrossEncoderRerankFunction, tmp_path: Path
+) -> None:
     from pymilvus import DataType, Function, FunctionType, MilvusClient
 
     client = MilvusClient(str(tmp_path / "x.db"))
@@ -76,7 +81,12 @@ def test_milvus_lite_reranks_with_the_server_as_the_client_would(server: Running
             "api_key": "secret",
         },
     )
-    options = {"data": [[1.0, 0.0]], "anns_field": "vector", "limit": len(rows), "output_fields": ["text"]}
+    options: dict[str, Any] = {
+        "data": [[1.0, 0.0]],
+        "anns_field": "vector",
+        "limit": len(rows),
+        "output_fields": ["text"],
+    }
     found = client.search("docs", ranker=ranker, **options)[0]
     here = reranker.rerank_hits(QUERY, client.search("docs", **options)[0])
     client.close()
@@ -85,7 +95,7 @@ def test_milvus_lite_reranks_with_the_server_as_the_client_would(server: Running
     assert found[0]["distance"] > found[-1]["distance"] + 1
 
 
-def test_pymilvus_models_tei_function(open_server: Running, reranker) -> None:
+def test_pymilvus_models_tei_function(open_server: Running, reranker: CrossEncoderRerankFunction) -> None:
     with running("pymilvus.model"):
         from pymilvus.model.reranker.tei import TEIRerankFunction
 
@@ -100,7 +110,7 @@ def test_pymilvus_models_tei_function(open_server: Running, reranker) -> None:
     function._session.close()
 
 
-def test_the_cohere_sdk(server: Running, expected) -> None:
+def test_the_cohere_sdk(server: Running, expected: list[tuple[int, float]]) -> None:
     import cohere
 
     with cohere.ClientV2(api_key="secret", base_url=server.address) as client:
@@ -118,24 +128,25 @@ def test_the_cohere_sdk(server: Running, expected) -> None:
         wrong.rerank(model="m", query="q", documents=["a"])
 
 
-def test_the_voyageai_sdk(server: Running, expected) -> None:
+def test_the_voyageai_sdk(server: Running, expected: list[tuple[int, float]]) -> None:
     import voyageai
 
-    client = voyageai.Client(api_key="secret", base_url=f"{server.address}/voyage/v1")
+    client = voyageai.client.Client(api_key="secret", base_url=f"{server.address}/voyage/v1")
     answer = client.rerank(QUERY, DOCUMENTS, model="rerank-2", top_k=3)
     assert [(one.index, one.relevance_score) for one in answer.results] == close_to(expected[:3])
     assert [one.document for one in answer.results] == [DOCUMENTS[index] for index, _ in expected[:3]]
     assert answer.total_tokens > 50
-    later = voyageai.AsyncClient(api_key="secret", base_url=f"{server.address}/voyage/v1")
+    later = voyageai.client_async.AsyncClient(api_key="secret", base_url=f"{server.address}/voyage/v1")
     answer = asyncio.run(later.rerank(QUERY, DOCUMENTS, model="rerank-2"))
     assert [(one.index, one.relevance_score) for one in answer.results] == close_to(expected)
 
 
-def test_langchain_cohere(server: Running, expected) -> None:
+def test_langchain_cohere(server: Running, expected: list[tuple[int, float]]) -> None:
     from langchain_cohere import CohereRerank
     from langchain_core.documents import Document
+    from pydantic import SecretStr
 
-    compressor = CohereRerank(model="m", cohere_api_key="secret", base_url=server.address, top_n=3)
+    compressor = CohereRerank(model="m", cohere_api_key=SecretStr("secret"), base_url=server.address, top_n=3)
     documents = [Document(text, metadata={"place": place}) for place, text in enumerate(DOCUMENTS)]
     found = compressor.compress_documents(documents, QUERY)
     assert [(one.metadata["place"], one.metadata["relevance_score"]) for one in found] == close_to(expected[:3])

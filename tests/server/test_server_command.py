@@ -10,8 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from present import present
 from serving import TIMEOUT, serving, wait_for
-from stubborn import BODY
+from stubborn import BODY, Stubborn
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.server.settings import Settings, read_keys
@@ -20,7 +21,7 @@ from milvus_rerank.validation import is_loopback
 COMMAND = Path(sys.executable).with_name("milvus-rerank")
 
 
-def test_keys_are_asked_for_everywhere_but_at_the_door(function) -> None:
+def test_keys_are_asked_for_everywhere_but_at_the_door(function: Stubborn) -> None:
     with serving({"m": lambda: function}, keys=[b"first", "zweiter-schlüssel".encode()]) as server:
         for header in (None, "Bearer wrong", "Bearer", "first", "Basic first", "Bearer first2", "Bearer fir"):
             headers = {} if header is None else {"authorization": header}
@@ -73,7 +74,7 @@ def start(*options: str, env: dict[str, str] | None = None) -> tuple[subprocess.
         text=True,
         env={**os.environ, **(env or {})},
     )
-    for line in process.stderr:
+    for line in present(process.stderr):
         entry = json.loads(line)
         if entry["event"] == "listening":
             address = entry["address"]
@@ -86,7 +87,7 @@ def start(*options: str, env: dict[str, str] | None = None) -> tuple[subprocess.
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_serves_and_ends_when_told_to(sign) -> None:
+def test_the_command_serves_and_ends_when_told_to(sign: signal.Signals) -> None:
     process, address = start("--reranker", "lexical")
     try:
         answer = httpx.post(f"{address}/rerank", json={"query": "a b", "documents": ["c", "a b"]}).json()

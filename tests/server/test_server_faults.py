@@ -6,18 +6,19 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
 from serving import TIMEOUT, serving, wait_for
-from stubborn import BODY
+from stubborn import BODY, Stubborn
 
 from milvus_rerank.errors import ModelError
 from milvus_rerank.reranker.lexical import LexicalRerankFunction
 from milvus_rerank.server.settings import Settings
 
 
-def test_a_model_that_raises_fails_its_request_alone(function, capsys) -> None:
+def test_a_model_that_raises_fails_its_request_alone(function: Stubborn, capsys: pytest.CaptureFixture[str]) -> None:
     from milvus_rerank.server.main import log_to
 
     log_to(sys.stderr)
@@ -36,7 +37,7 @@ def test_a_model_that_raises_fails_its_request_alone(function, capsys) -> None:
     assert "secret1text" not in logged
 
 
-def test_a_request_beside_one_that_fails_is_answered(function) -> None:
+def test_a_request_beside_one_that_fails_is_answered(function: Stubborn) -> None:
     with serving({"m": lambda: function}) as server, ThreadPoolExecutor(3) as pool:
         function.hold.set()
         first = pool.submit(server.post, "/rerank", BODY)
@@ -52,7 +53,7 @@ def test_a_request_beside_one_that_fails_is_answered(function) -> None:
 def test_a_model_that_cannot_be_loaded_is_an_error_and_is_tried_again() -> None:
     tries = []
 
-    def load():
+    def load() -> LexicalRerankFunction:
         tries.append(1)
         if len(tries) < 3:
             raise ModelError("no file /secret/path")
@@ -69,7 +70,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_and_is_tried_again() -> None:
 def test_one_load_at_a_time_and_the_server_lives_meanwhile() -> None:
     loading, go = [], threading.Event()
 
-    def slow():
+    def slow() -> LexicalRerankFunction:
         loading.append(1)
         assert len(loading) == 1
         assert go.wait(TIMEOUT)
@@ -89,11 +90,11 @@ def test_one_load_at_a_time_and_the_server_lives_meanwhile() -> None:
 def test_ready_says_no_while_models_load_and_health_says_yes() -> None:
     go = threading.Event()
 
-    def slow():
+    def slow() -> LexicalRerankFunction:
         assert go.wait(TIMEOUT)
         return LexicalRerankFunction()
 
-    states = []
+    states: list[Any] = []
 
     def look() -> None:
         wait_for(lambda: bool(states))
@@ -122,7 +123,7 @@ def test_ready_says_no_while_models_load_and_health_says_yes() -> None:
     assert states == [{"status": "loading"}, {"status": "ok"}]
 
 
-def test_a_client_that_leaves_takes_its_queued_work_with_it(function) -> None:
+def test_a_client_that_leaves_takes_its_queued_work_with_it(function: Stubborn) -> None:
     with serving({"m": lambda: function}) as server, ThreadPoolExecutor(1) as pool:
         function.hold.set()
         first = pool.submit(server.post, "/rerank", BODY)
@@ -149,7 +150,7 @@ def test_a_client_that_leaves_takes_its_queued_work_with_it(function) -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS where none is spoken
     ],
 )
-def test_a_client_may_leave_at_any_stage(function, sent) -> None:
+def test_a_client_may_leave_at_any_stage(function: Stubborn, sent: Any) -> None:
     with serving({"m": lambda: function}) as server:
         host, port = server.address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
@@ -160,7 +161,7 @@ def test_a_client_may_leave_at_any_stage(function, sent) -> None:
         assert set(server.outcomes()) <= {"ok", "client_disconnected"}
 
 
-def test_stopping_in_the_middle_of_a_load_answers_everybody(function) -> None:
+def test_stopping_in_the_middle_of_a_load_answers_everybody(function: Stubborn) -> None:
     function.seconds = 0.02
     with serving({"m": lambda: function}, drain_seconds=20.0) as server:
         statuses: list[int] = []
@@ -193,7 +194,7 @@ def test_stopping_in_the_middle_of_a_load_answers_everybody(function) -> None:
         assert server.metric("milvus_rerank_requests_total") == len(statuses)
 
 
-def test_what_is_not_done_when_draining_ends_is_refused(function) -> None:
+def test_what_is_not_done_when_draining_ends_is_refused(function: Stubborn) -> None:
     with serving({"m": lambda: function}, drain_seconds=0.3) as server, ThreadPoolExecutor(1) as pool:
         function.hold.set()
         waiting = pool.submit(server.post, "/rerank", BODY)

@@ -3,13 +3,14 @@
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from serving import TIMEOUT, serving, wait_for
-from stubborn import BODY
+from stubborn import BODY, Stubborn
 
 
-def test_a_request_that_is_not_done_at_its_deadline_is_told_so(function) -> None:
+def test_a_request_that_is_not_done_at_its_deadline_is_told_so(function: Stubborn) -> None:
     with serving({"m": lambda: function}, deadline=0.2) as server:
         function.hold.set()
         began = time.monotonic()
@@ -24,7 +25,7 @@ def test_a_request_that_is_not_done_at_its_deadline_is_told_so(function) -> None
         assert server.outcomes() == {"deadline_exceeded": 1, "ok": 1}
 
 
-def test_too_many_requests_are_refused_at_once_with_the_time_to_come_again(function) -> None:
+def test_too_many_requests_are_refused_at_once_with_the_time_to_come_again(function: Stubborn) -> None:
     with serving({"m": lambda: function}, requests=4) as server, ThreadPoolExecutor(4) as pool:
         function.hold.set()
         waiting = [pool.submit(server.post, "/rerank", BODY) for _ in range(4)]
@@ -43,7 +44,7 @@ def test_too_many_requests_are_refused_at_once_with_the_time_to_come_again(funct
         assert server.outcomes() == {"ok": 5, "overloaded": 10}
 
 
-def test_too_many_tokens_are_refused(function) -> None:
+def test_too_many_tokens_are_refused(function: Stubborn) -> None:
     with serving({"m": lambda: function}, queue_tokens=500) as server, ThreadPoolExecutor(4) as pool:
         function.hold.set()
         first = pool.submit(server.post, "/rerank", BODY)
@@ -57,7 +58,7 @@ def test_too_many_tokens_are_refused(function) -> None:
         assert [one.result(TIMEOUT).status_code for one in (first, second)] == [200, 200]
 
 
-def test_what_cannot_be_done_in_time_is_refused_instead_of_being_late(function) -> None:
+def test_what_cannot_be_done_in_time_is_refused_instead_of_being_late(function: Stubborn) -> None:
     function.seconds = 0.2
     with serving({"m": lambda: function}, deadline=2.0) as server, ThreadPoolExecutor(8) as pool:
         text = "x" * 4 * 8192  # a batch of its own
@@ -71,7 +72,7 @@ def test_what_cannot_be_done_in_time_is_refused_instead_of_being_late(function) 
         server.settled()
 
 
-def test_limits_of_documents_and_texts(function) -> None:
+def test_limits_of_documents_and_texts(function: Stubborn) -> None:
     with serving({"m": lambda: function}, documents=3, text_characters=10) as server:
         answer = server.post("/rerank", {"query": "q", "documents": ["a"] * 4})
         assert (answer.status_code, answer.json()["error"]) == (
@@ -84,7 +85,7 @@ def test_limits_of_documents_and_texts(function) -> None:
         assert server.post("/rerank", {"query": "q" * 10, "documents": ["a" * 10] * 3}).status_code == 200
 
 
-def test_a_body_that_is_too_large_is_refused_whether_announced_or_not(function) -> None:
+def test_a_body_that_is_too_large_is_refused_whether_announced_or_not(function: Stubborn) -> None:
     with serving({"m": lambda: function}, body_bytes=1000) as server:
         announced = server.client.post("/rerank", content=b"x" * 100_000)
         chunked = server.client.post("/rerank", content=(b"x" * 100 for _ in range(1000)))
@@ -96,7 +97,7 @@ def test_a_body_that_is_too_large_is_refused_whether_announced_or_not(function) 
         assert server.application.gate._held == 0
 
 
-def test_a_hundred_megabytes_are_refused_without_being_kept(function) -> None:
+def test_a_hundred_megabytes_are_refused_without_being_kept(function: Stubborn) -> None:
     with serving({"m": lambda: function}) as server:
         block = b"x" * 2**20
         answer = server.client.post("/rerank", content=(block for _ in range(100)))
@@ -104,7 +105,7 @@ def test_a_hundred_megabytes_are_refused_without_being_kept(function) -> None:
         assert server.post("/rerank", BODY).status_code == 200
 
 
-def test_a_slow_body_is_given_up(function) -> None:
+def test_a_slow_body_is_given_up(function: Stubborn) -> None:
     with serving({"m": lambda: function}, body_seconds=0.2) as server:
         host, port = server.address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=TIMEOUT) as connection:
@@ -121,7 +122,7 @@ def test_a_slow_body_is_given_up(function) -> None:
     [(False, b""), (False, b"POST /rerank HTTP/1.1\r\nhost: x\r\n"), (True, b"POST /rerank HTTP/1.1\r\nhost: x\r\n")],
     ids=["nothing", "half", "half after an answer"],
 )
-def test_slow_headers_are_given_up(function, after, sent) -> None:
+def test_slow_headers_are_given_up(function: Stubborn, after: Any, sent: Any) -> None:
     with serving({"m": lambda: function}, header_seconds=0.3) as server:
         host, port = server.address.removeprefix("http://").split(":")
         began = time.monotonic()
@@ -138,7 +139,7 @@ def test_slow_headers_are_given_up(function, after, sent) -> None:
             assert 0.2 < time.monotonic() - began < TIMEOUT / 2
 
 
-def test_a_request_longer_than_the_headers_time_is_answered(function) -> None:
+def test_a_request_longer_than_the_headers_time_is_answered(function: Stubborn) -> None:
     with serving({"m": lambda: function}, header_seconds=0.1) as server, ThreadPoolExecutor(1) as pool:
         function.hold.set()
         first = pool.submit(server.post, "/rerank", BODY)
@@ -148,7 +149,7 @@ def test_a_request_longer_than_the_headers_time_is_answered(function) -> None:
         assert first.result(TIMEOUT).status_code == 200
 
 
-def test_all_bodies_together_are_limited(function) -> None:
+def test_all_bodies_together_are_limited(function: Stubborn) -> None:
     with serving({"m": lambda: function}, held_bytes=3000) as server, ThreadPoolExecutor(1) as pool:
         function.hold.set()
         first = pool.submit(server.post, "/rerank", {"query": "q", "documents": ["x" * 2000]})

@@ -6,16 +6,20 @@ import sys
 
 import pytest
 from dartmouth import DOCUMENTS, QUERY, results
-from serving import serving
+from present import present
+from serving import Running, serving
 
 import milvus_rerank
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.reranker.lexical import LexicalRerankFunction
+from milvus_rerank.scoring.pair_encoder import PairEncoder
 
 pytestmark = pytest.mark.compat
 
 
-def test_one_model_answers_to_any_name_and_several_only_to_their_own(reranker, expected) -> None:
+def test_one_model_answers_to_any_name_and_several_only_to_their_own(
+    reranker: CrossEncoderRerankFunction, expected: list[float]
+) -> None:
     rerankers = {"cross": lambda: reranker, "words": lambda: LexicalRerankFunction()}
     with serving(rerankers) as running:
         body = {"query": QUERY, "documents": DOCUMENTS}
@@ -36,7 +40,9 @@ def test_one_model_answers_to_any_name_and_several_only_to_their_own(reranker, e
 def test_usage_counts_the_tokens_that_the_model_reads_padding_and_cache_aside() -> None:
     function = CrossEncoderRerankFunction("builtin/rerank", device="cpu", score_cache=100)
     documents = ["a dog", "a dog barks at night", "a dog"]
-    encode = function.scorer.encoder._tokenizer
+    encoder = function.scorer.encoder
+    assert isinstance(encoder, PairEncoder)
+    encode = encoder._tokenizer
     true = sum(len(encode(["who barks"], [text])["input_ids"][0]) for text in documents)
     with serving({"m": lambda: function}) as running:
         for _ in range(2):  # the second time from the score cache
@@ -49,7 +55,7 @@ def test_scores_are_remembered_if_asked_to() -> None:
     with serving({"m": lambda: function}) as running:
         body = {"query": QUERY, "documents": DOCUMENTS}
         first = running.post("/rerank", body).json()
-        cache = function.scorer.score_cache
+        cache = present(function.scorer.score_cache)
         assert (cache.hits, len(cache)) == (0, 6)
         again = running.post("/rerank", {**body, "documents": [*DOCUMENTS, "new"]}).json()
         assert (cache.hits, len(cache)) == (6, 7)
@@ -59,10 +65,10 @@ def test_scores_are_remembered_if_asked_to() -> None:
         assert (cache.hits, len(cache)) == (6, 7)
 
 
-def test_models_are_loaded_at_their_first_request_if_so_wished(reranker) -> None:
+def test_models_are_loaded_at_their_first_request_if_so_wished(reranker: CrossEncoderRerankFunction) -> None:
     loads = []
 
-    def load():
+    def load() -> CrossEncoderRerankFunction:
         loads.append(1)
         return reranker
 
@@ -75,7 +81,7 @@ def test_models_are_loaded_at_their_first_request_if_so_wished(reranker) -> None
         assert len(loads) == 1
 
 
-def test_health_readiness_and_metrics(server) -> None:
+def test_health_readiness_and_metrics(server: Running) -> None:
     assert server.client.get("/health").json() == {"status": "ok"}
     assert server.client.get("/ready").json() == {"status": "ready"}
     before = server.metric("milvus_rerank_documents_total")
@@ -96,14 +102,16 @@ def test_health_readiness_and_metrics(server) -> None:
         assert name in page.text
 
 
-def test_every_answer_carries_a_request_id_its_own_or_the_clients(server) -> None:
+def test_every_answer_carries_a_request_id_its_own_or_the_clients(server: Running) -> None:
     given = server.client.get("/health", headers={"x-request-id": "abc-1"}).headers["x-request-id"]
     assert given == "abc-1"
     made = server.client.get("/health", headers={"x-request-id": "no good\tid"}).headers["x-request-id"]
     assert len(made) == 32
 
 
-def test_no_text_is_logged(reranker, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_no_text_is_logged(
+    reranker: CrossEncoderRerankFunction, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     from milvus_rerank.server.main import log_to
 
     caplog.set_level(logging.DEBUG)
@@ -121,7 +129,7 @@ def test_no_text_is_logged(reranker, capsys: pytest.CaptureFixture[str], caplog:
     assert "secret" not in logged.err + logged.out + caplog.text
 
 
-def test_the_openapi_page_has_every_route_with_its_types(server) -> None:
+def test_the_openapi_page_has_every_route_with_its_types(server: Running) -> None:
     page = server.client.get("/openapi.json").json()
     assert {"/rerank", "/v1/rerank", "/v2/rerank", "/voyage/v1/rerank", "/score", "/info"} <= set(page["paths"])
     schema = page["paths"]["/v2/rerank"]["post"]["requestBody"]["content"]["application/json"]["schema"]
@@ -131,7 +139,7 @@ def test_the_openapi_page_has_every_route_with_its_types(server) -> None:
     assert "relevance_score" in page["components"]["schemas"]["Result"]["properties"]
 
 
-def test_requests_and_stages_are_spans_of_the_clients_trace(reranker) -> None:
+def test_requests_and_stages_are_spans_of_the_clients_trace(reranker: CrossEncoderRerankFunction) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -147,5 +155,7 @@ def test_requests_and_stages_are_spans_of_the_clients_trace(reranker) -> None:
     found = {span.name: span for span in spans.get_finished_spans() if span.context.trace_id == int(parent[3:35], 16)}
     assert set(found) == {"POST /rerank", "tokenize", "score"} or set(found) == {"POST", "tokenize", "score"}
     request = next(span for name, span in found.items() if name.startswith("POST"))
-    assert all(found[stage].parent.span_id == request.context.span_id for stage in ("tokenize", "score"))
+    assert all(
+        present(found[stage].parent).span_id == present(request.context).span_id for stage in ("tokenize", "score")
+    )
     assert "secret" not in str([span.to_json() for span in found.values()])

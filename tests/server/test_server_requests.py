@@ -1,19 +1,22 @@
 """Requests that are unusual or cannot be used, and what the server says to them."""
 
+from typing import Any
+
 import pytest
 from dartmouth import DOCUMENTS, QUERY
+from serving import Running
 
 pytestmark = pytest.mark.compat
 
 
-def test_no_documents_are_no_results(server) -> None:
+def test_no_documents_are_no_results(server: Running) -> None:
     assert server.post("/rerank", {"query": "q", "texts": []}).json() == []
     assert server.post("/rerank", {"query": "q", "documents": []}).json()["results"] == []
     body = {"inputs": {"source_sentence": "q", "sentences": []}}
     assert server.post("/hf-inference/models/m/pipeline/sentence-similarity", body).json() == []
 
 
-def test_equal_documents_get_equal_scores_and_their_own_places(server, expected) -> None:
+def test_equal_documents_get_equal_scores_and_their_own_places(server: Running, expected: list[float]) -> None:
     answer = server.post("/v1/rerank", {"query": QUERY, "documents": [DOCUMENTS[1]] * 3 + DOCUMENTS[:1]}).json()
     assert [row["index"] for row in answer["results"]] == [0, 1, 2, 3]
     assert [row["relevance_score"] for row in answer["results"]] == pytest.approx(
@@ -36,7 +39,7 @@ INVALID = [
 
 
 @pytest.mark.parametrize(("body", "message"), INVALID)
-def test_a_body_that_cannot_be_used_is_told_why_in_every_clients_key(server, body, message) -> None:
+def test_a_body_that_cannot_be_used_is_told_why_in_every_clients_key(server: Running, body: Any, message: str) -> None:
     answer = server.post("/rerank", body)
     assert answer.status_code == 422
     said = answer.json()
@@ -60,24 +63,24 @@ def test_a_body_that_cannot_be_used_is_told_why_in_every_clients_key(server, bod
         (b'{"query": "q", "texts": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
     ],
 )
-def test_what_is_no_json_is_refused(server, content, status) -> None:
+def test_what_is_no_json_is_refused(server: Running, content: Any, status: int) -> None:
     answer = server.client.post("/rerank", content=content, headers={"content-type": "application/json"})
     assert answer.status_code == status
     assert answer.json()["error"]
 
 
-def test_what_json_cannot_say_comes_back_as_something_it_can(server) -> None:
+def test_what_json_cannot_say_comes_back_as_something_it_can(server: Running) -> None:
     content = b'{"query": "q", "documents": [{"text": "a", "x": NaN, "y": "\\ud800"}], "return_documents": true}'
     answer = server.client.post("/v1/rerank", content=content, headers={"content-type": "application/json"})
     [row] = answer.json()["results"]
     assert row["document"] == {"text": "a", "x": "nan", "y": "\ud800"}
 
 
-def test_a_huge_count_is_all(server) -> None:
+def test_a_huge_count_is_all(server: Running) -> None:
     assert len(server.post("/rerank", {"query": "q", "documents": ["a", "b"], "top_n": 10**30}).json()["results"]) == 2
 
 
-def test_unknown_paths_and_methods_are_told(server) -> None:
+def test_unknown_paths_and_methods_are_told(server: Running) -> None:
     assert server.client.get("/nothing").json()["error"] == "Not Found"
     assert server.client.get("/rerank").status_code == 405
     assert server.metric("milvus_rerank_requests_total", route="other") >= 1

@@ -21,11 +21,13 @@ def faults() -> Iterator[FaultServer]:
         yield running
 
 
-@pytest.fixture(params=MAKERS.values(), ids=MAKERS)
+@pytest.fixture(params=list(MAKERS.values()), ids=list(MAKERS))
 def make(request: pytest.FixtureRequest) -> Make:
-    return request.param
+    made: Make = request.param
+    return made
 
 
 @pytest.fixture(params=[plainly, in_a_loop])
 def ask(request: pytest.FixtureRequest) -> Ask:
-    return request.param
+    asked: Ask = request.param
+    return asked

@@ -107,7 +107,8 @@ def test_no_more_requests_of_a_call_than_concurrency_are_under_way(faults: Fault
     faults.then = counted
     texts = ["x" * size for size in range(1, 13)]
     for concurrency, at_least in ((1, 1), (3, 2)):
-        for run in (lambda f: f.score("q", texts), lambda f: asyncio.run(f.ascore("q", texts))):
+        runs: tuple[Ask, Ask] = (lambda f: f.score("q", texts), lambda f: asyncio.run(f.ascore("q", texts)))
+        for run in runs:
             most[0] = 0
             with remote(faults.address, max_documents=1, concurrency=concurrency) as function:
                 assert run(function) == [float(size) for size in range(1, 13)]

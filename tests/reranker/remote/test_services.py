@@ -78,7 +78,10 @@ def test_the_event_loop_gives_what_plain_calls_give(server: Running, make: Make)
 
 def test_long_lists_are_split_and_scores_stay_in_order(server: Running, make: Make) -> None:
     texts = [" ".join(QUERY.split()[: place % 4]) + " filler" for place in range(23)]
-    count = lambda: server.metric("milvus_rerank_requests_total")  # noqa: E731
+
+    def count() -> float:
+        return server.metric("milvus_rerank_requests_total")
+
     with make(server.address, api_key=KEY, max_documents=5) as function:
         before = count()
         assert function.score(QUERY, texts) == pytest.approx(LOCAL.score(QUERY, texts), abs=1e-6)
