@@ -42,7 +42,7 @@ def _byte_bpe(roberta: bool) -> tuple[Tokenizer, list[str]]:
     return tokenizer, special
 
 
-def _unigram(pair: str, special: list[str], first: str, last: str) -> tuple[Tokenizer, list[str]]:
+def unigram(pair: str, special: list[str], first: str, last: str) -> tuple[Tokenizer, list[str]]:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("  ", " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -55,12 +55,12 @@ def _unigram(pair: str, special: list[str], first: str, last: str) -> tuple[Toke
 
 
 def _xlm_unigram() -> tuple[Tokenizer, list[str]]:
-    return _unigram("<s> $A </s> </s> $B </s>", ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], "<s>", "</s>")
+    return unigram("<s> $A </s> </s> $B </s>", ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], "<s>", "</s>")
 
 
 def _deberta_unigram() -> tuple[Tokenizer, list[str]]:
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    return _unigram("[CLS] $A [SEP] $B:1 [SEP]:1", special, "[CLS]", "[SEP]")
+    return unigram("[CLS] $A [SEP] $B:1 [SEP]:1", special, "[CLS]", "[SEP]")
 
 
 _WIDTH = 32

@@ -14,6 +14,7 @@ import pytest
 import torch
 from pair_texts import QUERIES, TEXTS
 from tiny_decoders import CAUSAL, IN_PARTS, ROLES, STRICT, save_causal_model, save_last_token_classifier
+from tokenizers import Tokenizer
 
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines.causal_lm import NextToken
@@ -182,12 +183,18 @@ def test_a_sliding_window_shorter_than_a_prompt_is_not_shared(causal: dict[str, 
     assert forward._kept is None
 
 
+def decoded(folder: Path, ids: Any) -> str:
+    """Return the text of token ids, special tokens included."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
 def test_a_template_without_roles_gets_a_users_message(tmp_path: Path) -> None:
     folder = save_causal_model("qwen3", tmp_path, template=STRICT)
     reranker = CrossEncoderRerankFunction(str(folder), device="cpu")
     encoder: Any = reranker.scorer.encoder
     [row] = encoder.rows([("who barks", "a dog")])
-    text = encoder._tokenizer.decode(row.ids)
+    text = decoded(folder, row.ids)
     assert text.endswith(
         f"<|im_start|>user\n<Instruct>: {INSTRUCTION}\n<Query>: who barks\n<Document>: a dog<|im_end|>\n"
         "<|im_start|>assistant\n"
@@ -203,16 +210,17 @@ def test_mxbais_second_version_is_asked_for_one_or_zero(tmp_path: Path) -> None:
     encoder: Any = reranker.scorer.encoder
     batch = encoder.batch(encoder.rows([("who {barks}?", "a dog.")]))
     ids = batch.input_ids[0].tolist()
-    text = encoder._tokenizer.decode(ids)
+    text = decoded(folder, ids)
     assert "<|im_start|>user\ninstruction: Find dogs\nquery: who {barks}?\ndocument: a dog.\nYou are a search" in text
     assert text.endswith("\nRelevance:<|im_end|>\n<|im_start|>assistant\n")
     # The library tokenises each part alone, as the model was trained.
     parts = ["instruction: Find dogs\nquery: who {barks}?", "\n", "document: a dog.", "\n"]
-    alone = [token for part in parts for token in encoder._tokenizer(part)["input_ids"]]
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    alone = [token for part in parts for token in tokenizer.encode(part, add_special_tokens=False).ids]
     start, end = batch.bounds[0]
     assert alone in [ids[at : at + len(alone)] for at in range(end)]
-    assert encoder._tokenizer.decode(ids[start:end]) == "document: a dog."
-    vocabulary = encoder._tokenizer.get_vocab()
+    assert decoded(folder, ids[start:end]) == "document: a dog."
+    vocabulary = tokenizer.get_vocab()
     forward = reranker.scorer.engine._forward  # type: ignore[attr-defined]
     assert (forward._yes, forward._no) == (vocabulary["1"], vocabulary["0"])
 
@@ -353,7 +361,7 @@ def test_a_documents_first_word_is_the_documents(tmp_path: Path) -> None:
     first, second, *_ = encoder.windows(
         reranker.scorer.encoder.rows([("who", document)], threading.Event())[0], reranker.scorer.chunks
     )
-    texts = [encoder._tokenizer.decode(row.ids[row.start : len(row.ids) - row.tail]) for row in (first, second)]
+    texts = [decoded(folder, row.ids[row.start : len(row.ids) - row.tail]) for row in (first, second)]
     assert texts[0].strip().startswith("turing the quick")
     assert "turing" not in texts[1]
     assert encoder.span(("who", document), 0, reranker.scorer.chunks)[0] == 0

@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from pair_texts import QUERIES, TEXTS  # noqa: E402
-from tiny_models import _unigram  # noqa: E402
+from tiny_models import unigram  # noqa: E402
 
 PAIRS = [list(pair) for pair in itertools.product(QUERIES, TEXTS)]
 LIMITS = {"query_max_length": 24, "max_length": 64}
@@ -86,7 +86,7 @@ MODELS: dict[str, tuple[Callable[[int], Any], Any, list[dict[str, Any]]]] = {
 
 def save_tokenizer(folder: Path) -> int:
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    core, _ = _unigram("<bos> $A $B", special, "<bos>", "<eos>")
+    core, _ = unigram("<bos> $A $B", special, "<bos>", "<eos>")
     names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=512, **names)
     tokenizer.save_pretrained(folder)

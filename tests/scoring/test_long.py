@@ -13,6 +13,7 @@ from pair_texts import MAX_LENGTH
 from present import present
 from serving import serving
 from tiny_decoders import save_causal_model
+from tokenizers import Tokenizer
 
 from milvus_rerank import BatchOptions, BGERerankFunction, CrossEncoderRerankFunction, FlagOptions
 from milvus_rerank.engines.select import EngineName
@@ -225,14 +226,15 @@ def test_every_window_keeps_what_stands_around_a_document(tiny: dict[str, Path])
     windows = encoder.windows(
         reranker.scorer.encoder.rows([(QUERY, LONG)], threading.Event())[0], present(reranker.scorer.chunks)
     )
-    texts = [encoder._tokenizer.backend_tokenizer.decode(ids.tolist()) for _, ids in windows]
+    tokenizer = Tokenizer.from_file(str(tiny["bert"] / "tokenizer.json"))
+    texts = [tokenizer.decode(ids.tolist()) for _, ids in windows]
     assert len(texts) > 10
     assert all(text.startswith("text 1 ") and text.endswith(" end") for text in texts)
     before, after = encoder._around
     inner = [ids[before : len(ids) - after] for _, ids in windows]
     assert {len(own) for own in inner} == {20}
     start, end = encoder.span((QUERY, LONG), 1, reranker.scorer.chunks)
-    assert LONG[start:end].lower() == encoder._tokenizer.backend_tokenizer.decode(inner[1].tolist())
+    assert LONG[start:end].lower() == tokenizer.decode(inner[1].tolist())
 
 
 @pytest.mark.parametrize("max_length", [14, 15, 31, 32])

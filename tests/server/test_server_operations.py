@@ -8,11 +8,12 @@ import pytest
 from dartmouth import DOCUMENTS, QUERY, results
 from present import present
 from serving import Running, serving
+from tokenizers import Tokenizer
 
 import milvus_rerank
 from milvus_rerank import CrossEncoderRerankFunction
+from milvus_rerank.models.source import model_folder
 from milvus_rerank.reranker.lexical import LexicalRerankFunction
-from milvus_rerank.scoring.pair_encoder import PairEncoder
 
 pytestmark = pytest.mark.compat
 
@@ -40,10 +41,8 @@ def test_one_model_answers_to_any_name_and_several_only_to_their_own(
 def test_usage_counts_the_tokens_that_the_model_reads_padding_and_cache_aside() -> None:
     function = CrossEncoderRerankFunction("builtin/rerank", device="cpu", score_cache=100)
     documents = ["a dog", "a dog barks at night", "a dog"]
-    encoder = function.scorer.encoder
-    assert isinstance(encoder, PairEncoder)
-    encode = encoder._tokenizer
-    true = sum(len(encode(["who barks"], [text])["input_ids"][0]) for text in documents)
+    tokenizer = Tokenizer.from_file(str(present(model_folder("builtin/rerank")) / "tokenizer.json"))
+    true = sum(len(tokenizer.encode("who barks", text).ids) for text in documents)
     with serving({"m": lambda: function}) as running:
         for _ in range(2):  # the second time from the score cache
             answer = running.post("/v1/rerank", {"query": "who barks", "documents": documents}).json()
