@@ -13,6 +13,7 @@ from tiny_models import save_tiny_model
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines.base import Batch
 from milvus_rerank.engines.packed import LAST_MODULES, PackedClassifier, can_pack
+from milvus_rerank.engines.select import Dtype
 from milvus_rerank.engines.torch_engine import TorchEngine, classify
 
 ROWS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15, 16, 17, 18], [5, 5, 5, 5], list(range(5, 29))]
@@ -84,10 +85,12 @@ def test_only_half_precision_on_cuda_is_packed(tiny: dict[str, Path]) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("architecture", list(LAST_MODULES))
-def test_the_kernel_gives_the_scores_of_the_cpu(tiny: dict[str, Path], architecture: str, dtype: str) -> None:
+def test_the_kernel_gives_the_scores_of_the_cpu(tiny: dict[str, Path], architecture: str, dtype: Dtype) -> None:
     pairs = [(query, text) for query in QUERIES for text in TEXTS]
     expected = CrossEncoderRerankFunction(str(tiny[architecture]), device="cpu", engine="torch").score_pairs(pairs)
     reranker = CrossEncoderRerankFunction(str(tiny[architecture]), device="cuda", dtype=dtype)
-    assert reranker.scorer.engine.packed
+    engine = reranker.scorer.engine
+    assert isinstance(engine, TorchEngine)
+    assert engine.packed
     tolerance = {"float16": 0.05, "bfloat16": 0.3}[dtype]
     np.testing.assert_allclose(reranker.score_pairs(pairs), expected, atol=tolerance, rtol=0)
