@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from milvus_rerank.errors import RerankError, install_command
-from milvus_rerank.loading.inspect import inspect_folder
+from milvus_rerank.loading.inspect import inspect_model
 from milvus_rerank.models import ModelSource, builtin_names, model_folder
 from milvus_rerank.registry import Entry, available, load
 from milvus_rerank.requirements import ENGINES, EXTRAS, PACKAGES, missing
@@ -18,13 +18,7 @@ from milvus_rerank.reranker.remote.function import RemoteRerankFunction
 
 @dataclass(frozen=True, slots=True)
 class PackageStatus:
-    """An optional package.
-
-    :param name: the package's name.
-    :param version: the installed version; None if the package is not installed.
-    :param purpose: the purpose of the package.
-    :param install: the command that installs it.
-    """
+    """An optional package: its installed version or None, its purpose, and the command that installs it."""
 
     name: str
     version: str | None
@@ -68,12 +62,7 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Rerankers, models and packages of this machine.
-
-    :param rerankers: the registered rerankers.
-    :param models: the models on this machine.
-    :param packages: the optional packages.
-    """
+    """Registered rerankers, models on this machine, and optional packages."""
 
     rerankers: tuple[RerankerStatus, ...]
     models: tuple[ModelStatus, ...]
@@ -105,11 +94,7 @@ def take_inventory(load: Callable[[ModelStatus], object] | None = None, cache_di
 
 
 def load_model(model: ModelStatus) -> None:
-    """Load a model as a user would, from this machine's files.
-
-    :param model: a reranker or embedder.
-    :raises RerankError: if the model does not load.
-    """
+    """Load a reranker or embedder as a user would, from this machine's files."""
     if model.kind == "embedder":
         from milvus_rerank.embedding import StaticEmbedder
 
@@ -165,10 +150,10 @@ def _cached_models(cache_dir: Path | None) -> Iterator[ModelStatus]:
     except ModuleNotFoundError:  # every engine installs it; without it there is no cache
         return
     try:
-        found = scan_cache_dir(cache_dir)
+        cache = scan_cache_dir(cache_dir)
     except (CacheNotFound, ValueError):  # ValueError: a file is at the cache's path
         return
-    for repo in sorted(found.repos, key=lambda repo: repo.repo_id):
+    for repo in sorted(cache.repos, key=lambda repo: repo.repo_id):
         revisions = sorted(repo.revisions, key=lambda revision: revision.last_modified, reverse=True)
         if repo.repo_type == "model" and revisions:
             status = _status(repo.repo_id, revisions[0].snapshot_path, "hub cache", repo.size_on_disk)
@@ -178,7 +163,7 @@ def _cached_models(cache_dir: Path | None) -> Iterator[ModelStatus]:
 
 def _status(name: str, folder: Path, origin: str, size: int) -> ModelStatus:
     try:
-        info = inspect_folder(folder, ModelSource(name))
+        info = inspect_model(ModelSource(name), folder)
     except RerankError as error:
         return ModelStatus(name, "other", origin, size, str(error))
     kind, problem = "other", None
@@ -197,11 +182,7 @@ def _status(name: str, folder: Path, origin: str, size: int) -> ModelStatus:
 
 
 def installed_version(package: str) -> str | None:
-    """Return the version of an installed package; None if it is not installed.
-
-    :param package: the name to install the package by.
-    :returns: a version such as ``2.9.1``.
-    """
+    """Return the version of a package by the name to install it by; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

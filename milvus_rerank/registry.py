@@ -100,14 +100,14 @@ class Registry:
             raise RegistryError(f"a reranker's name is a string, got {name!r}")
         if name in self._registered:
             return self._registered[name]
-        found = self._table().get(name, [])
-        if len(found) > 1:
+        installed = self._table().get(name, [])
+        if len(installed) > 1:
             raise RegistryError(
-                f"reranker {name!r} is claimed by {' and '.join(entry.origin for entry in found)}; uninstall one, "
-                f"or choose with register({name!r}, {found[0].target!r}, replace=True)"
+                f"reranker {name!r} is claimed by {' and '.join(entry.origin for entry in installed)}; uninstall one, "
+                f"or choose with register({name!r}, {installed[0].target!r}, replace=True)"
             )
-        if found:
-            return found[0]
+        if installed:
+            return installed[0]
         if ":" in name:
             return Entry(name, name, "its own name")
         known = ", ".join(sorted({*self._registered, *self._table()}))
@@ -115,7 +115,7 @@ class Registry:
 
     def entries(self) -> list[Entry]:
         """Return all entries, including clashing entries, sorted by name, without importing any."""
-        installed = [entry for name, some in self._table().items() if name not in self._registered for entry in some]
+        installed = [entry for name, group in self._table().items() if name not in self._registered for entry in group]
         return sorted([*self._registered.values(), *installed], key=lambda entry: (entry.name, entry.origin))
 
     def _table(self) -> Mapping[str, list[Entry]]:
@@ -138,11 +138,11 @@ def scan_installed() -> list[Entry]:
     """Return the rerankers of installed distributions, including this package's, without importing them."""
     from importlib.metadata import entry_points
 
-    found = {
+    points = {
         (point.name, point.value, f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package")
         for point in entry_points(group=GROUP)
     }
-    return [Entry(*parts) for parts in sorted(found)]
+    return [Entry(*parts) for parts in sorted(points)]
 
 
 _shared = Registry(scan_installed)
@@ -192,11 +192,11 @@ def load(name: str | os.PathLike[str], **options: Any) -> "BaseRerankFunction":
     text = os.fspath(name)
     if all(entry.name != text for entry in available()) and ("/" in text or "\\" in text or Path(text).is_dir()):
         from milvus_rerank.loading.inspect import inspect_model
-        from milvus_rerank.loading.options import HubOptions, check_group
+        from milvus_rerank.loading.options import LoadOptions
         from milvus_rerank.models import ModelSource
 
-        hub = check_group(options.get("hub"), "hub", HubOptions)
-        source = ModelSource(text, hub.revision, hub.cache_dir, bool(options.get("local_files_only")))
+        source = ModelSource(text, local_files_only=bool(options.get("local_files_only")))
+        source = LoadOptions(source, hub=options.get("hub")).source
         kind = "bge" if inspect_model(source).is_bge else "cross-encoder"
         return create(kind, model_name=text, **options)
     try:

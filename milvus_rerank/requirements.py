@@ -76,7 +76,15 @@ def missing(*packages: str) -> list[str]:
     :param *packages: import names of packages.
     :returns: the missing packages, in input order.
     """
-    return [name for name in packages if not _installed(name)]
+    absent = []
+    for name in packages:
+        try:
+            spec = importlib.util.find_spec(name)
+        except ModuleNotFoundError:  # the parent package of a dotted name
+            spec = None
+        if spec is None:
+            absent.append(name)
+    return absent
 
 
 def require(purpose: str, *packages: str) -> None:
@@ -89,10 +97,3 @@ def require(purpose: str, *packages: str) -> None:
     absent = missing(*packages)
     if absent:
         raise MissingDependencyError(absent, [PACKAGES[name] for name in absent], purpose)
-
-
-def _installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # the parent package of a dotted name
-        return False

@@ -55,15 +55,15 @@ def _show_inventory(load: bool, as_json: bool) -> None:
 def _print(inventory: "Inventory") -> None:
     from rich.filesize import decimal
 
-    rerankers = [(one.name, one.origin, _state(one.problem)) for one in inventory.rerankers]
+    rerankers = [(entry.name, entry.origin, _state(entry.problem)) for entry in inventory.rerankers]
     _print_table("Rerankers (--reranker)", ("name", "from", "loads"), rerankers)
     models = [
         (model.name, model.kind, model.origin, decimal(model.size), _state(model.problem)) for model in inventory.models
     ]
     _print_table("Models here (--model, --embedder)", ("name", "kind", "from", "size", "usable"), models)
     packages = [
-        (one.name, one.version or "missing", one.purpose, one.install if one.version is None else "")
-        for one in inventory.packages
+        (package.name, package.version or "missing", package.purpose, "" if package.version else package.install)
+        for package in inventory.packages
     ]
     _print_table("Optional packages", ("name", "version", "for", "to install"), packages)
 
@@ -97,7 +97,7 @@ def _service_row(card: "ModelCard") -> "Sequence[str]":
 def _languages(card: "ModelCard") -> str:
     from milvus_rerank.models.catalogue import MULTILINGUAL
 
-    return " ".join("many" if one == MULTILINGUAL else one for one in card.languages) or "?"
+    return " ".join("many" if language == MULTILINGUAL else language for language in card.languages) or "?"
 
 
 def _number(number: int | None) -> str:
@@ -144,8 +144,8 @@ def _print_card(card: "ModelCard") -> None:
     for label, value in lines.items():
         if value:
             _print_line(value, label)
-    for place, url in enumerate(card.source):
-        _print_line(url, "" if place else "source")
+    for index, url in enumerate(card.source):
+        _print_line(url, "" if index else "source")
 
 
 def _print_line(text: str, label: str | None = None) -> None:

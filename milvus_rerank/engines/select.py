@@ -47,7 +47,10 @@ def choose_device(device: str | None, engine: str) -> str:
     :raises DeviceError: if this machine or this build of torch lacks the device.
     """
     automatic = device in (None, "", "auto")
-    if device == "cpu" or (automatic and (engine in ("onnx", "openvino") or not _may_have_gpu())):
+    may_have_gpu = importlib.util.find_spec("torch") is not None and (
+        sys.platform in ("darwin", "win32") or any(Path(path).exists() for path in _GPU_FILES)
+    )
+    if device == "cpu" or (automatic and (engine in ("onnx", "openvino") or not may_have_gpu)):
         return "cpu"
     require_engine("torch")
     from milvus_rerank.engines.torch_engine import pick_device
@@ -93,9 +96,3 @@ def cpu_limit() -> int | None:
         return None
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return limit if limit < usable else None
-
-
-def _may_have_gpu() -> bool:
-    if importlib.util.find_spec("torch") is None:
-        return False
-    return sys.platform in ("darwin", "win32") or any(Path(path).exists() for path in _GPU_FILES)

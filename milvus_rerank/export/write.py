@@ -13,12 +13,13 @@ from milvus_rerank.models.files import (
     check_reranker,
     content_key,
     fetch_folder,
-    has_plain_tokenizer,
     list_files,
     read_config,
+    read_tokenizer,
     weight_files,
 )
-from milvus_rerank.onnx_graphs import files, locate
+from milvus_rerank.onnx_graphs import cache, files
+from milvus_rerank.onnx_graphs.architectures import position_limit
 from milvus_rerank.requirements import ENGINES, require
 
 FLOAT32 = "onnx/model.onnx"
@@ -82,15 +83,15 @@ def write_float32(source: ModelSource, folder: Path, target: Path) -> None:
     _copy(folder, target, ("config.json", *_PAPERS))
     _write_tokenizer(source, folder, target)
     config = read_config(target)
-    tokenizer = FileTokenizer(target, config)
+    tokenizer = FileTokenizer(target, config, read_config(target, "tokenizer_config.json", optional=True))
     names = list_files(folder)
-    if files.can_build(names, config, tokenizer.padding_side):
+    if weight_files(folder) and position_limit(config) is not None and tokenizer.padding_side == "right":
         with_types = "token_type_ids" in tokenizer.model_input_names
-        locate.write_built(graph, folder, config, source.name, with_types=with_types)
+        cache.write_built(graph, folder, config, source.name, with_types=with_types)
         return
     carried = files.find_carried(names, "onnx", "float32")
     if carried is None:
-        locate.write_traced(graph, source, [name for name in tokenizer.model_input_names if name in locate.INPUTS])
+        cache.write_traced(graph, source, [name for name in tokenizer.model_input_names if name in cache.INPUTS])
         _rename_data(graph)
         return
     for path in (folder / carried, *_data_files(folder / carried)):
@@ -108,7 +109,8 @@ def copy_small_files(folder: Path, target: Path) -> None:
 
 
 def _write_tokenizer(source: ModelSource, folder: Path, target: Path) -> None:
-    if has_plain_tokenizer(folder):
+    tokenizer_config = read_config(folder, "tokenizer_config.json", optional=True)
+    if read_tokenizer(folder, read_config(folder), tokenizer_config) is not None:
         _copy(folder, target, _TOKENIZERS)
         return
     require(f"the tokenizer of model {source.name!r}", *ENGINES["torch"])

@@ -1,25 +1,15 @@
 """Inspection of a model: its small files say what it is and which engines can run it. Reads no weights."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models.catalogue import find_card
-from milvus_rerank.models.files import (
-    CONFIGS,
-    fetch_folder,
-    has_plain_tokenizer,
-    label_count,
-    list_files,
-    list_hub_files,
-    read_config,
-)
-from milvus_rerank.models.model_type import ModelType, Settings, model_type, read_settings
+from milvus_rerank.models.files import CONFIGS, fetch_folder, label_names, list_files, list_hub_files, read_config
+from milvus_rerank.models.model_type import ModelType, SavedSettings, model_type, read_settings
 from milvus_rerank.models.source import ModelSource, model_folder
-from milvus_rerank.onnx_graphs.architectures import is_known, position_limit
-from milvus_rerank.onnx_graphs.files import can_build
+from milvus_rerank.onnx_graphs.architectures import position_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +21,7 @@ class ModelInfo:
     :param is_local: whether all its files are in that folder; False for a model of the hub.
     :param files: the names of all its files, including files on the hub that are not downloaded.
     :param config: its ``config.json``.
+    :param tokenizer_config: its ``tokenizer_config.json``.
     :param settings: the settings that sentence-transformers saved with it.
     :param model_type: its type.
     :param labels: the names of its labels.
@@ -44,7 +35,8 @@ class ModelInfo:
     is_local: bool
     files: tuple[str, ...]
     config: dict[str, Any]
-    settings: Settings
+    tokenizer_config: dict[str, Any]
+    settings: SavedSettings
     model_type: ModelType
     labels: tuple[str, ...]
     has_chat_template: bool
@@ -67,76 +59,48 @@ class ModelInfo:
         said = self.config.get("architectures") if self.model_type == "classifier" else self.settings.tokens
         return bool(said) or find_card(self.source.name) is not None
 
-    @property
-    def has_plain_tokenizer(self) -> bool:
-        """Tell whether its tokenizer runs without transformers. Reads ``tokenizer.json``, which can have megabytes."""
-        return has_plain_tokenizer(self.folder)
-
     def fetch(self, *patterns: str, show_progress: bool = False) -> Path:
-        r"""Return a folder with more of the model's files.
-
-        :param \*patterns: the files to download, as globs such as ``model*.safetensors``.
-        :param show_progress: show the hub client's progress bars.
-        :returns: the folder.
-        :raises ModelError: if the files cannot be downloaded.
-        """
-        if self.is_local:
-            return self.folder
+        r"""Return a folder with more of the model's files, after downloading those that match glob patterns."""
         return fetch_folder(self.source, (*CONFIGS, *patterns), show_progress=show_progress)
 
 
-def inspect_model(source: ModelSource, *, show_progress: bool = False) -> ModelInfo:
+def inspect_model(source: ModelSource, folder: Path | None = None, *, show_progress: bool = False) -> ModelInfo:
     """Inspect a model, after downloading its small files if they are missing.
 
     :param source: the model's name, and how to download it.
+    :param folder: the folder with all its files; None finds it by the name.
     :param show_progress: show the hub client's progress bars.
     :returns: the facts about the model.
     :raises InputError: if the name is empty or not a string.
     :raises ModelError: if the model cannot be found, or one of its small files cannot be read.
     """
-    folder = model_folder(source.name)
-    if folder is not None:
-        return inspect_folder(folder, source)
-    folder = fetch_folder(source, CONFIGS, show_progress=show_progress)
-    return inspect_folder(folder, source, is_local=False, files=list_hub_files(source))
-
-
-def inspect_folder(
-    folder: Path, source: ModelSource, *, is_local: bool = True, files: tuple[str, ...] | None = None
-) -> ModelInfo:
-    """Inspect a model whose small files are in a folder.
-
-    :param folder: the folder.
-    :param source: the model's name, and how to download it.
-    :param is_local: whether all its files are in the folder.
-    :param files: the names of all its files; None for the files in the folder.
-    :returns: the facts about the model.
-    :raises ModelError: if one of the small files cannot be read.
-    """
-    config, settings = read_config(folder), read_settings(folder)
-    tokenizer = read_config(folder, "tokenizer_config.json", optional=True)
+    files = None
+    folder = folder or model_folder(source.name)
+    is_local = folder is not None
+    if folder is None:
+        folder = fetch_folder(source, CONFIGS, show_progress=show_progress)
+        files = list_hub_files(source)
     files = list_files(folder) if files is None else files
-    chat_template = "chat_template" in tokenizer or (folder / "chat_template.jinja").is_file()
+    config, settings = read_config(folder), read_settings(folder)
+    tokenizer_config = read_config(folder, "tokenizer_config.json", optional=True)
+    has_template = "chat_template" in tokenizer_config or (folder / "chat_template.jinja").is_file()
+    has_weights = "model.safetensors" in files or "model.safetensors.index.json" in files
     try:
-        known = is_known(config)
+        limit = position_limit(config)
         return ModelInfo(
             source=source,
             folder=folder,
             is_local=is_local,
             files=files,
             config=config,
+            tokenizer_config=tokenizer_config,
             settings=settings,
             model_type=model_type(config, settings),
-            labels=_labels(config),
-            has_chat_template=chat_template and (not settings.modules if settings.chat is None else settings.chat),
-            can_build=can_build(files, config, tokenizer.get("padding_side", "right")),
-            position_limit=position_limit(config) if known else None,
+            labels=label_names(config),
+            has_chat_template=has_template and (not settings.modules if settings.chat is None else settings.chat),
+            # A graph that is built counts positions from the left.
+            can_build=limit is not None and has_weights and tokenizer_config.get("padding_side", "right") == "right",
+            position_limit=limit,
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
-
-
-def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of a classifier's labels, with transformers' names for labels that its config omits."""
-    names = {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
-    return tuple(names.get(number, f"LABEL_{number}") for number in range(label_count(config)))

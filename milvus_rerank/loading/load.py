@@ -3,8 +3,7 @@
 import logging
 from collections.abc import Hashable
 
-from milvus_rerank.engines.select import DTYPES, ENGINES, choose_device
-from milvus_rerank.errors import InputError
+from milvus_rerank.engines.select import choose_device
 from milvus_rerank.loading.inspect import ModelInfo, inspect_model
 from milvus_rerank.loading.load_onnx import load_graph
 from milvus_rerank.loading.load_torch import load_torch
@@ -16,7 +15,6 @@ from milvus_rerank.scoring.caches import ScoreCache
 from milvus_rerank.scoring.encoder import Encoder
 from milvus_rerank.scoring.pair_encoder import Affixes, PairEncoder
 from milvus_rerank.scoring.scorer import PairScorer
-from milvus_rerank.validation import check_choice, check_count, check_limit
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +37,11 @@ def load_scorer(options: LoadOptions) -> PairScorer:
     :raises DeviceError: if the device is absent.
     :raises MissingDependencyError: if no engine is installed, or the requested engine is not.
     """
-    _check_options(options)
-    cache = options.score_cache if isinstance(options.score_cache, ScoreCache) else None
-    if cache is None and (size := check_limit(options.score_cache, "score_cache")):
-        cache = ScoreCache(size)
     info = inspect_model(options.source, show_progress=options.show_progress)
-    check_model_options(info, options)
+    if info.model_type != "classifier" or options.flag is not None:
+        check_model_options(info, options)
     device = choose_device(options.device, options.engine)
-    label = pick_label(info, options)
+    label = pick_label(info, options) if info.model_type == "classifier" else None
     engine_name = select_engine(info, options, device, label)
     if engine_name == "torch":
         loaded = load_torch(info, options, device, label)
@@ -55,26 +50,30 @@ def load_scorer(options: LoadOptions) -> PairScorer:
     engine = loaded.engine
     # At level debug: the command shows level info to people, and this line only confirms their request.
     logger.debug("%s runs on %s with engine %s in %s", info.source.name, engine.device, engine.name, engine.dtype)
-    max_length = options.max_length or loaded.max_length
-    if loaded.position_limit is not None and max_length > loaded.position_limit:
-        logger.info("max_length %d is more than the model's %d positions", max_length, loaded.position_limit)
-        max_length = loaded.position_limit
-    encoder = loaded.encode(max_length) if loaded.encode else _pair_encoder(options, loaded, max_length)
-    full = min(options.batch_size * max_length, GPU_BATCH_TOKENS)
+    encoder = _encoder(options, loaded)
+    size = options.score_cache
+    cache = size if isinstance(size, ScoreCache) else ScoreCache(size) if size else None
+    full = min(options.batch_size * encoder.max_length, GPU_BATCH_TOKENS)
     return PairScorer(
         encoder,
-        loaded.engine,
+        engine,
         activation=pick_activation(options.activation, loaded.config, loaded.settings.activation),
         max_batch_tokens=options.batching.max_batch_tokens
         or (min(full, CPU_BATCH_TOKENS) if device == "cpu" else full),
         show_progress=options.show_progress,
         score_cache=cache,
-        settings=_settings(info, options, loaded, max_length) if cache is not None else None,
+        settings=_settings(info, options, loaded, encoder.max_length) if cache is not None else None,
         chunks=options.chunks,
     )
 
 
-def _pair_encoder(options: LoadOptions, loaded: Loaded, max_length: int) -> Encoder:
+def _encoder(options: LoadOptions, loaded: Loaded) -> Encoder:
+    max_length = options.max_length or loaded.max_length
+    if loaded.position_limit is not None and max_length > loaded.position_limit:
+        logger.info("max_length %d is more than the model's %d positions", max_length, loaded.position_limit)
+        max_length = loaded.position_limit
+    if loaded.encode is not None:
+        return loaded.encode(max_length)
     prompt = options.prompt if options.prompt is not None else loaded.settings.prompt
     return PairEncoder(
         loaded.tokenizer,
@@ -106,17 +105,3 @@ def _settings(info: ModelInfo, options: LoadOptions, loaded: Loaded, max_length:
         options.flag,
         options.chunks,
     )
-
-
-def _check_options(options: LoadOptions) -> None:
-    check_choice(options.engine, "engine", ENGINES)
-    check_choice(options.dtype, "dtype", DTYPES)
-    check_count(options.batch_size, "batch_size")
-    counts = {name: getattr(options, name) for name in ("max_length", "query_max_length", "threads")}
-    counts["max_batch_tokens"] = options.batching.max_batch_tokens
-    for name, count in counts.items():
-        if count is not None:
-            check_count(count, name)
-    if options.prompt is not None and not isinstance(options.prompt, str):
-        raise InputError(f"prompt must be a string, got {options.prompt!r}")
-    check_limit(options.batching.token_cache, "token_cache")

@@ -1,6 +1,5 @@
 """Loading for engines that run ONNX graphs: shipped with the model, built from its weights, or traced by torch."""
 
-from pathlib import Path
 from typing import Any
 
 from milvus_rerank.engines import Engine
@@ -8,6 +7,7 @@ from milvus_rerank.engines.base import Label
 from milvus_rerank.engines.select import choose_dtype, cpu_limit
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.loading.options import Loaded, LoadOptions
+from milvus_rerank.models.files import read_tokenizer
 from milvus_rerank.onnx_graphs.files import PICKLED, WEIGHTS, find_carried, graph_files
 from milvus_rerank.requirements import ENGINES, require
 
@@ -22,16 +22,27 @@ def load_graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | 
     :returns: the model.
     :raises ModelError: if the engine cannot run the model.
     """
-    if info.has_plain_tokenizer:
-        from milvus_rerank.models.files import FileTokenizer
+    from milvus_rerank.onnx_graphs import cache
 
-        tokenizer: Any = FileTokenizer(info.folder, info.config)
-    else:
+    tokenizer: Any = read_tokenizer(info.folder, info.config, info.tokenizer_config)
+    if tokenizer is None:
         require(f"the tokenizer of model {info.source.name!r}", *ENGINES["torch"])
         from milvus_rerank.models.hub import load_tokenizer
 
         tokenizer = load_tokenizer(info.source)
-    graph = _graph(name, info, options, tokenizer)
+    carried = find_carried(info.files, name, options.dtype)
+    files = graph_files(carried) if carried else WEIGHTS if info.can_build else (*WEIGHTS, *PICKLED)
+    folder, bars = info.folder, options.show_progress
+    if not info.is_local:
+        folder = info.fetch(*files, show_progress=bars)
+    inputs = [key for key in tokenizer.model_input_names if key in cache.INPUTS]
+    if carried:
+        graph = folder / carried
+    elif info.can_build:
+        with_types = "token_type_ids" in inputs
+        graph = cache.build_cached(folder, info.config, info.source.name, with_types=with_types, show_progress=bars)
+    else:
+        graph = cache.trace_cached(folder, info.source, inputs)
     threads = options.threads or cpu_limit()
     engine: Engine
     if name == "openvino":
@@ -47,18 +58,3 @@ def load_graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | 
     lengths = (tokenizer.model_max_length, info.config.get("max_position_embeddings"), info.position_limit)
     max_length = min(length for length in lengths if length is not None and length > 0)
     return Loaded(engine, tokenizer, info.config, int(max_length), info.position_limit, info.settings)
-
-
-def _graph(name: str, info: ModelInfo, options: LoadOptions, tokenizer: Any) -> Path:
-    from milvus_rerank.onnx_graphs import locate
-
-    source, bars = info.source, options.show_progress
-    carried = find_carried(info.files, name, options.dtype)
-    if carried is not None:
-        return info.fetch(*graph_files(carried), show_progress=bars) / carried
-    if info.can_build:
-        folder = info.fetch(*WEIGHTS, show_progress=bars)
-        with_types = "token_type_ids" in tokenizer.model_input_names
-        return locate.build_cached(folder, info.config, source.name, with_types=with_types, show_progress=bars)
-    folder = info.fetch(*WEIGHTS, *PICKLED, show_progress=bars)
-    return locate.trace_cached(folder, source, [key for key in tokenizer.model_input_names if key in locate.INPUTS])

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from milvus_rerank.engines.base import Batch, as_logits
 from milvus_rerank.errors import InputError, OutOfMemoryError
+from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.loading.options import Loaded, LoadOptions
-from milvus_rerank.models import ModelSource, model_folder
-from milvus_rerank.models.model_type import Settings
 from milvus_rerank.requirements import ENGINES, require
 from milvus_rerank.scoring.encoder import Chunks, Pair, Span
 
@@ -95,12 +94,7 @@ class LibraryEngine:
         self.dtype = dtype
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
-        """Run one forward pass.
-
-        :param batch: the texts.
-        :returns: raw logits, shape ``(pairs,)``.
-        :raises OutOfMemoryError: if torch cannot allocate the memory for the batch.
-        """
+        """Run one forward pass and return raw logits, shape ``(pairs,)``."""
         from milvus_rerank.engines.torch_engine import identity, is_out_of_memory
 
         if not isinstance(batch, TextBatch):
@@ -109,44 +103,21 @@ class LibraryEngine:
         options = {"batch_size": len(pairs), "show_progress_bar": False, "activation_fn": identity()}
         try:
             with self._turn:
-                made = self._model.predict(pairs, prompt=self._prompt, **options)
+                logits = self._model.predict(pairs, prompt=self._prompt, **options)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemoryError(f"a batch of {len(pairs)} pairs does not fit the memory of {self.device}") from None
-        return as_logits(np.asarray(made), len(pairs), type(self._model).__name__)
+        return as_logits(np.asarray(logits), len(pairs), type(self._model).__name__)
 
 
-def load_library(options: LoadOptions, device: str, dtype: str, config: dict[str, Any], settings: Settings) -> Loaded:
-    """Load a model with sentence-transformers.
-
-    :param options: the model, and how to run it.
-    :param device: the device that runs it.
-    :param dtype: the precision of its weights.
-    :param config: its ``config.json``.
-    :param settings: the settings that sentence-transformers saved with it.
-    :returns: the model.
-    :raises InputError: for options that need this package's tokenisation.
-    :raises ModelError: if the model cannot be found or read.
-    :raises MissingDependencyError: if sentence-transformers is not installed.
-    """
+def load_library(options: LoadOptions, device: str, dtype: str, info: ModelInfo) -> Loaded:
+    """Load a model with sentence-transformers, on a device and in a precision."""
     name = options.source.name
     if options.chunks is not None:
         raise InputError(
             f"model {name!r} is put together by sentence-transformers, which cuts texts off: use long='truncate'"
         )
-    _check_library(name)
-    from milvus_rerank.models.hub import explained
-
-    with explained(options.source):
-        model = _cross_encoder(options.source, device, dtype, options.max_length)
-    max_length = options.max_length or int(model.max_seq_length or 512)
-    engine = LibraryEngine(model, device, dtype, options.prompt)
-    return Loaded(engine, None, config, max_length, None, settings, LibraryEncoder)
-
-
-def _check_library(name: str) -> None:
-    """Refuse an old sentence-transformers, which would run a folder's Python code without permission."""
     require(f"model {name!r}", *ENGINES["torch"], "sentence_transformers")
     installed = version("sentence-transformers")
     if int(installed.partition(".")[0]) < _OLDEST_MAJOR:
@@ -154,19 +125,22 @@ def _check_library(name: str) -> None:
             f"model {name!r} needs sentence-transformers {_OLDEST_MAJOR} or newer, got {installed}, which would run "
             'code of a model\'s folder without asking. Type: pip install --upgrade "milvus-rerank[torch]"'
         )
-
-
-def _cross_encoder(source: ModelSource, device: str, dtype: str, max_length: int | None) -> Any:
     from sentence_transformers import CrossEncoder
 
-    folder = model_folder(source.name)
-    return CrossEncoder(
-        source.name if folder is None else str(folder),
-        device=device,
-        revision=source.revision,
-        cache_folder=None if source.cache_dir is None else str(source.cache_dir),
-        local_files_only=source.local_files_only or folder is not None,
-        trust_remote_code=source.trust_remote_code,
-        max_length=max_length,
-        model_kwargs={"dtype": dtype},
-    )
+    from milvus_rerank.models.hub import explained
+
+    source = options.source
+    with explained(source):
+        model = CrossEncoder(
+            str(info.folder) if info.is_local else source.name,
+            device=device,
+            revision=source.revision,
+            cache_folder=None if source.cache_dir is None else str(source.cache_dir),
+            local_files_only=source.local_files_only or info.is_local,
+            trust_remote_code=source.trust_remote_code,
+            max_length=options.max_length,
+            model_kwargs={"dtype": dtype},
+        )
+    max_length = options.max_length or int(model.max_seq_length or 512)
+    engine = LibraryEngine(model, device, dtype, options.prompt)
+    return Loaded(engine, None, info.config, max_length, None, info.settings, LibraryEncoder)

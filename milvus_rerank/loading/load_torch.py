@@ -1,6 +1,7 @@
 """Loading for torch: model types that this package assembles itself, and the rest through sentence-transformers."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from milvus_rerank.engines.base import Label
@@ -8,7 +9,6 @@ from milvus_rerank.engines.select import choose_dtype, cpu_limit
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.loading.load_sentence_transformers import load_library
 from milvus_rerank.loading.options import FlagOptions, Loaded, LoadOptions
-from milvus_rerank.models.model_type import ModelType, Settings
 from milvus_rerank.scoring.encoder import Encoder
 
 _QUESTION = (
@@ -29,76 +29,81 @@ def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label 
     :returns: the model.
     :raises ModelError: if the model cannot be read.
     """
-    from milvus_rerank.engines.torch_engine import has_bfloat16
+    from milvus_rerank.engines.torch_engine import TorchEngine, classify, has_bfloat16
 
     dtype = choose_dtype(options.dtype, "torch", device, has_bfloat16)
-    if info.model_type == "classifier":
-        return _classifier(info, options, device, dtype, label)
     if info.model_type == "library":
-        return load_library(options, device, dtype, info.config, info.settings)
-    if info.model_type == "causal" and options.flag is None:
-        return _causal(options, device, dtype, info.settings)
-    return _flag(options, options.flag or FlagOptions(), device, dtype, info)
+        return load_library(options, device, dtype, info)
+    loaded = _load(info, options, dtype)
+    config, forward, encode = loaded.config, classify, None
+    if info.model_type == "classifier":
+        if info.has_chat_template and options.flag is None:
+            encode = _chat_encoder(info, options, loaded.tokenizer, loaded.model.config.pad_token_id)
+    else:
+        config = {**config, "id2label": {0: ""}}  # a language model's config counts labels that it does not have
+        if options.flag is None:
+            forward, encode = _yes_or_no(info, options, loaded)
+        else:
+            forward, encode = _flag(info, options, options.flag, loaded)
+    threads = options.threads or cpu_limit()
+    engine = TorchEngine(loaded.model, device=device, dtype=dtype, threads=threads, forward=forward, label=label)
+    return Loaded(engine, loaded.tokenizer, config, loaded.max_length, loaded.position_limit, info.settings, encode)
 
 
-def _classifier(info: ModelInfo, options: LoadOptions, device: str, dtype: str, label: Label | None) -> Loaded:
-    from milvus_rerank.engines.torch_engine import TorchEngine
+def _load(info: ModelInfo, options: LoadOptions, dtype: str) -> Any:
+    """Return the model with its tokenizer, as a :class:`~milvus_rerank.models.hub.LoadedModel`."""
     from milvus_rerank.models.hub import load_model
 
-    settings = info.settings
-    loaded = load_model(options.source, show_progress=options.show_progress)
-    threads = options.threads or cpu_limit()
-    engine = TorchEngine(loaded.model, device=device, dtype=dtype, threads=threads, label=label)
-    encode = None
-    if info.has_chat_template and options.flag is None:
-        from milvus_rerank.models.chat_template import chat_prompt
+    flag, bars = options.flag or FlagOptions(), options.show_progress
+    if info.model_type not in ("layerwise", "lightweight"):
+        causal = info.model_type == "causal"
+        return load_model(options.source, dtype if causal else "float32", causal=causal, show_progress=bars)
+    from milvus_rerank.models import bge_llm
 
-        prompt = options.prompt if options.prompt is not None else settings.prompt
-        render = chat_prompt(loaded.tokenizer, options.source.name, prompt, settings, by_user=False)
-        encode = (
-            None if render is None else _prompts(options, loaded.tokenizer, render, loaded.model.config.pad_token_id)
-        )
-    return Loaded(engine, loaded.tokenizer, loaded.config, loaded.max_length, loaded.position_limit, settings, encode)
+    stock: tuple[Any, Any]
+    if info.model_type == "layerwise":
+        stock = bge_llm.LayerwiseModel, bge_llm.layerwise_config(info.config, flag.layer)
+    else:
+        config = bge_llm.lightweight_config(info.config, flag.layer, flag.merging_layers, flag.compress_ratio)
+        stock = bge_llm.LightweightModel, config
+    loaded = load_model(options.source, dtype, stock=stock, show_progress=bars)
+    if info.model_type == "layerwise":
+        loaded.model.fold()
+    return loaded
 
 
-def _prompts(
-    options: LoadOptions, tokenizer: Any, render: Callable[[str, str], str], pad_id: int = 0
-) -> Callable[[int], Encoder]:
+def _chat_encoder(info: ModelInfo, options: LoadOptions, tokenizer: Any, pad_id: int | None) -> Any:
+    """Return a factory of encoders for a chat template; None if a classifier's does not take query and document."""
+    from milvus_rerank.models.chat_template import chat_prompt
     from milvus_rerank.scoring.prompt_encoder import PromptEncoder
 
-    def encode(max_length: int) -> Encoder:
-        limit = options.query_max_length
-        return PromptEncoder(tokenizer, render, max_length=max_length, query_max_length=limit, pad_id=pad_id)
-
-    return encode
-
-
-def _causal(options: LoadOptions, device: str, dtype: str, settings: Settings) -> Loaded:
-    """Load a language model that answers yes or no, with sentence-transformers' prompts."""
-    from milvus_rerank.engines.causal_lm import NextToken
-    from milvus_rerank.engines.torch_engine import TorchEngine
-    from milvus_rerank.models.chat_template import answer_tokens, chat_prompt, is_mxbai
-    from milvus_rerank.models.hub import load_causal
-
-    loaded = load_causal(options.source, dtype, show_progress=options.show_progress)
-    yes, no = settings.tokens or answer_tokens(loaded.tokenizer, options.source.name)
-    prompt = options.prompt if options.prompt is not None else settings.prompt
-    of_mxbai = settings.tokens is None and is_mxbai(options.source.name)
-    render = None if of_mxbai else chat_prompt(loaded.tokenizer, options.source.name, prompt, settings)
-    engine = TorchEngine(
-        loaded.model,
-        device=device,
-        dtype=dtype,
-        threads=options.threads or cpu_limit(),
-        forward=NextToken(loaded.model, yes, no),
+    prompt = options.prompt if options.prompt is not None else info.settings.prompt
+    by_user = info.model_type == "causal"
+    render = chat_prompt(tokenizer, options.source.name, prompt, info.settings, by_user=by_user)
+    if render is None:
+        return None
+    limit = options.query_max_length
+    return lambda length: PromptEncoder(
+        tokenizer, render, max_length=length, query_max_length=limit, pad_id=pad_id or 0
     )
 
-    def plain(max_length: int) -> Encoder:
-        from milvus_rerank.scoring.pair_encoder import Affixes, PairEncoder
 
-        return PairEncoder(
+def _yes_or_no(info: ModelInfo, options: LoadOptions, loaded: Any) -> tuple[Any, Callable[[int], Encoder]]:
+    """Return the forward pass and the encoders of a language model, with sentence-transformers' prompts."""
+    from milvus_rerank.engines.causal_lm import NextToken
+    from milvus_rerank.models.chat_template import answer_tokens, is_mxbai
+    from milvus_rerank.scoring.pair_encoder import Affixes, PairEncoder
+
+    tokens = info.settings.tokens
+    forward = NextToken(loaded.model, *(tokens or answer_tokens(loaded.tokenizer, options.source.name)))
+    if tokens is None and is_mxbai(options.source.name):
+        return forward, _mxbai_encoder(info, options, loaded.tokenizer)
+    encode = _chat_encoder(info, options, loaded.tokenizer, None)
+    prompt = options.prompt if options.prompt is not None else info.settings.prompt
+    return forward, encode or (
+        lambda length: PairEncoder(
             loaded.tokenizer,
-            max_length=max_length,
+            max_length=length,
             query_max_length=options.query_max_length,
             truncation=options.truncation,
             affixes=Affixes(query_before=prompt or ""),
@@ -106,101 +111,76 @@ def _causal(options: LoadOptions, device: str, dtype: str, settings: Settings) -
             with_bounds=True,
             token_cache=options.batching.token_cache,
         )
-
-    encode: Callable[[int], Encoder] = plain
-    if of_mxbai:
-        encode = _mxbai_encoder(options, loaded.tokenizer, prompt)
-    elif render is not None:
-        encode = _prompts(options, loaded.tokenizer, render)
-    one_label = {**loaded.config, "id2label": {0: ""}}  # a language model's config counts labels that it does not have
-    return Loaded(engine, loaded.tokenizer, one_label, loaded.max_length, None, settings, encode)
+    )
 
 
-def _mxbai_encoder(options: LoadOptions, tokenizer: Any, instruction: str | None) -> Callable[[int], Encoder]:
+def _mxbai_encoder(info: ModelInfo, options: LoadOptions, tokenizer: Any) -> Callable[[int], Encoder]:
     """Return a factory of encoders that build pairs as mxbai-rerank does: each part is tokenised separately."""
-    from milvus_rerank.models.chat_template import MXBAI_PARTS
-    from milvus_rerank.scoring.pair_encoder import Affixes, PairEncoder
-    from milvus_rerank.scoring.pair_template import PairTemplate
+    from milvus_rerank.models.chat_template import MXBAI_PARTS as PARTS
+    from milvus_rerank.scoring.pair_encoder import Affixes
 
-    def ids(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    parts, between = MXBAI_PARTS, ids("\n")
-    template = PairTemplate(ids(parts.before), between, between + ids(parts.task) + ids(parts.after), (0, 0, 0, 0, 0))
+    instruction = options.prompt if options.prompt is not None else info.settings.prompt
     instructed = f"instruction: {instruction}\n" if instruction else ""
+    between = _ids(tokenizer, "\n")
+    task = _ids(tokenizer, PARTS.task) + _ids(tokenizer, PARTS.after)
+    make = _parts_encoder(options, tokenizer, _ids(tokenizer, PARTS.before), between, task)
+    affixes = Affixes(query_before=f"{instructed}query: ", document_before="document: ")
 
     def encode(max_length: int) -> Encoder:
-        most = min(max_length, parts.most)
-        return PairEncoder(
-            tokenizer,
-            max_length=most,
-            query_max_length=options.query_max_length or most * 3 // 4,
-            truncation="only_second",
-            affixes=Affixes(query_before=f"{instructed}query: ", document_before="document: "),
-            template=template,
-            pad_right=True,
-            with_bounds=True,
-            token_cache=options.batching.token_cache,
-        )
+        most = min(max_length, PARTS.most)
+        query_most = options.query_max_length or most * 3 // 4
+        return make(max_length=most, query_max_length=query_most, affixes=affixes)
 
     return encode
 
 
-def _flag(options: LoadOptions, flag: FlagOptions, device: str, dtype: str, info: ModelInfo) -> Loaded:
-    """Load one of BGE's language models, with FlagEmbedding's prompts."""
+def _flag(
+    info: ModelInfo, options: LoadOptions, flag: FlagOptions, loaded: Any
+) -> tuple[Any, Callable[[int], Encoder]]:
+    """Return the forward pass and the encoders of BGE's language models, with FlagEmbedding's prompts."""
     from milvus_rerank.engines.causal_lm import Merging, NextToken
-    from milvus_rerank.engines.torch_engine import TorchEngine
-    from milvus_rerank.models import hub
 
-    source, bars, kind, config = options.source, options.show_progress, info.model_type, info.config
-    forward: Any
-    if kind == "causal":
-        loaded = hub.load_causal(source, dtype, show_progress=bars)
-        forward = NextToken(loaded.model, loaded.tokenizer("Yes", add_special_tokens=False)["input_ids"][0])
-    elif kind == "layerwise":
-        loaded = hub.load_layerwise(source, dtype, config, flag.layer, show_progress=bars)
-        forward = NextToken(loaded.model, 0)
-    else:
-        loaded = hub.load_lightweight(
-            source, dtype, config, flag.layer, flag.merging_layers, flag.compress_ratio, show_progress=bars
-        )
-        forward = Merging()
-    threads = options.threads or cpu_limit()
-    engine = TorchEngine(loaded.model, device=device, dtype=dtype, threads=threads, forward=forward)
-    question = _SHORT_QUESTION if kind == "lightweight" else _QUESTION
-    prompt = question if options.prompt is None else options.prompt
-    encode = _flag_encoder(options, flag, loaded.tokenizer, prompt, kind)
-    return Loaded(engine, loaded.tokenizer, loaded.config, loaded.max_length, encode=encode)
-
-
-def _flag_encoder(
-    options: LoadOptions, flag: FlagOptions, tokenizer: Any, prompt: str, kind: ModelType
-) -> Callable[[int], Encoder]:
-    """Return a factory of encoders that build pairs as FlagEmbedding does for language models."""
-    from milvus_rerank.scoring.pair_encoder import PairEncoder
-    from milvus_rerank.scoring.pair_template import PairTemplate
-
-    def ids(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
+    kind, tokenizer = info.model_type, loaded.tokenizer
+    forward: Any = Merging()
+    if kind != "lightweight":
+        yes = tokenizer("Yes", add_special_tokens=False)["input_ids"][0] if kind == "causal" else 0
+        forward = NextToken(loaded.model, yes)
     begin = tokenizer.bos_token_id
     with_begin = begin is not None and (kind != "causal" or begin != tokenizer.pad_token_id)
-    between, question = ids("\n"), ids(prompt)
-    template = PairTemplate((begin,) if with_begin else (), between, between + question, (0, 0, 0, 0, 0))
+    default = _SHORT_QUESTION if kind == "lightweight" else _QUESTION
+    between = _ids(tokenizer, "\n")
+    question = _ids(tokenizer, default if options.prompt is None else options.prompt)
+    make = _parts_encoder(options, tokenizer, (begin,) if with_begin else (), between, question)
 
     def encode(max_length: int) -> Encoder:
         # FlagEmbedding limits each text, and both together, to which it adds a separator and the prompt's length again.
-        return PairEncoder(
-            tokenizer,
+        return make(
             max_length=max_length + 2 * len(between) + 2 * len(question),
             query_max_length=options.query_max_length or max_length * 3 // 4,
             document_max_length=max_length,
-            truncation="only_second",
             affixes=flag.affixes("A: ", "B: "),
-            template=template,
-            pad_right=True,
-            with_bounds=True,
-            token_cache=options.batching.token_cache,
         )
 
-    return encode
+    return forward, encode
+
+
+def _parts_encoder(
+    options: LoadOptions, tokenizer: Any, before: tuple[int, ...], between: tuple[int, ...], after: tuple[int, ...]
+) -> Callable[..., Encoder]:
+    """Return a factory of encoders that join separately tokenised parts, with line breaks around the document."""
+    from milvus_rerank.scoring.pair_encoder import PairEncoder
+    from milvus_rerank.scoring.pair_template import PairTemplate
+
+    return partial(
+        PairEncoder,
+        tokenizer,
+        truncation="only_second",
+        template=PairTemplate(before, between, between + after, (0, 0, 0, 0, 0)),
+        pad_right=True,
+        with_bounds=True,
+        token_cache=options.batching.token_cache,
+    )
+
+
+def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -2,23 +2,21 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 from milvus_rerank.engines import Engine
 from milvus_rerank.engines.base import Label
-from milvus_rerank.engines.select import Dtype, EngineName
+from milvus_rerank.engines.select import DTYPES, ENGINES, Dtype, EngineName
 from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.models import ModelSource
-from milvus_rerank.models.model_type import Settings
+from milvus_rerank.models.model_type import SavedSettings
 from milvus_rerank.scoring.activation import ActivationName
 from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
 from milvus_rerank.scoring.encoder import Chunks, Encoder
 from milvus_rerank.scoring.pair_encoder import Affixes, Truncation
-from milvus_rerank.validation import as_int, check_count, check_limit, check_list
-
-T = TypeVar("T")
+from milvus_rerank.validation import as_int, check_choice, check_count, check_limit, check_list
 
 Long = Literal["truncate", "chunk"]
 """Ways to handle a document that is too long for the model: truncate it, or read it in windows."""
@@ -96,12 +94,7 @@ class FlagOptions:
         return tuple(check_limit(layer, "compress_layers") for layer in _layers(self.compress_layers))
 
     def affixes(self, query: str = "", passage: str = "") -> Affixes:
-        """Return the texts around queries and documents.
-
-        :param query: the model's default instruction for queries.
-        :param passage: the model's default instruction for documents.
-        :returns: the instructions in their formats.
-        """
+        """Return the texts around queries and documents, given the model's default instructions for both."""
         query = query if self.query_instruction_for_rerank is None else self.query_instruction_for_rerank
         passage = passage if self.passage_instruction_for_rerank is None else self.passage_instruction_for_rerank
         return Affixes(
@@ -125,11 +118,13 @@ class LoadOptions:
     :param label: the name or number of the label that is the score, for a model with several.
     :param prompt: the instruction for the model; None for the model's default.
     :param flag: the options that make pairs as FlagEmbedding does; None makes them as sentence-transformers does.
-    :param chunks: the windows for documents that are too long; None truncates such documents.
+    :param long: ``truncate`` or ``chunk`` documents that are too long, or the windows to cut them into.
     :param batch_size: a hint: the number of pairs of full length that a batch may hold.
     :param batching: further options for batches.
     :param show_progress: show progress bars on stderr.
     :param score_cache: the most scores to keep, or a cache that rerankers share; 0 for no cache.
+    :param hub: the revision and the cache folder of ``source``; None keeps those of ``source``.
+    :raises InputError: for an option that cannot be used with any model.
     """
 
     source: ModelSource
@@ -144,11 +139,38 @@ class LoadOptions:
     label: int | str | None = None
     prompt: str | None = None
     flag: FlagOptions | None = None
-    chunks: Chunks | None = None
+    long: Long | Chunks = "truncate"
     batch_size: int = 32
     batching: BatchOptions = BatchOptions()
     show_progress: bool = False
     score_cache: int | ScoreCache = 0
+    hub: HubOptions | None = None
+    chunks: Chunks | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        for name, group in (("hub", HubOptions), ("batching", BatchOptions), ("flag", FlagOptions)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, group):
+                raise InputError(f"{name} must be {group.__name__}(...) or None, got {value!r}")
+        if self.hub is not None:
+            source = replace(self.source, revision=self.hub.revision, cache_dir=self.hub.cache_dir)
+            object.__setattr__(self, "source", source)
+        check_choice(self.engine, "engine", ENGINES)
+        check_choice(self.dtype, "dtype", DTYPES)
+        check_count(self.batch_size, "batch_size")
+        counts = {name: getattr(self, name) for name in ("max_length", "query_max_length", "threads")}
+        for name, count in (*counts.items(), ("max_batch_tokens", self.batching.max_batch_tokens)):
+            if count is not None:
+                check_count(count, name)
+        if self.prompt is not None and not isinstance(self.prompt, str):
+            raise InputError(f"prompt must be a string, got {self.prompt!r}")
+        check_limit(self.batching.token_cache, "token_cache")
+        if not isinstance(self.score_cache, ScoreCache):
+            check_limit(self.score_cache, "score_cache")
+        if not isinstance(self.long, Chunks) and self.long not in get_args(Long):
+            raise InputError(f"long must be 'truncate', 'chunk' or Chunks(...), got {self.long!r}")
+        if self.long != "truncate":
+            object.__setattr__(self, "chunks", Chunks() if self.long == "chunk" else self.long)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,48 +191,12 @@ class Loaded:
     config: dict[str, Any]
     max_length: int
     position_limit: int | None = None
-    settings: Settings = field(default_factory=Settings)
+    settings: SavedSettings = field(default_factory=SavedSettings)
     encode: Callable[[int], Encoder] | None = None
 
 
-def check_group(value: T | None, name: str, group: type[T]) -> T:
-    """Return a group of options, or the defaults of its class.
-
-    :param value: the group; None for its defaults.
-    :param name: the argument's name.
-    :param group: the group's class.
-    :returns: the group.
-    :raises InputError: for anything else.
-    """
-    if value is None:
-        return group()
-    if not isinstance(value, group):
-        raise InputError(f"{name} must be {group.__name__}(...) or None, got {value!r}")
-    return value
-
-
-def read_long(long: Long | Chunks) -> Chunks | None:
-    """Return the way to read documents that are too long.
-
-    :param long: ``truncate``, ``chunk``, or :class:`Chunks`.
-    :returns: the windows; None to truncate such documents.
-    :raises InputError: for anything else.
-    """
-    if isinstance(long, Chunks):
-        return long
-    if long not in get_args(Long):
-        raise InputError(f"long must be 'truncate', 'chunk' or Chunks(...), got {long!r}")
-    return Chunks() if long == "chunk" else None
-
-
 def check_model_options(info: ModelInfo, options: LoadOptions) -> None:
-    """Raise if a model cannot rerank, or cannot rerank with these options.
-
-    :param info: the model.
-    :param options: how to run it.
-    :raises InputError: if the model needs the other rerank function, or an option is for another type of model.
-    :raises ModelError: if the model does not rerank.
-    """
+    """Raise if a model does not rerank, needs the other rerank function, or is of another type than an option."""
     name, kind, flag = info.source.name, info.model_type, options.flag
     if kind == "none":
         architectures = ", ".join(info.config.get("architectures") or ["model without an architecture"])
@@ -239,15 +225,7 @@ def check_model_options(info: ModelInfo, options: LoadOptions) -> None:
 
 
 def pick_label(info: ModelInfo, options: LoadOptions) -> Label | None:
-    """Return the label of a classifier that is the score.
-
-    :param info: the model.
-    :param options: the requested label, among others.
-    :returns: the label; None for a classifier with one label, and for other types of model.
-    :raises InputError: if a model has several labels and none is requested, or it lacks the requested label.
-    """
-    if info.model_type != "classifier":
-        return None
+    """Return the label of a classifier that is the score; None for a classifier with one label."""
     name, names = info.source.name, [label.casefold() for label in info.labels]
     shown = ", ".join(map(repr, info.labels[:8]))
     wanted = options.label.casefold() if isinstance(options.label, str) else options.label

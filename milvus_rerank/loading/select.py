@@ -71,7 +71,7 @@ def select_engine(info: ModelInfo, options: LoadOptions, device: str, label: Lab
 def _reason_against(name: str, info: ModelInfo, options: LoadOptions, device: str, label: Label | None) -> str:
     """Return the reason why an engine cannot run a model; "" if it can."""
     abilities = TABLE[name]
-    if not _runs(name, options.dtype, device):
+    if options.dtype not in abilities.dtypes or not (device == "cpu" or abilities.on_gpu):
         return f"it has no dtype {options.dtype!r} on {device}"
     if absent := missing(*PACKAGES[name]):
         return f"{' and '.join(absent)} not installed"
@@ -97,13 +97,10 @@ def _reason_against(name: str, info: ModelInfo, options: LoadOptions, device: st
     return ""
 
 
-def _runs(name: str, dtype: str, device: str) -> bool:
-    return dtype in TABLE[name].dtypes and (device == "cpu" or TABLE[name].on_gpu)
-
-
 def _none_left(reasons: dict[str, str], info: ModelInfo, options: LoadOptions, device: str) -> InputError:
     """Return the error if no engine can run the model. Raise another error if only a package is missing."""
-    able = [name for name in TABLE if _runs(name, options.dtype, device)]
+    on_device = {name: row for name, row in TABLE.items() if device == "cpu" or row.on_gpu}
+    able = [name for name, row in on_device.items() if options.dtype in row.dtypes]
     if options.engine != "auto":
         if options.engine not in able:
             choices = " or ".join(map(repr, able)) or "another dtype"

@@ -84,13 +84,7 @@ class LayerwiseModel(LlamaPreTrainedModel):  # type: ignore[misc]
 
 
 def layerwise_config(config: Mapping[str, Any], layer: int | None) -> LlamaConfig:
-    """Return the configuration of a layerwise model's first layers as a Llama.
-
-    :param config: the model's ``config.json``.
-    :param layer: the layer whose head is read; None for the last.
-    :returns: the configuration of :class:`LayerwiseModel`.
-    :raises ModelError: if the form of the model is unknown, or that layer has no head.
-    """
+    """Return the configuration of :class:`LayerwiseModel` up to the layer whose head is read; None for the last."""
     if config.get("head_type", "simple") != "simple" or not config.get("head_multi", True):
         raise ModelError(
             f"expected head_type 'simple' and head_multi true, as bge-reranker-v2-minicpm-layerwise has them; "
@@ -98,16 +92,16 @@ def layerwise_config(config: Mapping[str, Any], layer: int | None) -> LlamaConfi
         )
     first, count = config.get("start_layer", 8), config["num_hidden_layers"]
     chosen = _layer(layer, first, count, 1)
-    made = LlamaConfig(
+    stock = LlamaConfig(
         num_hidden_layers=chosen,
         rope_theta=_theta(config),
         **{name: config[name] for name in _SHARED if name in config},
     )
-    made.heads = count + 1 - first
-    made.head = chosen - first
-    made.scale_emb = config.get("scale_emb", 1)
-    made.scale_states = config.get("scale_depth", 1) / math.sqrt(count)
-    return made
+    stock.heads = count + 1 - first
+    stock.head = chosen - first
+    stock.scale_emb = config.get("scale_emb", 1)
+    stock.scale_states = config.get("scale_depth", 1) / math.sqrt(count)
+    return stock
 
 
 class LightweightModel(Gemma2PreTrainedModel):  # type: ignore[misc]
@@ -179,17 +173,17 @@ def lightweight_config(
         raise ModelError("expected layer_wise true, as bge-reranker-v2.5-gemma2-lightweight has it; got false")
     first, count, step = config.get("start_layer", 28), config["num_hidden_layers"], config.get("layer_sep", 28)
     chosen = _layer(layer, first, count, step)
-    made = Gemma2Config(
+    stock = Gemma2Config(
         num_hidden_layers=chosen,
         rope_theta=_theta(config),
         **{name: config[name] for name in (*_SHARED, *_GEMMA) if name in config},
         attn_logit_softcapping=None,  # FlagEmbedding's class runs torch's attention, which omits Gemma's cap
         attn_implementation="eager",  # the only implementation that all versions of transformers allow here
     )
-    made.heads = len(range(first, count + 1, step))
-    made.compress_layers = list(compress_layers)
-    made.compress_ratio = compress_ratio
-    return made
+    stock.heads = len(range(first, count + 1, step))
+    stock.compress_layers = list(compress_layers)
+    stock.compress_ratio = compress_ratio
+    return stock
 
 
 def merge(
@@ -207,9 +201,9 @@ def merge(
     for row, length, (start, end) in zip(states, lengths.tolist(), bounds.tolist(), strict=True):
         means = [part.mean(dim=0, keepdim=True) for part in row[start:end].split(ratio)] if end > start else []
         rows.append(torch.cat([row[:start], *means, row[end:length]]))
-    made = np.array([len(row) for row in rows])
-    ends = bounds[:, 1] - (lengths - made)
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), made, np.stack([bounds[:, 0], ends], axis=1)
+    merged = np.array([len(row) for row in rows])
+    ends = bounds[:, 1] - (lengths - merged)
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), merged, np.stack([bounds[:, 0], ends], axis=1)
 
 
 _SHARED = (
@@ -246,5 +240,4 @@ def _layer(layer: int | None, first: int, count: int, step: int) -> int:
 def _theta(config: Mapping[str, Any]) -> float:
     if config.get("rope_scaling"):
         raise ModelError(f"rope_scaling is not supported, got {config['rope_scaling']!r}")
-    found = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta")
-    return float(found or 10000.0)
+    return float(config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta") or 10000.0)

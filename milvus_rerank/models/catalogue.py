@@ -136,8 +136,8 @@ def looked_up() -> str:
 @cache
 def _read() -> tuple[tuple[Family, ...], tuple[ModelCard, ...], str]:
     data = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
-    found = tuple(Family(name, **values) for name, values in data["families"].items())
-    return found, tuple(_card(values, data["sources"]) for values in data["cards"]), data["looked_up"]
+    families = tuple(Family(name, **values) for name, values in data["families"].items())
+    return families, tuple(_card(values, data["sources"]) for values in data["cards"]), data["looked_up"]
 
 
 def _card(values: dict[str, Any], sources: dict[str, str]) -> ModelCard:

@@ -7,7 +7,7 @@ from typing import Any
 
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models.catalogue import find_card
-from milvus_rerank.models.model_type import Settings
+from milvus_rerank.models.model_type import SavedSettings
 
 logger = logging.getLogger(__name__)
 
@@ -55,36 +55,26 @@ _PARTS = ("content[0]", ".type", "'type'", '"type"', "item.type", "message.conte
 
 
 def is_mxbai(name: str) -> bool:
-    """Tell whether a language model is an mxbai-rerank v2, which its files do not say.
-
-    :param name: the model's name.
-    :returns: True if the model catalogue lists it as mxbai-rerank v2.
-    """
+    """Tell whether the model catalogue lists a model as mxbai-rerank v2, which its files do not say."""
     card = find_card(name)
     return card is not None and card.name in _MXBAI
 
 
 def answer_tokens(tokenizer: Any, name: str) -> tuple[int, int]:
-    """Return the tokens that mean yes and no.
-
-    :param tokenizer: a transformers tokenizer.
-    :param name: the model's name.
-    :returns: their ids.
-    :raises ModelError: if the vocabulary lacks either token.
-    """
+    """Return the ids of the tokens that mean yes and no, for a tokenizer of transformers and a model's name."""
     vocabulary = tokenizer.get_vocab()
     yes, no = ("1", "0") if is_mxbai(name) else ("yes", "no")
-    found = [vocabulary.get(word) for word in (yes, no)]
-    if None in found:
+    tokens = vocabulary.get(yes), vocabulary.get(no)
+    if None in tokens:
         raise ModelError(
             f"model {name!r} is a language model whose vocabulary lacks the tokens {yes!r} and {no!r}; expected a "
             "reranker such as Qwen/Qwen3-Reranker-0.6B, or a modules.json with a LogitScore that names its tokens"
         )
-    return found[0], found[1]
+    return tokens
 
 
 def chat_prompt(
-    tokenizer: Any, name: str, instruction: str | None, settings: Settings, *, by_user: bool = True
+    tokenizer: Any, name: str, instruction: str | None, settings: SavedSettings, *, by_user: bool = True
 ) -> Callable[[str, str], str] | None:
     """Return a function that makes a prompt from a query and a document.
 
@@ -110,8 +100,8 @@ def chat_prompt(
         return {"role": role, "content": [{"type": "text", "text": text}] if in_parts else text}
 
     def with_roles(query: str, document: str) -> str:
-        told = [message("system", instruction)] if instruction else []
-        messages = [*told, message("query", query), message("document", document)]
+        system = [message("system", instruction)] if instruction else []
+        messages = [*system, message("query", query), message("document", document)]
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **settings.chat_options))
 
     def as_user(query: str, document: str) -> str:

@@ -1,4 +1,4 @@
-"""Access to a model's files without torch or transformers: folder, config, weights, graphs and tokenizer."""
+"""Access to a model's files without torch or transformers: folder, config, weights and tokenizer."""
 
 import hashlib
 import json
@@ -60,21 +60,13 @@ def fetch_folder(source: ModelSource, patterns: tuple[str, ...], *, show_progres
 
 
 def list_files(folder: Path) -> tuple[str, ...]:
-    """List the files of a model's folder that can hold weights or graphs.
-
-    :param folder: the model's folder.
-    :returns: sorted names relative to the folder, such as ``onnx/model.onnx``.
-    """
+    """Return the sorted names of files that can hold weights or graphs, such as ``onnx/model.onnx``."""
     paths = [path for pattern in ("*", "onnx/*", "openvino/*") for path in folder.glob(pattern)]
     return tuple(sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file()))
 
 
 def list_hub_files(source: ModelSource) -> tuple[str, ...] | None:
-    """List the files of a model on the hub without downloading them.
-
-    :param source: the model, and whether the network may be used.
-    :returns: sorted names such as ``onnx/model.onnx``; None if the hub does not answer.
-    """
+    """Return the sorted names of a model's files on the hub; None if the hub is not asked or does not answer."""
     if source.local_files_only:
         return None
     from huggingface_hub import HfApi
@@ -106,48 +98,32 @@ def read_config(folder: Path, name: str = "config.json", *, optional: bool = Fal
 
 
 def check_reranker(name: str, config: Mapping[str, Any]) -> None:
-    """Raise if a model is not a cross-encoder with one label. Only such models can be exported.
-
-    :param name: the model's name, for the message.
-    :param config: its ``config.json``.
-    :raises ModelError: if the model has another architecture, or zero or several labels.
-    """
+    """Raise if a model is not a cross-encoder with one label. Only such models can be exported."""
     architectures = list(config.get("architectures") or [])
     if architectures and not any("ForSequenceClassification" in kind for kind in architectures):
         raise ModelError(
             f"model {name!r} is a {', '.join(architectures)}; "
             "expected a cross-encoder: a ...ForSequenceClassification with one label"
         )
-    if label_count(config) != 1:
-        raise ModelError(f"model {name!r} has {label_count(config)} labels; expected one")
+    if (count := len(label_names(config))) != 1:
+        raise ModelError(f"model {name!r} has {count} labels; expected one")
 
 
 def check_not_quantised(name: str, config: Mapping[str, Any]) -> None:
-    """Raise if a model's weights are quantised: without their scales the numbers in the files mean nothing.
-
-    :param name: the model's name, for the message.
-    :param config: its ``config.json``.
-    :raises ModelError: if the config has a ``quantization_config``.
-    """
+    """Raise if a model's weights are quantised: without their scales the numbers in the files mean nothing."""
     if config.get("quantization_config") is not None:
         raise ModelError(f"model {name!r} has quantised weights, which do not run here; use those it was made of")
 
 
-def label_count(config: Mapping[str, Any]) -> int:
-    """Return the number of labels of a classifier.
-
-    :param config: its ``config.json``; transformers omits the number if it is two.
-    :returns: the number.
-    """
-    return int(config.get("num_labels") or len(config.get("id2label") or {0: "", 1: ""}))
+def label_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of a classifier's labels, with transformers' names for labels that its config omits."""
+    names = {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
+    count = int(config.get("num_labels") or len(names) or 2)  # transformers omits the number if it is two
+    return tuple(names.get(number, f"LABEL_{number}") for number in range(count))
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that hold a model's weights.
-
-    :param folder: the model's folder.
-    :returns: a single file, the files of an index, or an empty list.
-    """
+    """Return the safetensors files of a model: a single file, the files of an index, or an empty list."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         return sorted({folder / name for name in read_config(folder, index.name).get("weight_map", {}).values()})
@@ -210,34 +186,46 @@ class FileTokenizer:
 
     transformers takes seconds to import and 200 MB of memory. A test checks that the ids are the same.
 
-    :param folder: a folder with ``tokenizer.json`` and optionally ``tokenizer_config.json``.
+    :param folder: a folder with ``tokenizer.json``.
     :param config: the model's ``config.json``.
+    :param tokenizer_config: its ``tokenizer_config.json``; empty without that file.
     :raises ModelError: if the tokenizer cannot be read.
     """
 
     is_fast = True
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> None:
         import tokenizers
 
         path = folder / "tokenizer.json"
-        own = read_config(folder, "tokenizer_config.json", optional=True)
         try:
             self.backend_tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust library raises bare Exceptions
             raise ModelError(f"{path} cannot be read: {error}") from error
         self.backend_tokenizer.no_padding()
         self.backend_tokenizer.no_truncation()
-        self.padding_side = own.get("padding_side", "right")
-        self.truncation_side = own.get("truncation_side", "right")
-        pad = own.get("pad_token") or "[PAD]"
-        token = pad.get("content", "") if isinstance(pad, dict) else pad
-        self.pad_token_id = self.backend_tokenizer.token_to_id(str(token))
+        get = tokenizer_config.get
+        self.padding_side = get("padding_side", "right")
+        self.truncation_side = get("truncation_side", "right")
+        pad = get("pad_token") or "[PAD]"
+        self.pad_token_id = self.backend_tokenizer.token_to_id(
+            str(pad.get("content", "") if isinstance(pad, dict) else pad)
+        )
         if self.pad_token_id is None:
             self.pad_token_id = config.get("pad_token_id")
-        self.pad_token_type_id = own.get("pad_token_type_id", 0)
-        self.model_max_length = int(min(own.get("model_max_length") or 1e30, 1e30))
-        self.model_input_names = own.get("model_input_names") or _input_names(own, config)
+        self.pad_token_type_id = get("pad_token_type_id", 0)
+        self.model_max_length = int(min(get("model_max_length") or 1e30, 1e30))
+        kind = get("tokenizer_class") or str(config.get("model_type")).capitalize()
+        types = ["token_type_ids"] if kind.startswith(_WITH_TYPES) else []
+        self.model_input_names = get("model_input_names") or ["input_ids", *types, "attention_mask"]
+        self.is_plain = True
+        """Whether transformers reads the file in the same way."""
+        normalizer = self.backend_tokenizer.normalizer
+        if type(normalizer).__name__ == "BertNormalizer" and get("tokenizer_class") not in _GENERIC:
+            # BERT's classes take these from tokenizer_config.json, or use defaults, and ignore tokenizer.json.
+            settings = get("do_lower_case", True), get("strip_accents"), get("tokenize_chinese_chars", True)
+            in_file = normalizer.lowercase, normalizer.strip_accents, normalizer.handle_chinese_chars
+            self.is_plain = settings == in_file
 
     def __call__(
         self, text: Any, pair: Any = None, *, add_special_tokens: bool = True, return_token_type_ids: bool = True
@@ -254,24 +242,11 @@ class FileTokenizer:
         }
 
 
-def has_plain_tokenizer(folder: Path) -> bool:
-    """Tell whether :class:`FileTokenizer` reads a folder's tokenizer as transformers would.
-
-    :param folder: the model's folder.
-    :returns: False without a ``tokenizer.json``, or if ``tokenizer_config.json`` overrides its text normalisation.
-    """
+def read_tokenizer(
+    folder: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]
+) -> FileTokenizer | None:
+    """Return a model's tokenizer without transformers; None if transformers would read the files in another way."""
     if not (folder / "tokenizer.json").is_file():
-        return False
-    normalizer = read_config(folder, "tokenizer.json").get("normalizer") or {}
-    own = read_config(folder, "tokenizer_config.json", optional=True)
-    if normalizer.get("type") != "BertNormalizer" or own.get("tokenizer_class") in _GENERIC:
-        return True
-    # BERT's classes take these from tokenizer_config.json, or use defaults, and ignore tokenizer.json.
-    said = (own.get("do_lower_case", True), own.get("strip_accents"), own.get("tokenize_chinese_chars", True))
-    return said == tuple(normalizer.get(name) for name in ("lowercase", "strip_accents", "handle_chinese_chars"))
-
-
-def _input_names(own: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    kind = own.get("tokenizer_class") or str(config.get("model_type")).capitalize()
-    types = ["token_type_ids"] if kind.startswith(_WITH_TYPES) else []
-    return ["input_ids", *types, "attention_mask"]
+        return None
+    tokenizer = FileTokenizer(folder, config, tokenizer_config)
+    return tokenizer if tokenizer.is_plain else None

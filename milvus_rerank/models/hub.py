@@ -33,7 +33,7 @@ class LoadedModel:
 
     :param tokenizer: a transformers tokenizer.
     :param model: a torch module on the CPU.
-    :param config: the model's ``config.json`` as a dict.
+    :param config: the model's configuration as a dict.
     :param max_length: the most tokens of a pair by default.
     :param position_limit: the most tokens that the position table allows; None without such a table.
     """
@@ -45,22 +45,43 @@ class LoadedModel:
     position_limit: int | None
 
 
-def load_model(source: ModelSource, *, show_progress: bool = False) -> LoadedModel:
-    """Load a sequence classification model.
+def load_model(
+    source: ModelSource,
+    dtype: str = "float32",
+    *,
+    causal: bool = False,
+    stock: tuple[Any, Any] | None = None,
+    show_progress: bool = False,
+) -> LoadedModel:
+    """Load a model with its tokenizer.
 
     :param source: the model, and whether the network may be used.
+    :param dtype: the precision of its weights in memory.
+    :param causal: whether it is a causal language model; otherwise it is a sequence classifier.
+    :param stock: a class of this package with its configuration, for weights whose own code does not run.
     :param show_progress: show transformers' and the hub's progress bars.
-    :returns: the model in float32 on the CPU, with its tokenizer.
-    :raises ModelError: if the model cannot be found or read, or is not a trained classifier.
+    :returns: the model on the CPU.
+    :raises ModelError: if the model cannot be found or read, or lacks trained weights.
     """
     where, options = _where(source)
-    with _bars(show_progress), explained(source):
-        config = transformers.AutoConfig.from_pretrained(where, **options)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
-        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-            where, config=config, dtype="float32", output_loading_info=True, **options
+    auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
+    with _reports(show_progress, quiet=stock is not None), explained(source):
+        if stock is None:
+            model_class, config = auto, transformers.AutoConfig.from_pretrained(where, **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        else:
+            model_class, config = stock  # transformers does not know the configuration in the model's repository
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where, config=config, **options)
+        model, info = model_class.from_pretrained(
+            where, config=config, dtype=dtype, output_loading_info=True, **options
         )
-    _check_trained(source, model, info)
+    check_not_quantised(source.name, {"quantization_config": getattr(model.config, "quantization_config", None)})
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model {source.name!r} is not a trained reranker: its weights lack {', '.join(missing[:4])}. "
+            "Is it an embedding model? Use a cross-encoder such as 'builtin/rerank'"
+        )
     if model.config.pad_token_id is None:  # a language model looks for the last token of a row that is not padding
         model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     limit = _position_limit(model)
@@ -69,109 +90,8 @@ def load_model(source: ModelSource, *, show_progress: bool = False) -> LoadedMod
     return LoadedModel(tokenizer, model, config.to_dict(), int(max_length), limit)
 
 
-def load_causal(source: ModelSource, dtype: str, *, show_progress: bool = False) -> LoadedModel:
-    """Load a causal language model.
-
-    :param source: the model, and whether the network may be used.
-    :param dtype: the precision of its weights in memory.
-    :param show_progress: show transformers' and the hub's progress bars.
-    :returns: the model on the CPU, with its tokenizer.
-    :raises ModelError: if the model or its tokenizer cannot be found or read.
-    """
-    where, options = _where(source)
-    with _bars(show_progress), explained(source):
-        config = transformers.AutoConfig.from_pretrained(where, **options)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            where, config=config, dtype=dtype, output_loading_info=True, **options
-        )
-    _check_trained(source, model, info)
-    return _language_model(tokenizer, model, config.to_dict())
-
-
-def load_layerwise(
-    source: ModelSource, dtype: str, config: dict[str, Any], layer: int | None, *, show_progress: bool = False
-) -> LoadedModel:
-    """Load a layerwise MiniCPM up to the layer whose score head is read.
-
-    :param source: the model, and whether the network may be used.
-    :param dtype: the precision of its weights in memory.
-    :param config: its ``config.json``.
-    :param layer: the layer; None for the last.
-    :param show_progress: show transformers' and the hub's progress bars.
-    :returns: the model on the CPU, with its tokenizer.
-    :raises ModelError: if the model cannot be found or read, or that layer has no head.
-    """
-    from milvus_rerank.models.bge_llm import LayerwiseModel, layerwise_config
-
-    loaded = _load_stock(source, dtype, config, LayerwiseModel, layerwise_config(config, layer), show_progress)
-    loaded.model.fold()
-    return loaded
-
-
-def load_lightweight(
-    source: ModelSource,
-    dtype: str,
-    config: dict[str, Any],
-    layer: int | None,
-    compress_layers: tuple[int, ...],
-    compress_ratio: int,
-    *,
-    show_progress: bool = False,
-) -> LoadedModel:
-    """Load a lightweight Gemma 2 up to the layer whose states are scored.
-
-    :param source: the model, and whether the network may be used.
-    :param dtype: the precision of its weights in memory.
-    :param config: its ``config.json``.
-    :param layer: the layer; None for the last.
-    :param compress_layers: the layers before which document tokens are merged.
-    :param compress_ratio: the number of tokens merged into one.
-    :param show_progress: show transformers' and the hub's progress bars.
-    :returns: the model on the CPU, with its tokenizer.
-    :raises ModelError: if the model cannot be found or read, or that layer has no head.
-    """
-    from milvus_rerank.models.bge_llm import LightweightModel, lightweight_config
-
-    stock = lightweight_config(config, layer, compress_layers, compress_ratio)
-    return _load_stock(source, dtype, config, LightweightModel, stock, show_progress)
-
-
-def _load_stock(
-    source: ModelSource, dtype: str, config: dict[str, Any], model_class: Any, stock: Any, show_progress: bool
-) -> LoadedModel:
-    """Load weights into a class of this package. The code of the model's repository does not run."""
-    where, options = _where(source)
-    with _bars(show_progress), explained(source), _quiet():
-        # The tokenizer follows the stock configuration: transformers does not know the repository's configuration.
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, config=stock, **options)
-        model, info = model_class.from_pretrained(where, config=stock, dtype=dtype, output_loading_info=True, **options)
-    _check_trained(source, model, info)
-    return _language_model(tokenizer, model, config)
-
-
-def _language_model(tokenizer: Any, model: Any, config: dict[str, Any]) -> LoadedModel:
-    lengths = (tokenizer.model_max_length, config.get("max_position_embeddings"))
-    return LoadedModel(tokenizer, model, config, int(min(length for length in lengths if length)), None)
-
-
-def _check_trained(source: ModelSource, model: Any, info: dict[str, Any]) -> None:
-    check_not_quantised(source.name, {"quantization_config": getattr(model.config, "quantization_config", None)})
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"model {source.name!r} is not a trained reranker: its weights lack {', '.join(missing[:4])}. "
-            "Is it an embedding model? Use a cross-encoder such as 'builtin/rerank'"
-        )
-
-
 def load_tokenizer(source: ModelSource) -> Any:
-    """Load a model's tokenizer.
-
-    :param source: the model, and whether the network may be used.
-    :returns: a transformers tokenizer.
-    :raises ModelError: if the model or its tokenizer cannot be found or read.
-    """
+    """Return a model's transformers tokenizer."""
     where, options = _where(source)
     with explained(source):
         return transformers.AutoTokenizer.from_pretrained(where, **options)
@@ -198,24 +118,8 @@ def _position_limit(model: Any) -> int | None:
 
 
 @contextlib.contextmanager
-def _bars(show: bool) -> Iterator[None]:
-    """Show or hide transformers' progress bars while a model loads, then restore the setting."""
-    was = transformers_logging.is_progress_bar_enabled()
-    (transformers_logging.enable_progress_bar if show else transformers_logging.disable_progress_bar)()
-    try:
-        yield
-    finally:
-        (transformers_logging.enable_progress_bar if was else transformers_logging.disable_progress_bar)()
-
-
-@contextlib.contextmanager
 def explained(source: ModelSource) -> Iterator[None]:
-    """Turn the errors of transformers and the hub into one error that says what to do.
-
-    :param source: the model to load.
-    :yields: nothing.
-    :raises ModelError: for their errors.
-    """
+    """Turn the errors of transformers and the hub into one :class:`ModelError` that says what to do."""
     try:
         yield
     except ModelError:
@@ -229,11 +133,14 @@ def explained(source: ModelSource) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' reports of weights skipped on purpose: those of the layers after the last used layer."""
-    was = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+def _reports(show_progress: bool, *, quiet: bool) -> Iterator[None]:
+    """Set transformers' progress bars, and silence its reports of weights that are skipped on purpose, for a while."""
+    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    (transformers_logging.enable_progress_bar if show_progress else transformers_logging.disable_progress_bar)()
+    if quiet:
+        transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(was)
+        (transformers_logging.enable_progress_bar if bars else transformers_logging.disable_progress_bar)()
+        transformers_logging.set_verbosity(verbosity)

@@ -19,7 +19,7 @@ _PLAIN = {"Transformer", "LogitScore"}
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SavedSettings:
     """Settings that sentence-transformers saves with a model.
 
     :param activation: the class that turns logits into scores, such as ``torch.nn.modules.activation.Sigmoid``.
@@ -45,28 +45,24 @@ class Settings:
 
 
 def cache_argument(forward: Callable[..., Any]) -> str | None:
-    """Return the argument of a language model's forward pass that takes the keys and values of earlier tokens.
+    """Return the argument of a forward pass that takes the keys and values of earlier tokens; None without one.
 
     transformers 5.24 renamed it from ``past_key_values`` to ``cache``. The output's field has the argument's name.
-
-    :param forward: the forward method of a model or of its body.
-    :returns: the name; None if the method does not take them.
     """
     names = inspect.signature(forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in names), None)
 
 
-def read_settings(folder: Path) -> Settings:
-    """Read the settings that sentence-transformers saves with a model.
-
-    :param folder: the model's folder.
-    :returns: the settings; defaults if the files do not exist.
-    :raises ModelError: if a file cannot be read.
-    """
+def read_settings(folder: Path) -> SavedSettings:
+    """Return the settings that sentence-transformers saved with a model; defaults if its files do not exist."""
     settings = read_config(folder, "config_sentence_transformers.json", optional=True)
-    prompts = settings.get("prompts") or {}
-    modules = _read_modules(folder / "modules.json") if (folder / "modules.json").is_file() else []
     body = read_config(folder, "sentence_bert_config.json", optional=True)
+    modules = []
+    if (path := folder / "modules.json").is_file():  # the only file that holds a list
+        try:
+            modules = [dict(module) for module in json.loads(path.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelError(f"{path} cannot be read: {error}") from error
     kinds = body.get("modality_config")
     form = ((kinds or {}).get("message") or {}).get("format")
     options = dict((body.get("processing_kwargs") or {}).get("chat_template") or {})
@@ -77,9 +73,9 @@ def read_settings(folder: Path) -> Settings:
             answers = read_config(folder, f"{module.get('path', '')}/config.json", optional=True)
             if answers.get("true_token_id") is not None:
                 tokens = int(answers["true_token_id"]), answers.get("false_token_id")
-    return Settings(
+    return SavedSettings(
         activation=settings.get("activation_fn"),
-        prompt=prompts.get(settings.get("default_prompt_name")) or None,
+        prompt=(settings.get("prompts") or {}).get(settings.get("default_prompt_name")) or None,
         tokens=tokens,
         cross_encoder=settings.get("model_type") == "CrossEncoder",
         modules=bool(modules),
@@ -90,13 +86,8 @@ def read_settings(folder: Path) -> Settings:
     )
 
 
-def model_type(config: Mapping[str, Any], settings: Settings) -> ModelType:
-    """Return the type of a model.
-
-    :param config: its ``config.json``.
-    :param settings: the settings that sentence-transformers saved with it.
-    :returns: its type; ``classifier`` if its config does not say.
-    """
+def model_type(config: Mapping[str, Any], settings: SavedSettings) -> ModelType:
+    """Return the type of a model; ``classifier`` if its ``config.json`` does not say."""
     if not settings.plain:
         return "library" if settings.cross_encoder else "none"
     names = [str(name) for name in config.get("architectures") or []]
@@ -107,11 +98,3 @@ def model_type(config: Mapping[str, Any], settings: Settings) -> ModelType:
     if not names or any("ForSequenceClassification" in name for name in names):
         return "classifier"
     return "causal" if any(name.endswith("ForCausalLM") for name in names) else "none"
-
-
-def _read_modules(path: Path) -> list[dict[str, Any]]:
-    """Return the modules of ``modules.json``, the only file that holds a list."""
-    try:
-        return [dict(module) for module in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error

@@ -89,8 +89,8 @@ def model_folder(name: str) -> Path | None:
     if not folder.is_dir():
         raise ModelError(f"model_name {text!r} is a file; expected the folder that holds the model")
     if not (folder / "config.json").is_file():
-        found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise ModelError(
-            f"folder {text!r} holds no model: expected config.json, model.safetensors and tokenizer.json, found {found}"
+            f"folder {text!r} holds no model: expected config.json, model.safetensors and tokenizer.json, found {names}"
         )
     return folder

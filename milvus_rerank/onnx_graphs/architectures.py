@@ -57,36 +57,22 @@ ACTIVATIONS = {"gelu": "Gelu", "relu": "Relu"}
 SIZES = (("hidden_size", "dim"), ("num_hidden_layers", "n_layers"), ("num_attention_heads", "n_heads"))
 
 
-def is_known(config: Mapping[str, Any]) -> bool:
-    """Tell whether :func:`~milvus_rerank.onnx_graphs.build_bert.build` can build the graph of a model.
+def position_limit(config: Mapping[str, Any]) -> int | None:
+    """Return the most tokens that a model's position table allows.
 
     :param config: the model's ``config.json``.
-    :returns: False for unknown architectures, activations or kinds of position.
+    :returns: the rows of the table, without those that RoBERTa's family leaves unused at its beginning; None if
+        :func:`~milvus_rerank.onnx_graphs.build_bert.build` cannot build a graph of the model.
     """
-    return (
+    known = (
         config.get("model_type") in LAYOUTS
         and all(any(config.get(name) for name in names) for names in [*SIZES, ("max_position_embeddings",)])
         and config.get("hidden_act", config.get("activation")) in ACTIVATIONS
         and config.get("position_embedding_type", "absolute") == "absolute"
-        and not config.get("is_decoder")
-        and not config.get("pruned_heads")
-        and not config.get("sinusoidal_pos_embds")
-        and not config.get("auto_map")
+        and not any(config.get(name) for name in ("is_decoder", "pruned_heads", "sinusoidal_pos_embds", "auto_map"))
     )
-
-
-def position_limit(config: Mapping[str, Any]) -> int:
-    """Return the number of tokens that a model's position table allows.
-
-    :param config: the model's ``config.json``, for which :func:`is_known` holds.
-    :returns: the rows of the table, without the rows that RoBERTa's family leaves unused.
-    """
-    return int(config["max_position_embeddings"]) - first_position(config)
-
-
-def first_position(config: Mapping[str, Any]) -> int:
-    """Return the first token's row in the position table."""
-    if LAYOUTS[config["model_type"]].body != "roberta.":
-        return 0
+    if not known:
+        return None
     padding = config.get("pad_token_id")
-    return (1 if padding is None else int(padding)) + 1
+    unused = (1 if padding is None else int(padding)) + 1 if LAYOUTS[config["model_type"]].body == "roberta." else 0
+    return int(config["max_position_embeddings"]) - unused

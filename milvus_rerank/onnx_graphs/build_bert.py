@@ -16,7 +16,7 @@ import onnx.numpy_helper
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from milvus_rerank.onnx_graphs.architectures import ACTIVATIONS, LAYOUTS, SIZES, first_position
+from milvus_rerank.onnx_graphs.architectures import ACTIVATIONS, LAYOUTS, SIZES, position_limit
 
 Array = NDArray[Any]
 OPSET = 20  # the first opset with Gelu
@@ -34,7 +34,7 @@ def build(config: Mapping[str, Any], weights: Mapping[str, Array], *, with_types
     """Build the ONNX graph of a model.
 
     :param config: the model's ``config.json``, for which
-        :func:`~milvus_rerank.onnx_graphs.architectures.is_known` holds.
+        :func:`~milvus_rerank.onnx_graphs.architectures.position_limit` is not None.
     :param weights: arrays by their names in the checkpoint, in any float type.
     :param with_types: whether the tokenizer makes token types; if not, every token has type 0.
     :returns: a float32 model. Its inputs are ``input_ids``, ``attention_mask`` and, with types, ``token_type_ids``, all
@@ -111,7 +111,7 @@ class _Builder:
 
     def _places(self) -> str:
         """Return each token's row in the table of positions."""
-        first = first_position(self._config)
+        first = int(self._config["max_position_embeddings"]) - (position_limit(self._config) or 0)
         if first == 0:
             length = self._node("Gather", self._node("Shape", "input_ids"), self._constant(np.int64(1)))
             return self._node("Range", self._constant(np.int64(0)), length, self._constant(np.int64(1)))

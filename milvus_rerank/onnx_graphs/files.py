@@ -1,10 +1,8 @@
 """Names of the files that hold the graphs and weights of models. Imports quickly."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Any, Literal
-
-from milvus_rerank.onnx_graphs.architectures import is_known
+from typing import Literal
 
 GraphEngine = Literal["openvino", "onnx"]
 """Engines that run ONNX graphs."""
@@ -41,23 +39,7 @@ def find_carried(files: Iterable[str], engine: str, dtype: str) -> str | None:
 
 
 def graph_files(name: str) -> tuple[str, ...]:
-    """Return the files of a graph: the graph itself, and the files that may hold its weights.
-
-    :param name: its name, such as ``onnx/model.onnx``.
-    :returns: names; not all of them need to exist.
-    """
+    """Return the names of a graph and of the files that may hold its weights; not all of them need to exist."""
     if name.endswith(".xml"):
         return (name, name.removesuffix(".xml") + ".bin")
     return (name, name + "_data", name + ".data")
-
-
-def can_build(files: Iterable[str], config: Mapping[str, Any], padding_side: str) -> bool:
-    """Tell whether a graph can be built from a model's files, without torch.
-
-    :param files: the names of the model's files.
-    :param config: its ``config.json``.
-    :param padding_side: the padding side of its tokenizer; the graph counts positions from the left.
-    :returns: False if torch must trace the model.
-    """
-    has_weights = not {"model.safetensors", "model.safetensors.index.json"}.isdisjoint(files)
-    return has_weights and is_known(config) and padding_side == "right"

@@ -8,8 +8,6 @@ from milvus_rerank.loading.options import (
     HubOptions,
     LoadOptions,
     Long,
-    check_group,
-    read_long,
 )
 from milvus_rerank.models import ModelSource
 from milvus_rerank.reranker.local import EngineRerankFunction
@@ -80,9 +78,8 @@ class BGERerankFunction(EngineRerankFunction):
         hub: HubOptions | None = None,
         batching: BatchOptions | None = None,
     ) -> None:
-        hub = check_group(hub, "hub", HubOptions)
         options = LoadOptions(
-            source=ModelSource(model_name, hub.revision, hub.cache_dir, local_files_only, trust_remote_code),
+            ModelSource(model_name, local_files_only=local_files_only, trust_remote_code=trust_remote_code),
             device=device,
             engine=engine,
             threads=threads,
@@ -92,11 +89,12 @@ class BGERerankFunction(EngineRerankFunction):
             truncation="only_second",
             activation="sigmoid" if normalize else "raw",
             prompt=prompt,
-            flag=check_group(flag, "flag", FlagOptions),
-            chunks=read_long(long),
+            flag=FlagOptions() if flag is None else flag,
+            long=long,
             batch_size=batch_size,
-            batching=check_group(batching, "batching", BatchOptions),
+            batching=BatchOptions() if batching is None else batching,
             show_progress=show_progress,
             score_cache=score_cache,
+            hub=hub,
         )
         super().__init__(load_scorer(options), model_name=str(model_name))

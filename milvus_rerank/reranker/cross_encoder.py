@@ -5,7 +5,7 @@ from typing import Any
 
 from milvus_rerank.engines.select import Dtype, EngineName
 from milvus_rerank.loading.load import load_scorer
-from milvus_rerank.loading.options import BatchOptions, HubOptions, LoadOptions, Long, check_group, read_long
+from milvus_rerank.loading.options import BatchOptions, HubOptions, LoadOptions, Long
 from milvus_rerank.models import ModelSource
 from milvus_rerank.reranker.local import EngineRerankFunction
 from milvus_rerank.scoring.activation import ActivationName
@@ -73,9 +73,8 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
         hub: HubOptions | None = None,
         batching: BatchOptions | None = None,
     ) -> None:
-        hub = check_group(hub, "hub", HubOptions)
         options = LoadOptions(
-            source=ModelSource(model_name, hub.revision, hub.cache_dir, local_files_only, trust_remote_code),
+            ModelSource(model_name, local_files_only=local_files_only, trust_remote_code=trust_remote_code),
             device=device,
             engine=engine,
             threads=threads,
@@ -85,10 +84,11 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
             activation=activation_fct,
             label=label,
             prompt=prompt,
-            chunks=read_long(long),
+            long=long,
             batch_size=batch_size,
-            batching=check_group(batching, "batching", BatchOptions),
+            batching=BatchOptions() if batching is None else batching,
             show_progress=show_progress,
             score_cache=score_cache,
+            hub=hub,
         )
         super().__init__(load_scorer(options), model_name=str(model_name))

@@ -9,6 +9,7 @@ import numpy as np
 
 from milvus_rerank.engines.base import Batch
 from milvus_rerank.errors import InputError
+from milvus_rerank.models.files import FileTokenizer
 from milvus_rerank.scoring import check_stop
 from milvus_rerank.scoring.caches import TOKEN_CACHE, Ids, TokenCache
 from milvus_rerank.scoring.encoder import FILLERS, Chunks, Pair, Span, common, starts
@@ -84,10 +85,13 @@ class PairEncoder:
         token_cache: int = TOKEN_CACHE,
     ) -> None:
         self._tokenizer = tokenizer
-        self._fast = private_copy(tokenizer)
+        # The core of a FileTokenizer is private: its settings never change.
+        is_private = isinstance(tokenizer, FileTokenizer)
+        self._fast = tokenizer.backend_tokenizer if is_private else private_copy(tokenizer)
         self._template = template or find_template(tokenizer)
+        self._special = len(self._template.prefix) + len(self._template.middle) + len(self._template.suffix)
         self._suffix = np.array(self._template.suffix, dtype=np.int64)
-        self._room = max_length - self._template.size
+        self._room = max_length - self._special
         self._document_max_length = document_max_length
         self._truncation = truncation
         self._left = tokenizer.truncation_side == "left"
@@ -102,11 +106,17 @@ class PairEncoder:
         self.max_length = max_length
         if self._room < 2:
             raise InputError(
-                f"max_length={max_length} leaves no room beside {self._template.size} special tokens; "
-                f"use at least {self._template.size + 2}"
+                f"max_length={max_length} leaves no room beside {self._special} special tokens; "
+                f"use at least {self._special + 2}"
             )
-        self._query_max_length = self._query_limit(query_max_length)
-        self._around = self._tokens_around()
+        if query_max_length is None and truncation == "longest_first":
+            self._query_max_length: int | None = None
+        elif query_max_length is None or query_max_length >= self._room:
+            self._query_max_length = max(1, min(max_length * 3 // 4, self._room - 1))
+        else:
+            self._query_max_length = query_max_length
+        affixed = self._wording.document_before or self._wording.document_after
+        self._around = self._tokens_around() if affixed else (0, 0)
 
     def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None) -> list[Row]:
         """Return pairs of texts as pairs of token ids.
@@ -171,7 +181,7 @@ class PairEncoder:
     def length(self, row: Row) -> int:
         """Return the true length of a pair in tokens, special tokens included."""
         query, document = row
-        return sum(self.lengths(len(query), len(document))) + self._template.size
+        return sum(self.lengths(len(query), len(document))) + self._special
 
     def shorten(self, row: Row, *, document_tokens: int | None, pair_tokens: int | None, left: bool) -> Row:
         """Shorten a pair to the limits of one request.
@@ -186,7 +196,7 @@ class PairEncoder:
         query, document = row
         room = len(document) if document_tokens is None else min(len(document), document_tokens)
         if pair_tokens is not None:
-            room = min(room, max(0, pair_tokens - self._template.size - len(query)))
+            room = min(room, max(0, pair_tokens - self._special - len(query)))
         kept_query, kept = self.lengths(len(query), room)
         if left:
             return query[len(query) - kept_query :], document[len(document) - kept :]
@@ -286,18 +296,9 @@ class PairEncoder:
 
     def _tokens_around(self) -> tuple[int, int]:
         """Return how many tokens of a document with affixes come before its text, and after it."""
-        if not (self._wording.document_before or self._wording.document_after):
-            return 0, 0
         rows = [ids.tolist() for ids in self.tokenize([self._wording.document(filler) for filler in FILLERS])]
         before = common(rows)
         return before, min(common([row[::-1] for row in rows]), min(map(len, rows)) - before)
-
-    def _query_limit(self, limit: int | None) -> int | None:
-        if limit is None and self._truncation == "longest_first":
-            return None
-        if limit is None or limit >= self._room:
-            return max(1, min(self.max_length * 3 // 4, self._room - 1))
-        return limit
 
     def _head(self, query: Ids, kept: int) -> tuple[Ids, Ids]:
         """Return the ids and token types of the part before the document."""

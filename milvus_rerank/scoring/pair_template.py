@@ -21,11 +21,6 @@ class PairTemplate:
     suffix: tuple[int, ...]
     types: tuple[int, int, int, int, int]
 
-    @property
-    def size(self) -> int:
-        """Number of special tokens in a pair."""
-        return len(self.prefix) + len(self.middle) + len(self.suffix)
-
 
 def find_template(tokenizer: Any) -> PairTemplate:
     """Derive the template of pairs from a tokenizer's output.
@@ -39,7 +34,14 @@ def find_template(tokenizer: Any) -> PairTemplate:
         left, right = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (query, document))
         whole = tokenizer([query], [document], return_token_type_ids=True)
         template = _split(whole["input_ids"][0], whole["token_type_ids"][0], left, right) if left != right else None
-        if template is not None and _holds(tokenizer, template):
+        if template is None:
+            continue
+        for query, document in (("who is it", "it is a test 12"), ("a query", "")):
+            left, right = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (query, document))
+            expected = [*template.prefix, *left, *template.middle, *right, *template.suffix]
+            if list(tokenizer([query], [document])["input_ids"][0]) != expected:  # lists: "" alone would not count
+                break
+        else:
             return template
     raise ModelError(
         f"{type(tokenizer).__name__} does not put a pair together as special tokens around query and document, "
@@ -67,13 +69,3 @@ def _split(ids: list[int], types: list[int], left: list[int], right: list[int]) 
                     (numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]),
                 )
     return None
-
-
-def _holds(tokenizer: Any, template: PairTemplate) -> bool:
-    """Tell whether the template gives the tokenizer's ids, also for an empty document."""
-    for query, document in (("who is it", "it is a test 12"), ("a query", "")):
-        left, right = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (query, document))
-        made = [*template.prefix, *left, *template.middle, *right, *template.suffix]
-        if list(tokenizer([query], [document])["input_ids"][0]) != made:  # lists: "" alone would count as no document
-            return False
-    return True

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ AT_ONCE_CHARACTERS = 16_000_000
 """The most characters of documents among them: some 4 million tokens, 8 bytes each, and 10,000 windows over them."""
 
 
+@dataclass(eq=False, repr=False)
 class PairScorer:
     """Score pairs with a cross-encoder. One object may be shared by threads.
 
@@ -51,26 +53,15 @@ class PairScorer:
     :param chunks: how to read documents that are too long; None cuts them off.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        engine: Engine,
-        *,
-        activation: Activation = raw,
-        max_batch_tokens: int = 2048,
-        show_progress: bool = False,
-        score_cache: ScoreCache | None = None,
-        settings: Hashable = None,
-        chunks: Chunks | None = None,
-    ) -> None:
-        self.encoder = encoder
-        self.engine = engine
-        self.activation = activation
-        self.max_batch_tokens = max_batch_tokens
-        self.show_progress = show_progress
-        self.score_cache = score_cache
-        self.settings = settings
-        self.chunks = chunks
+    encoder: Encoder
+    engine: Engine
+    _: KW_ONLY
+    activation: Activation = raw
+    max_batch_tokens: int = 2048
+    show_progress: bool = False
+    score_cache: ScoreCache | None = None
+    settings: Hashable = None
+    chunks: Chunks | None = None
 
     def score(self, requests: Sequence[Request], stop: threading.Event | None = None) -> list[list[float]]:
         """Score every document of every request in one pass.

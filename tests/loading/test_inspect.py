@@ -28,7 +28,7 @@ def write(folder: Path, config: dict[str, Any], **others: Any) -> ModelInfo:
 def test_the_built_in_model_is_a_classifier_whose_graph_can_be_built() -> None:
     info = inspect_model(ModelSource("builtin/rerank"))
     assert (info.model_type, info.labels, info.is_local) == ("classifier", ("LABEL_0",), True)
-    assert (info.can_build, info.has_plain_tokenizer, info.has_chat_template) == (True, True, False)
+    assert (info.can_build, info.has_chat_template) == (True, False)
     assert (info.position_limit, info.is_bge, info.reranks) == (512, False, True)
 
 

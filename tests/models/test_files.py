@@ -23,7 +23,6 @@ from milvus_rerank.models.files import (
     FileTokenizer,
     check_reranker,
     fetch_folder,
-    has_plain_tokenizer,
     read_config,
     weight_files,
 )
@@ -45,14 +44,23 @@ NASTY = [
 ]
 
 
+def ours(folder: Path) -> FileTokenizer:
+    return FileTokenizer(folder, read_config(folder), read_config(folder, "tokenizer_config.json"))
+
+
 def both(folder: Path) -> tuple[FileTokenizer, Any]:
     """Return a folder's tokenizer as this package reads it, and as transformers does."""
     theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return FileTokenizer(folder, read_config(folder)), theirs
+    return ours(folder), theirs
+
+
+def is_plain(folder: Path) -> bool:
+    """Tell whether this package reads a folder's tokenizer as transformers would."""
+    return ours(folder).is_plain
 
 
 def assert_same(folder: Path) -> None:
-    assert has_plain_tokenizer(folder)
+    assert is_plain(folder)
     ours, theirs = both(folder)
     assert ours.model_input_names == theirs.model_input_names
     for name in ("pad_token_id", "pad_token_type_id", "model_max_length", "padding_side", "truncation_side"):
@@ -152,7 +160,7 @@ def test_settings_that_override_the_tokenizers_file_are_left_to_transformers(
     folder = with_class(tiny["bert"], tmp_path / "m", name, **settings)
     ours, theirs = both(folder)
     assert any(ours(text)["input_ids"] != theirs(text)["input_ids"] for text in NASTY), "the setting changes nothing"
-    assert not has_plain_tokenizer(folder)
+    assert not is_plain(folder)
     for engine in ("onnx", "openvino"):
         reranker = CrossEncoderRerankFunction(str(folder), device="cpu", engine=engine)
         expected = CrossEncoderRerankFunction(str(folder), device="cpu", engine="torch").score("UPPER é 中文", NASTY)
@@ -167,7 +175,7 @@ def test_a_file_that_differs_from_the_defaults_of_its_class_is_left_to_transform
     values = json.loads(path.read_text())
     values["normalizer"]["lowercase"] = False
     path.write_text(json.dumps(values))
-    assert not has_plain_tokenizer(folder)
+    assert not is_plain(folder)
     (folder / "tokenizer_config.json").write_text(
         json.dumps(read_config(folder, "tokenizer_config.json") | {"do_lower_case": False})
     )
@@ -198,7 +206,7 @@ def test_the_padding_token_may_be_any(
     tiny: dict[str, Path], tmp_path: Path, settings: dict[str, Any], expected: int
 ) -> None:
     folder = with_class(tiny["bert"], tmp_path / "m", "PreTrainedTokenizerFast", **settings)
-    assert FileTokenizer(folder, read_config(folder)).pad_token_id == expected
+    assert ours(folder).pad_token_id == expected
 
 
 def test_a_tokenizer_without_its_fast_file_is_left_to_transformers(tiny: dict[str, Path], tmp_path: Path) -> None:

@@ -27,10 +27,9 @@ from milvus_rerank.engines.torch_engine import TorchEngine
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import content_key, read_config, read_weights, weight_files
-from milvus_rerank.onnx_graphs.architectures import is_known, position_limit
+from milvus_rerank.onnx_graphs.architectures import position_limit
 from milvus_rerank.onnx_graphs.build_bert import build, save
-from milvus_rerank.onnx_graphs.cache import cache_folder, keep
-from milvus_rerank.onnx_graphs.locate import build_cached, write_traced
+from milvus_rerank.onnx_graphs.cache import build_cached, keep, write_traced
 
 FAMILY = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 CLASSES = {
@@ -83,7 +82,7 @@ def assert_equal(model: torch.nn.Module, folder: Path, work: Path, *, with_types
 @pytest.mark.parametrize("kind", FAMILY)
 def test_the_graph_of_every_member_of_berts_family_gives_torchs_logits(kind: str, tmp_path: Path) -> None:
     model = save_model(kind, tmp_path)
-    assert is_known(read_config(tmp_path))
+    assert position_limit(read_config(tmp_path)) is not None
     assert_equal(model, tmp_path, tmp_path, with_types=kind in ("bert", "electra"))
 
 
@@ -112,7 +111,7 @@ def test_unusual_settings_give_torchs_logits_too(
     kind: str, options: dict[str, Any], with_types: bool, tmp_path: Path
 ) -> None:
     model = save_model(kind, tmp_path, **options)
-    assert is_known(read_config(tmp_path))
+    assert position_limit(read_config(tmp_path)) is not None
     assert_equal(model, tmp_path, tmp_path, with_types=with_types)
 
 
@@ -180,8 +179,8 @@ BERT = {"model_type": "bert", "hidden_act": "gelu", "max_position_embeddings": 4
 
 
 def test_the_config_of_a_plain_model_is_known() -> None:
-    assert is_known(BERT)
-    assert is_known(BERT | {"position_embedding_type": "absolute", "is_decoder": False, "pruned_heads": {}})
+    assert position_limit(BERT) == 40
+    assert position_limit(BERT | {"position_embedding_type": "absolute", "is_decoder": False, "pruned_heads": {}}) == 40
 
 
 @pytest.mark.parametrize(
@@ -204,7 +203,7 @@ def test_the_config_of_a_plain_model_is_known() -> None:
     ],
 )
 def test_what_the_graph_would_get_wrong_is_not_known(change: Mapping[str, Any]) -> None:
-    assert not is_known({**BERT, **change})
+    assert position_limit({**BERT, **change}) is None
 
 
 def test_a_built_graph_and_a_traced_one_give_the_same(tiny: dict[str, Path], tmp_path: Path) -> None:
@@ -221,12 +220,11 @@ def test_a_built_graph_and_a_traced_one_give_the_same(tiny: dict[str, Path], tmp
 
 def test_the_environment_names_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MILVUS_RERANK_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
+    assert keep("key", Path.touch) == tmp_path / "key"
     monkeypatch.delenv("MILVUS_RERANK_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    assert cache_folder().name == "milvus-rerank"
     if sys.platform == "linux":
-        assert cache_folder() == tmp_path / "home" / "milvus-rerank"
+        assert keep("key", Path.touch) == tmp_path / "home" / "milvus-rerank" / "key"
 
 
 def test_a_key_follows_contents_and_options_and_not_names(tmp_path: Path) -> None:
