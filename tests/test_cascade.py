@@ -23,7 +23,7 @@ from milvus_rerank import (
 )
 from milvus_rerank.reranker.custom import wrap
 from milvus_rerank.results import DocumentScores
-from milvus_rerank.server.models import host
+from milvus_rerank.server.models import CustomModel
 
 
 def cascade(*keeps: int | None) -> CascadeRerankFunction:
@@ -282,7 +282,7 @@ def test_the_order_over_a_server_is_the_local_one() -> None:
 def test_requests_with_the_same_query_do_not_compete_in_one_batch() -> None:
     both = CascadeRerankFunction([(Words(), 2), (LastNumber(), None)])
     requests = [("q", ["word 1", "2", "3"]), ("q", ["word word 4", "word 5", "word 6"])]
-    model = host(both)
+    model = CustomModel(both)
     ready = [model.prepare([request], None, threading.Event()) for request in requests]
     logits = model.run([row for one in ready for row in one.rows])
     assert [model.finish(one, logits[[place]], "model") for place, one in enumerate(ready)] == [

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from typing_extensions import NotRequired, TypedDict
 
 from milvus_rerank.results import json_safe
+from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.prepared import TokenLimits
 
 Scale = Literal["model", "sigmoid", "raw"]
@@ -27,19 +28,15 @@ Tokens = Annotated[int | None, Field(ge=1, description="The most tokens; absent 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A rerank request in one form, independent of the service's format.
+    """A request in one form, independent of the service's format.
 
-    :param model: the model's name; None for the server's first model.
-    :param query: the query.
-    :param documents: the documents' texts.
+    :param requests: queries with their documents.
     :param top_k: the number of results to return; None for all.
     :param scale: the scores to return.
     :param limits: token limits of this request; None for the model's limits.
     """
 
-    model: str | None
-    query: str
-    documents: list[str]
+    requests: list[Request]
     top_k: int | None = None
     scale: Scale = "model"
     limits: TokenLimits | None = None
@@ -62,9 +59,21 @@ class Scored:
 
 
 class Body(BaseModel):
-    """Base class of all request bodies."""
+    """Base class of all request bodies.
+
+    :param model: the model's name; None for the server's first model.
+    """
 
     model_config = ConfigDict(extra="ignore")
+    model: str | None = None
+
+    def call(self) -> Call:
+        """Convert the request to a :class:`Call`."""
+        raise NotImplementedError
+
+    def answer(self, scored: Scored) -> Any:
+        """Format the scores as the client expects them."""
+        raise NotImplementedError
 
 
 class TextDocument(BaseModel):
@@ -141,15 +150,15 @@ class TeiRequest(Body):
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
         limits = TokenLimits(left=True) if self.truncation_direction.lower() == "left" else None
-        return Call(None, self.query, self.texts, scale="raw" if self.raw_scores else "sigmoid", limits=limits)
+        return Call([(self.query, self.texts)], scale="raw" if self.raw_scores else "sigmoid", limits=limits)
 
     def answer(self, scored: Scored) -> list[TeiResult]:
         """Format the scores as the client expects them."""
-        made: list[TeiResult] = [{"index": place, "score": scored.scores[place]} for place in scored.order]
+        results: list[TeiResult] = [{"index": index, "score": scored.scores[index]} for index in scored.order]
         if self.return_text:
-            for row in made:
-                row["text"] = self.texts[row["index"]]
-        return made
+            for result in results:
+                result["text"] = self.texts[result["index"]]
+        return results
 
 
 class RerankRequest(Body):
@@ -160,7 +169,6 @@ class RerankRequest(Body):
 
     query: str
     documents: list[str | TextDocument]
-    model: str | None = None
     top_n: Count = None
     return_documents: bool | None = None
     rank_fields: list[str] | None = None
@@ -170,21 +178,30 @@ class RerankRequest(Body):
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
-        texts = [_text(document, self.rank_fields) for document in self.documents]
+        texts = [document if isinstance(document, str) else self._text(document) for document in self.documents]
         pair = None if self.truncate_prompt_tokens == -1 else self.truncate_prompt_tokens
-        limits = (
-            None if self.max_tokens_per_doc is None and pair is None else TokenLimits(self.max_tokens_per_doc, pair)
+        return Call(
+            [(self.query, texts)],
+            self.top_n or None,
+            "raw" if self.raw_scores else "model",
+            _limits(self.max_tokens_per_doc, pair),
         )
-        return Call(self.model, self.query, texts, self.top_n or None, "raw" if self.raw_scores else "model", limits)
 
     def answer(self, scored: Scored) -> RerankAnswer:
         """Format the scores as the client expects them."""
-        results = _results(scored)
-        if self.return_documents:
-            for row in results:
-                given = self.documents[row["index"]]
-                row["document"] = {"text": given} if isinstance(given, str) else json_safe(given.model_dump())
-        return _rerank_answer(scored, results)
+        documents: list[Any] = [
+            {"text": document} if isinstance(document, str) else json_safe(document.model_dump())
+            for document in self.documents
+            if self.return_documents
+        ]
+        return _rerank_answer(scored, documents)
+
+    def _text(self, document: TextDocument) -> str:
+        """Return an object's text: with ``rank_fields``, the values of those fields, one per line."""
+        if not self.rank_fields:
+            return document.text
+        fields = document.model_dump()
+        return "\n".join(str(fields[name]) for name in self.rank_fields if fields.get(name) is not None)
 
 
 class CohereRequest(Body):
@@ -192,18 +209,16 @@ class CohereRequest(Body):
 
     query: str
     documents: list[str]
-    model: str | None = None
     top_n: Count = None
     max_tokens_per_doc: Tokens = None
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
-        limits = None if self.max_tokens_per_doc is None else TokenLimits(self.max_tokens_per_doc)
-        return Call(self.model, self.query, self.documents, self.top_n or None, limits=limits)
+        return Call([(self.query, self.documents)], self.top_n or None, limits=_limits(self.max_tokens_per_doc))
 
     def answer(self, scored: Scored) -> RerankAnswer:
         """Format the scores as the client expects them."""
-        return _rerank_answer(scored, _results(scored))
+        return _rerank_answer(scored)
 
 
 class VoyageRequest(Body):
@@ -211,20 +226,16 @@ class VoyageRequest(Body):
 
     query: str
     documents: list[str]
-    model: str | None = None
     top_k: Count = None
     return_documents: bool = False
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
-        return Call(self.model, self.query, self.documents, self.top_k or None)
+        return Call([(self.query, self.documents)], self.top_k or None)
 
     def answer(self, scored: Scored) -> VoyageAnswer:
         """Format the scores as the client expects them."""
-        data = _results(scored)
-        if self.return_documents:
-            for row in data:
-                row["document"] = self.documents[row["index"]]
+        data = _results(scored, self.documents if self.return_documents else ())
         return {"object": "list", "data": data, "model": scored.model, "usage": {"total_tokens": scored.tokens}}
 
 
@@ -246,21 +257,17 @@ class DashScopeRequest(Body):
     """Request to DashScope's text-rerank; Milvus' ``ali`` provider sends it."""
 
     input: DashScopeInput
-    model: str | None = None
     parameters: DashScopeParameters = DashScopeParameters()
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
-        return Call(self.model, self.input.query, self.input.documents, self.parameters.top_n or None)
+        return Call([(self.input.query, self.input.documents)], self.parameters.top_n or None)
 
     def answer(self, scored: Scored) -> DashScopeAnswer:
         """Format the scores as the client expects them."""
-        results = _results(scored)
-        if self.parameters.return_documents:
-            for row in results:
-                row["document"] = {"text": self.input.documents[row["index"]]}
+        documents = [{"text": text} for text in self.input.documents if self.parameters.return_documents]
         usage = {"total_tokens": scored.tokens}
-        return {"request_id": str(uuid.uuid4()), "output": {"results": results}, "usage": usage}
+        return {"request_id": str(uuid.uuid4()), "output": {"results": _results(scored, documents)}, "usage": usage}
 
 
 class SimilarityInputs(BaseModel):
@@ -271,50 +278,52 @@ class SimilarityInputs(BaseModel):
 
 
 class SimilarityRequest(Body):
-    """Request to Hugging Face's sentence-similarity pipeline; Milvus' ``huggingface`` provider sends it."""
+    """Request to Hugging Face's sentence-similarity pipeline; Milvus' ``huggingface`` provider sends it.
+
+    The URL path holds the model's name.
+    """
 
     inputs: SimilarityInputs
 
-    def call(self, model: str) -> Call:
-        """Convert the request to a :class:`Call`; the URL path holds the model's name."""
-        return Call(model, self.inputs.source_sentence, self.inputs.sentences)
+    def call(self) -> Call:
+        """Convert the request to a :class:`Call`."""
+        return Call([(self.inputs.source_sentence, self.inputs.sentences)])
 
     def answer(self, scored: Scored) -> list[float]:
         """Return the scores in the order of the sentences, as the client expects them."""
         return list(scored.scores)
 
 
-def _kind(body: Any) -> str:
-    texts = "texts" in body if isinstance(body, Mapping) else isinstance(body, TeiRequest)
-    return "texts" if texts else "documents"
+def _format_of(body: Any) -> str:
+    has_texts = "texts" in body if isinstance(body, Mapping) else isinstance(body, TeiRequest)
+    return "texts" if has_texts else "documents"
 
 
 AnyRequest = Annotated[
-    Annotated[TeiRequest, Tag("texts")] | Annotated[RerankRequest, Tag("documents")], Discriminator(_kind)
+    Annotated[TeiRequest, Tag("texts")] | Annotated[RerankRequest, Tag("documents")], Discriminator(_format_of)
 ]
 """The body of ``/rerank``: with ``texts`` in the format of text-embeddings-inference, else in that of the others."""
 
 
-def _text(document: str | TextDocument, fields: Sequence[str] | None) -> str:
-    """Return a document's text; with ``rank_fields``, the values of those fields of an object, one per line."""
-    if isinstance(document, str):
-        return document
-    if not fields:
-        return document.text
-    held = document.model_dump()
-    return "\n".join(str(held[name]) for name in fields if held.get(name) is not None)
+def _limits(document: int | None, pair: int | None = None) -> TokenLimits | None:
+    return None if document is None and pair is None else TokenLimits(document, pair)
 
 
-def _results(scored: Scored) -> list[Result]:
-    return [{"index": place, "relevance_score": scored.scores[place]} for place in scored.order]
+def _results(scored: Scored, documents: Sequence[Any] = ()) -> list[Result]:
+    """Return the results, best first, with the documents if they are given."""
+    results: list[Result] = [{"index": index, "relevance_score": scored.scores[index]} for index in scored.order]
+    if documents:
+        for result in results:
+            result["document"] = documents[result["index"]]
+    return results
 
 
-def _rerank_answer(scored: Scored, results: list[Result]) -> RerankAnswer:
+def _rerank_answer(scored: Scored, documents: Sequence[Any] = ()) -> RerankAnswer:
     return {
         "id": f"rerank-{uuid.uuid4().hex}",
         "object": "rerank",
         "model": scored.model,
-        "results": results,
+        "results": _results(scored, documents),
         "usage": {"prompt_tokens": scored.tokens, "total_tokens": scored.tokens},
         "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
     }

@@ -1,7 +1,6 @@
 """The HTTP application: routes, error responses and health checks; :mod:`~milvus_rerank.server.service` scores."""
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +24,13 @@ from milvus_rerank.errors import (
     StoppedError,
 )
 from milvus_rerank.server import api_formats
+from milvus_rerank.server.json_body import JSONRoute
 from milvus_rerank.server.metrics import Metrics
-from milvus_rerank.server.middleware import ErrorAnswer, RequestMiddleware, error_body, failure
+from milvus_rerank.server.middleware import SIMILARITY, ErrorAnswer, RequestMiddleware, error_body, failure
 from milvus_rerank.server.models import Models
 from milvus_rerank.server.pairs import ScoreAnswer, ScoreRequest
 from milvus_rerank.server.playground import Milvus, add_playground
-from milvus_rerank.server.service import RequestLog, Service, no_span
+from milvus_rerank.server.service import Service
 from milvus_rerank.server.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 PUBLIC = frozenset({"/", "/health", "/ready"})
 """Paths that need no key: they reveal neither the server's data nor its requests."""
-SIMILARITY = "/hf-inference/models/{model:path}/pipeline/sentence-similarity"
 DASHSCOPE = "/api/v1/services/rerank/text-rerank/text-rerank"
 _STATUSES: tuple[tuple[type[RerankError], int], ...] = (
     (OverloadedError, 429),
@@ -48,23 +47,28 @@ _STATUSES: tuple[tuple[type[RerankError], int], ...] = (
     (InputError, 422),
     (SearchError, 502),
 )
-_ERRORS = (400, 401, 404, 408, 413, 422, 429, 500, 502, 503, 504)
+_ERRORS = (400, 401, 404, 408, 413, 415, 422, 429, 500, 502, 503, 504)
+
+_RERANK_ROUTES: tuple[tuple[str, Any, Any, str], ...] = (
+    (
+        "/rerank",
+        api_formats.AnyRequest,
+        list[api_formats.TeiResult] | api_formats.RerankAnswer,
+        "Rerank as TEI does if the body holds ``texts``, else as vLLM, infinity and Jina do.",
+    ),
+    (
+        "/v1/rerank",
+        api_formats.RerankRequest,
+        api_formats.RerankAnswer,
+        "Rerank as Jina, vLLM, SiliconFlow and Cohere's API v1 do.",
+    ),
+    ("/v2/rerank", api_formats.CohereRequest, api_formats.RerankAnswer, "Rerank as Cohere's API v2 does."),
+    ("/voyage/v1/rerank", api_formats.VoyageRequest, api_formats.VoyageAnswer, "Rerank as Voyage does."),
+    (DASHSCOPE, api_formats.DashScopeRequest, api_formats.DashScopeAnswer, "Rerank as DashScope does."),
+)
+"""Path, request, response and description of each route that reranks."""
 
 logger = structlog.get_logger("milvus_rerank.server")
-
-
-class Answer(JSONResponse):
-    """JSON response that falls back to ASCII for lone surrogates, which UTF-8 cannot encode.
-
-    A client that sends lone surrogates gets them back.
-    """
-
-    def render(self, content: Any) -> bytes:
-        """Encode the content as bytes."""
-        try:
-            return super().render(content)
-        except UnicodeEncodeError:
-            return json.dumps(content, allow_nan=False).encode("ascii")
 
 
 class Application:
@@ -88,18 +92,16 @@ class Application:
         traces: "Traces | None" = None,
     ) -> None:
         self.models = models
-        self.metrics = Metrics(
-            lambda: {name: (one.waiting_requests, one.waiting_tokens) for name, one in models.batchers.items()}
-        )
+        self.metrics = Metrics(models.batchers)
         models.report = self.metrics.batch
-        self.service = Service(models, settings.limits, self.metrics, traces.span if traces else no_span)
+        self.service = Service(models, settings.limits, self.metrics, traces.span if traces else contextlib.nullcontext)
         self.loaded = not preload
         self.problem = ""
         self.stop: Callable[[], object] = lambda: None
         self._preload = tuple(preload)
         self._milvus = milvus
         self._settings = settings
-        self.routes = FastAPI(
+        app = FastAPI(
             title="milvus-rerank",
             version=__version__,
             summary="Rerank documents as TEI, vLLM, Jina, Cohere, Voyage, DashScope and Hugging Face do.",
@@ -108,14 +110,14 @@ class Application:
             docs_url=None,  # FastAPI's documentation pages load scripts from other hosts
             redoc_url=None,
         )
-        _add_errors(self.routes)
-        _add_health(self.routes, self)
-        _add_rerank(self.routes, self.service)
-        _add_score(self.routes, self.service)
-        add_playground(self.routes, milvus)
-        label = _labels({path for route in self.routes.routes if (path := getattr(route, "path", ""))})
-        self.gate = RequestMiddleware(self.routes, settings=settings, metrics=self.metrics, public=PUBLIC, label=label)
-        self._entry = traces.wrap(self.gate) if traces else self.gate
+        app.router.route_class = JSONRoute
+        _add_errors(app)
+        _add_health(app, self)
+        _add_scoring(app, self.service)
+        add_playground(app, milvus)
+        routes = frozenset(path for route in app.routes if (path := getattr(route, "path", "")))
+        self.middleware = RequestMiddleware(app, settings=settings, metrics=self.metrics, public=PUBLIC, routes=routes)
+        self._entry = traces.wrap(self.middleware) if traces else self.middleware
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
@@ -124,12 +126,11 @@ class Application:
     @property
     def ready(self) -> bool:
         """True if the server is ready for requests: the models are loaded and it is not shutting down."""
-        return self.loaded and not self.gate.stopping
+        return self.loaded and not self.middleware.stopping
 
     def info(self) -> dict[str, Any]:
         """Return the version, the limits and the models of the server."""
-        limits = self._settings.limits
-        loaded = self.models.loaded
+        limits, loaded = self._settings.limits, dict(self.models.loaded)
         return {
             "version": __version__,
             "model_id": self.models.names[0],
@@ -138,7 +139,7 @@ class Application:
             "deadline_seconds": limits.deadline,
             "milvus": self._milvus is not None,
             "models": [
-                {"name": name, "loaded": name in loaded, **(loaded[name].facts() if name in loaded else {})}
+                {"name": name, "loaded": name in loaded, **(loaded[name].info() if name in loaded else {})}
                 for name in self.models.names
             ],
         }
@@ -163,23 +164,12 @@ class Application:
             self.loaded = True
 
 
-def _labels(paths: set[str]) -> Callable[[str], str]:
-    """Return a function from a path to its metrics label: a route or ``other``, so that clients cannot add labels."""
-
-    def label(path: str) -> str:
-        if path in paths:
-            return path
-        return SIMILARITY if path.startswith("/hf-inference/") else "other"
-
-    return label
-
-
 def _add_errors(app: FastAPI) -> None:
     def answer(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
         return JSONResponse(error_body(status, message), status_code=status, headers=headers)
 
     @app.exception_handler(RerankError)
-    async def ours(request: Request, error: RerankError) -> Response:
+    async def rerank_error(request: Request, error: RerankError) -> Response:
         status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
         if status == 500:  # model, device and score errors: the message names files and numbers, never a text
             logger.error("failed", id=request.state.request_id, error=type(error).__name__, message=str(error))
@@ -188,19 +178,19 @@ def _add_errors(app: FastAPI) -> None:
         return answer(status, str(error), headers)
 
     @app.exception_handler(Exception)
-    async def unknown(request: Request, error: Exception) -> Response:
+    async def other_error(request: Request, error: Exception) -> Response:
         return answer(500, failure(request.state.request_id))  # the middleware logs the error
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
+    async def invalid_request(request: Request, error: RequestValidationError) -> Response:
         # Leave out the input values: they may not be valid JSON (NaN) or may be texts of any length.
-        found = error.errors()
-        parts = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found[:5]]
-        more = [f"and {len(found) - 5} more"] if len(found) > 5 else []
+        errors = error.errors()
+        parts = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors[:5]]
+        more = [f"and {len(errors) - 5} more"] if len(errors) > 5 else []
         return answer(422, "; ".join(parts + more))
 
     @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
+    async def http_error(request: Request, error: HTTPException) -> Response:
         return answer(error.status_code, str(error.detail), dict(error.headers or {}))
 
 
@@ -215,7 +205,7 @@ def _add_health(app: FastAPI, server: Application) -> None:
         """Report if the server accepts requests: 503 while models load and during shutdown."""
         if server.ready:
             return JSONResponse({"status": "ready"})
-        state = "stopping" if server.gate.stopping else server.problem or "loading"
+        state = "stopping" if server.middleware.stopping else server.problem or "loading"
         return JSONResponse({"status": state}, status_code=503)
 
     @app.get("/info", tags=["server"])
@@ -229,51 +219,26 @@ def _add_health(app: FastAPI, server: Application) -> None:
         return Response(server.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_rerank(app: FastAPI, service: Service) -> None:
-    async def scored(request: Request, call: api_formats.Call) -> api_formats.Scored:
-        request_log = request.state.request_log = RequestLog()
-        return await service.rerank(call, request_log)
+def _add_scoring(app: FastAPI, service: Service) -> None:
+    def handler(body_type: Any) -> Callable[..., Any]:
+        async def rerank(request: Request, body: body_type) -> Response:
+            return await service.rerank(request.state, body)
 
-    @app.post("/rerank", tags=["rerank"], responses=_answers(list[api_formats.TeiResult] | api_formats.RerankAnswer))
-    async def rerank(request: Request, body: api_formats.AnyRequest) -> Response:
-        """Rerank as TEI does if the body holds ``texts``, else as vLLM, infinity and Jina do."""
-        return Answer(body.answer(await scored(request, body.call())))
+        return rerank
 
-    @app.post("/v1/rerank", tags=["rerank"], responses=_answers(api_formats.RerankAnswer))
-    async def rerank_v1(request: Request, body: api_formats.RerankRequest) -> Response:
-        """Rerank as Jina, vLLM, SiliconFlow and Cohere's API v1 do."""
-        return Answer(body.answer(await scored(request, body.call())))
+    for path, body_type, answer_type, description in _RERANK_ROUTES:
+        app.post(path, tags=["rerank"], responses={200: {"model": answer_type}}, description=description)(
+            handler(body_type)
+        )
 
-    @app.post("/v2/rerank", tags=["rerank"], responses=_answers(api_formats.RerankAnswer))
-    async def rerank_v2(request: Request, body: api_formats.CohereRequest) -> Response:
-        """Rerank as Cohere's API v2 does."""
-        return Answer(body.answer(await scored(request, body.call())))
-
-    @app.post("/voyage/v1/rerank", tags=["rerank"], responses=_answers(api_formats.VoyageAnswer))
-    async def rerank_voyage(request: Request, body: api_formats.VoyageRequest) -> Response:
-        """Rerank as Voyage does."""
-        return Answer(body.answer(await scored(request, body.call())))
-
-    @app.post(DASHSCOPE, tags=["rerank"], responses=_answers(api_formats.DashScopeAnswer))
-    async def rerank_dashscope(request: Request, body: api_formats.DashScopeRequest) -> Response:
-        """Rerank as DashScope does."""
-        return Answer(body.answer(await scored(request, body.call())))
-
-    @app.post(SIMILARITY, tags=["score"], responses=_answers(list[float]))
+    @app.post(SIMILARITY, tags=["score"], responses={200: {"model": list[float]}})
     async def similarity(request: Request, model: str, body: api_formats.SimilarityRequest) -> Response:
         """Score as Hugging Face's sentence-similarity pipeline does."""
-        return Answer(body.answer(await scored(request, body.call(model))))
+        body.model = model
+        return await service.rerank(request.state, body)
 
-
-def _add_score(app: FastAPI, service: Service) -> None:
-    @app.post("/score", tags=["score"], responses=_answers(ScoreAnswer))
-    @app.post("/v1/score", tags=["score"], responses=_answers(ScoreAnswer))
+    @app.post("/score", tags=["score"], responses={200: {"model": ScoreAnswer}})
+    @app.post("/v1/score", tags=["score"], responses={200: {"model": ScoreAnswer}})
     async def score(request: Request, body: ScoreRequest) -> Response:
         """Score pairs as vLLM does."""
-        request_log = request.state.request_log = RequestLog()
-        scores = await service.score(body.model, body.requests(), request_log)
-        return Answer(body.answer(request_log.model, scores, request_log.tokens))
-
-
-def _answers(model: Any) -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": model}}
+        return await service.rerank(request.state, body)

@@ -5,14 +5,12 @@ this from the waiting pairs, their order (see :mod:`milvus_rerank.server.queue`)
 """
 
 import logging
+import math
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from milvus_rerank.errors import OutOfMemoryError, OverloadedError, StoppedError
 from milvus_rerank.server.queue import Job, Queue, WaitingRow
@@ -76,45 +74,43 @@ class Batcher:
     @property
     def waiting_tokens(self) -> int:
         """Number of tokens of pairs that are not in a batch yet."""
-        with self._changed:
-            return self._queue.tokens
+        return self._queue.tokens
 
     @property
     def waiting_requests(self) -> int:
         """Number of requests that have pairs without a score."""
-        with self._changed:
-            return len(self._queue)
+        return len(self._queue.jobs)
 
-    def submit(self, job: Job) -> None:
-        """Queue a request's pairs; ``job.future`` gets their logits.
+    def submit(self, new: Job, most_tokens: float = math.inf) -> None:
+        """Queue a request's pairs; ``new.future`` gets their logits. With an empty queue, any request is admitted.
 
-        :param job: a job with at least one pair.
-        :raises OverloadedError: if the request would be late, or would delay another that was promised to finish in
-            time.
+        :param new: a job with at least one pair.
+        :param most_tokens: the most tokens that may wait.
+        :raises OverloadedError: if too many tokens wait, or the request would be late, or would delay another that was
+            promised to finish in time.
         :raises StoppedError: if the batcher is closed.
         """
         with self._changed:
             if self._closed:
                 raise StoppedError("the server is shutting down")
-            job.arrived = self._clock()
-            self._check(job)
-            self._queue.add(job)
+            waiting, tokens = self._queue.tokens, sum(new.widths)
+            if waiting and waiting + tokens > most_tokens:
+                raise OverloadedError(f"{waiting} tokens are waiting already, and this request has {tokens}", 1)
+            new.arrived = self._clock()
+            for job, ahead in self._queue.schedule(new) if self._tokens else ():
+                seconds = ahead * self._seconds / self._tokens
+                if job is new:
+                    new.promised = seconds <= _HEADROOM * new.seconds
+                    if not new.promised and waiting:
+                        raise OverloadedError(
+                            f"with what waits already this request would take about {seconds:.1f} s "
+                            f"of the {new.seconds:.1f} s it has",
+                            seconds - _HEADROOM * new.seconds,
+                        )
+                elif job.promised and seconds > _TIGHT * (job.arrived + job.seconds - new.arrived):
+                    raise OverloadedError("requests that wait already would be late because of this one", seconds)
+            self._queue.add(new)
             self._changed.notify_all()
-
-    def _check(self, new: Job) -> None:
-        """Refuse a request at once if it would wait only to be late; with an empty queue, admit any request."""
-        for job, tokens in self._queue.schedule(new) if self._tokens else ():
-            seconds = tokens * self._seconds / self._tokens
-            if job is new:
-                new.promised = seconds <= _HEADROOM * new.seconds
-                if not new.promised and self._queue.tokens:
-                    raise OverloadedError(
-                        f"with what waits already this request would take about {seconds:.1f} s "
-                        f"of the {new.seconds:.1f} s it has",
-                        seconds - _HEADROOM * new.seconds,
-                    )
-            elif job.promised and seconds > _TIGHT * (job.arrived + job.seconds - new.arrived):
-                raise OverloadedError("requests that wait already would be late because of this one", seconds)
 
     def drop(self, job: Job) -> None:
         """Drop the waiting pairs of a request whose client has left; its pairs in a running batch finish unused."""
@@ -128,25 +124,23 @@ class Batcher:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not len(self._queue), timeout=seconds)
-            left = list(self._queue)
-            for job in left:
-                self._queue.forget(job)
-        for job in left:
-            _fail(job, StoppedError("the server is shutting down"))
+            self._changed.wait_for(lambda: not self._queue.jobs, timeout=seconds)
+            unfinished = list(self._queue.jobs)
+        for job in unfinished:
+            self._finish(job, StoppedError("the server is shutting down"))
         self._thread.join(timeout=1.0)  # do not wait longer for a running batch: its requests have failed already
 
     def _work(self) -> None:
-        while (batch := self._next()) is not None:
+        while batch := self._next():
             try:
                 self._run(batch)
             except BaseException as error:  # any error at all must reach the waiting requests; the thread goes on
                 logger.error("a batch failed: %s", type(error).__name__)  # the message might hold a user's text
-                for job in {place.job for place in batch}:
+                for job in {row.job for row in batch}:
                     self._finish(job, error)
 
-    def _next(self) -> list[WaitingRow] | None:
-        """Wait for pairs and take a batch; return None when the batcher is closed and the queue is empty."""
+    def _next(self) -> list[WaitingRow]:
+        """Wait for pairs and take a batch; it is empty when the batcher is closed and the queue is empty."""
         with self._changed:
             self._queue.running = 0
             idle = not self._queue.tokens
@@ -155,69 +149,55 @@ class Batcher:
             now = self._clock()
             if idle:
                 self._mark = now
-            for place in batch:
-                if place.job.started is None:
-                    place.job.started = now
-            return batch or None
+            for row in batch:
+                if row.job.started is None:
+                    row.job.started = now
+            return batch
 
     def _run(self, batch: list[WaitingRow]) -> None:
-        model = batch[0].job.model
         started = self._clock()
         try:
-            logits = model.run([place.job.rows[place.row] for place in batch])
-        except OutOfMemoryError as error:
-            self._put_back(batch, error)
-            return
+            logits = batch[0].job.model.run([waiting.job.rows[waiting.row] for waiting in batch])
         except Exception as error:
-            self._run_apart(batch, error)
+            self._recover(batch, error)
             return
-        self._done(batch, logits, started)
-
-    def _put_back(self, batch: list[WaitingRow], error: OutOfMemoryError) -> None:
-        """Queue a batch again that did not fit into memory; a pair that does not fit alone fails its request."""
-        if len(batch) == 1:
-            self._finish(batch[0].job, error)
-            return
-        with self._changed:
-            self._queue.put_back(batch)
-
-    def _run_apart(self, batch: list[WaitingRow], error: Exception) -> None:
-        """Run the pairs of each request in a failed batch separately, so that one request does not fail the others."""
-        groups: dict[Job, list[WaitingRow]] = defaultdict(list)
-        for place in batch:
-            groups[place.job].append(place)
-        if len(groups) == 1:
-            self._finish(batch[0].job, error)
-            return
-        for group in groups.values():
-            self._run(group)
-
-    def _done(self, batch: list[WaitingRow], logits: NDArray[np.float32], started: float) -> None:
-        for place, logit in zip(batch, logits, strict=True):
-            place.job.logits[place.row] = logit
-            place.job.left -= 1
-        jobs = {place.job for place in batch}
+        for waiting, logit in zip(batch, logits, strict=True):
+            waiting.job.logits[waiting.row] = logit
+            waiting.job.left -= 1
+        jobs = {row.job for row in batch}
         now = self._clock()
-        self._report(
-            BatchReport(len(batch), max(place.width for place in batch) * len(batch), len(jobs), now - started)
-        )
+        self._report(BatchReport(len(batch), max(row.width for row in batch) * len(batch), len(jobs), now - started))
         with self._changed:
-            self._tokens = _MEMORY * self._tokens + sum(place.width for place in batch)
+            self._tokens = _MEMORY * self._tokens + sum(row.width for row in batch)
             self._seconds, self._mark = _MEMORY * self._seconds + now - self._mark, now
         for job in jobs:
             if not job.left:
-                self._finish(job, None)
+                self._finish(job)
 
-    def _finish(self, job: Job, error: BaseException | None) -> None:
+    def _recover(self, batch: list[WaitingRow], error: Exception) -> None:
+        """Queue a batch that did not fit into memory again; run the requests of another failed batch separately.
+
+        So one request does not fail the others. A pair that does not fit alone fails its request.
+        """
+        if isinstance(error, OutOfMemoryError) and len(batch) > 1:
+            with self._changed:
+                self._queue.put_back(batch)
+            return
+        rows_by_job: dict[Job, list[WaitingRow]] = defaultdict(list)
+        for row in batch:
+            rows_by_job[row.job].append(row)
+        if len(rows_by_job) == 1:
+            self._finish(batch[0].job, error)
+            return
+        for rows in rows_by_job.values():
+            self._run(rows)
+
+    def _finish(self, job: Job, error: BaseException | None = None) -> None:
         with self._changed:
             self._queue.forget(job)
             self._changed.notify_all()
-        if error is not None:
-            _fail(job, error)
-        elif not job.future.done() and job.future.set_running_or_notify_cancel():
-            job.future.set_result(job.logits)
-
-
-def _fail(job: Job, error: BaseException) -> None:
-    if not job.future.done() and job.future.set_running_or_notify_cancel():
-        job.future.set_exception(error)
+        if not job.future.done() and job.future.set_running_or_notify_cancel():
+            if error is None:
+                job.future.set_result(job.logits)
+            else:
+                job.future.set_exception(error)

@@ -67,7 +67,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         """Refuse new requests, finish the admitted ones, and refuse those that remain."""
-        self._application.gate.stopping = True
+        self._application.middleware.stopping = True
         drain = asyncio.create_task(
             asyncio.to_thread(self._application.models.close, self._settings.limits.drain_seconds)
         )
@@ -80,7 +80,7 @@ class Server(uvicorn.Server):
         This replaces uvicorn's handler, which raises the signal again at the end: the process would die before its open
         resources are closed.
         """
-        self._application.gate.stopping = True
+        self._application.middleware.stopping = True
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 

@@ -1,10 +1,10 @@
 """The server's metrics, in Prometheus' format."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from milvus_rerank.server.batcher import BatchReport
+from milvus_rerank.server.batcher import Batcher, BatchReport
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -21,17 +21,15 @@ OUTCOMES = (
 )
 """Outcomes of requests. Every request has exactly one outcome: their counts add up to the count of requests."""
 
-Waiting = Callable[[], dict[str, tuple[int, int]]]
-
 
 class Metrics:
     """Counters, gauges and histograms of one server.
 
-    :param waiting: returns the numbers of waiting requests and tokens by device.
+    :param batchers: batchers by device, whose queues are measured; more may be added later.
     """
 
-    def __init__(self, waiting: Waiting) -> None:
-        self._waiting = waiting
+    def __init__(self, batchers: Mapping[str, Batcher]) -> None:
+        self._batchers = batchers
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = self._counter("requests", "Requests.", "route")
@@ -56,9 +54,9 @@ class Metrics:
 
     def page(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
-        for device, (requests, tokens) in self._waiting().items():
-            self._queue_requests.labels(device).set(requests)
-            self._queue_tokens.labels(device).set(tokens)
+        for device, batcher in list(self._batchers.items()):
+            self._queue_requests.labels(device).set(batcher.waiting_requests)
+            self._queue_tokens.labels(device).set(batcher.waiting_tokens)
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -2,13 +2,11 @@
 
 import time
 import uuid
-from collections.abc import Sequence
 
 from pydantic import model_validator
 from typing_extensions import TypedDict
 
-from milvus_rerank.scoring import Request
-from milvus_rerank.server.api_formats import Body, Usage
+from milvus_rerank.server.api_formats import Body, Call, Scored, Usage
 
 Side = str | list[str]
 
@@ -35,7 +33,6 @@ class ScoreAnswer(TypedDict):
 class ScoreRequest(Body):
     """Request to ``/score``: one query with one or many documents, or equally many queries and documents."""
 
-    model: str | None = None
     queries: Side | None = None
     documents: Side | None = None
     text_1: Side | None = None
@@ -43,28 +40,28 @@ class ScoreRequest(Body):
     items: Side | None = None
 
     @model_validator(mode="after")
-    def _matches(self) -> "ScoreRequest":
+    def _check_counts(self) -> "ScoreRequest":
         queries, documents = self._sides()
         if len(queries) not in (1, len(documents)):
             raise ValueError(f"got {len(queries)} queries for {len(documents)} documents; expected 1, or as many")
         return self
 
-    def requests(self) -> list[Request]:
-        """Return the pairs in the order of the response: one query with all documents, or query by query."""
+    def call(self) -> Call:
+        """Convert the request to a :class:`Call`: one query with all documents, or query by query."""
         queries, documents = self._sides()
         if len(queries) == 1:
-            return [(queries[0], documents)]
-        return [(query, [document]) for query, document in zip(queries, documents, strict=True)]
+            return Call([(queries[0], documents)])
+        return Call([(query, [document]) for query, document in zip(queries, documents, strict=True)])
 
-    def answer(self, model: str, scores: Sequence[float], tokens: int) -> ScoreAnswer:
+    def answer(self, scored: Scored) -> ScoreAnswer:
         """Format the scores as the client expects them."""
         return {
             "id": f"score-{uuid.uuid4().hex}",
             "object": "list",
             "created": int(time.time()),
-            "model": model,
-            "data": [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)],
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "model": scored.model,
+            "data": [{"index": index, "object": "score", "score": score} for index, score in enumerate(scored.scores)],
+            "usage": {"prompt_tokens": scored.tokens, "total_tokens": scored.tokens},
         }
 
     def _sides(self) -> tuple[list[str], list[str]]:

@@ -59,16 +59,12 @@ class Job:
     widths: Sequence[int]
     seconds: float = math.inf
     future: "Future[NDArray[np.float32]]" = field(default_factory=Future)
-    logits: NDArray[np.float32] = field(init=False)
-    left: int = field(init=False)
+    logits: NDArray[np.float32] = field(init=False)  # set by the queue, like all that follow
+    left: int = 0  # the number of rows without a logit
     due: float = 0.0  # the count of served tokens at which its turn comes
     arrived: float = 0.0
     started: float | None = None  # start of its first batch
     promised: bool = False  # to finish in time: no later request may make it late
-
-    def __post_init__(self) -> None:
-        self.logits = np.empty(len(self.rows), dtype=np.float32)
-        self.left = len(self.rows)
 
 
 class WaitingRow(NamedTuple):
@@ -84,69 +80,50 @@ class Queue:
     """Waiting pairs and those being scored. The class does no locking: the caller holds a lock."""
 
     def __init__(self) -> None:
+        self.jobs: dict[Job, int] = {}  # unfinished jobs in the order of arrival, each with its waiting tokens
+        self.tokens = 0  # the sum of these
+        self.running = 0  # tokens of the batch that runs on the device
         self._waiting: dict[Batchable, list[WaitingRow]] = defaultdict(list)
-        self._jobs: dict[Job, int] = {}  # unfinished jobs, each with its number of waiting tokens
         self._numbers = count()
         self._served = 0
-        self.running = 0  # tokens of the batch that runs on the device
-
-    def __len__(self) -> int:
-        """Return the number of requests that have pairs without a score."""
-        return len(self._jobs)
-
-    def __iter__(self) -> Iterator[Job]:
-        """Iterate over those requests in the order of their arrival."""
-        return iter(list(self._jobs))
-
-    def __contains__(self, job: Job) -> bool:
-        """Return True if a request has pairs without a score."""
-        return job in self._jobs
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens of pairs that are not in a batch yet."""
-        return sum(self._jobs.values())
 
     def add(self, job: Job) -> None:
         """Queue a request's pairs."""
+        job.logits, job.left = np.empty(len(job.rows), dtype=np.float32), len(job.rows)
         tokens = sum(job.widths)
         job.due = self._served + tokens
-        self._jobs[job] = tokens
+        self.jobs[job] = tokens
+        self.tokens += tokens
         waiting = self._waiting[job.model]
         waiting.extend(WaitingRow(width, next(self._numbers), job, row) for row, width in enumerate(job.widths))
         waiting.sort()  # a sorted run plus the new rows: about linear time
 
     def schedule(self, new: Job) -> Iterator[tuple[Job, int]]:
         """Yield the new request and those due after it, each with the tokens to serve until it is finished."""
-        tokens = sum(new.widths)
-        due = self._served + tokens
-        ahead = self.running + sum(own for job, own in self._jobs.items() if job.due <= due) + tokens
+        new_tokens = sum(new.widths)
+        due = self._served + new_tokens
+        ahead = self.running + sum(tokens for job, tokens in self.jobs.items() if job.due <= due) + new_tokens
         yield new, ahead
-        for job, own in sorted(self._jobs.items(), key=lambda item: item[0].due):
-            if own and job.due > due:
-                ahead += own
+        for job, tokens in sorted(self.jobs.items(), key=lambda item: item[0].due):
+            if tokens and job.due > due:
+                ahead += tokens
                 yield job, ahead
 
     def take(self) -> list[WaitingRow]:
-        """Take the next batch; an empty list if no pairs wait."""
-        ready = [job for job, tokens in self._jobs.items() if tokens]
-        batch = self._cut(min(ready, key=lambda job: job.due)) if ready else []
-        for place in batch:
-            self._jobs[place.job] -= place.width
-        self.running = sum(place.width for place in batch)
-        self._served += self.running
-        return batch
+        """Take the next batch; an empty list if no pairs wait.
 
-    def _cut(self, first: Job) -> list[WaitingRow]:
-        """Take a request's widest pairs, then nearly as wide pairs of other requests, up to the budget.
-
-        The request's pairs come first: pairs of others are always waiting and would delay it without end. Of the other
-        requests, those that are due next come first: starting many requests delays them all.
+        It holds the widest pairs of the request that is due first, then nearly as wide pairs of other requests, up to
+        the budget. The request's pairs come first: pairs of others are always waiting and would delay it without end.
+        Of the other requests, those that are due next come first: starting many requests delays them all.
         """
+        self.running = 0
+        if not self.tokens:
+            return []
+        first = min((job for job, tokens in self.jobs.items() if tokens), key=lambda job: job.due)
         waiting = self._waiting[first.model]
-        own = [index for index, place in enumerate(waiting) if place.job is first]
-        widest = waiting[own[-1]].width
-        rows = max(1, first.model.max_batch_tokens // widest)
+        first_rows = [index for index, row in enumerate(waiting) if row.job is first]
+        widest = waiting[first_rows[-1]].width
+        most_rows = max(1, first.model.max_batch_tokens // widest)
         padding = int(first.model.max_batch_tokens * _PADDING)
         taken: list[int] = []
 
@@ -154,33 +131,39 @@ class Queue:
             nonlocal padding
             for index in indices:
                 cost = widest - waiting[index].width
-                if cost > padding or len(taken) == rows:
+                if cost > padding or len(taken) == most_rows:
                     break
                 padding -= cost
                 taken.append(index)
 
-        take(reversed(own))
-        if len(taken) < rows:
-            near = bisect_left(waiting, widest - padding // (rows - len(taken)), key=lambda place: place.width)
-            end = bisect_right(waiting, widest, key=lambda place: place.width)
+        take(reversed(first_rows))
+        if len(taken) < most_rows:
+            near = bisect_left(waiting, widest - padding // (most_rows - len(taken)), key=lambda row: row.width)
+            end = bisect_right(waiting, widest, key=lambda row: row.width)
             others = (index for index in range(near, end) if waiting[index].job is not first)
-            take(nsmallest(rows - len(taken), others, key=lambda index: waiting[index].job.due))
+            take(nsmallest(most_rows - len(taken), others, key=lambda index: waiting[index].job.due))
             take(index for index in range(near - 1, -1, -1) if waiting[index].job is not first)
         batch = [waiting[index] for index in sorted(taken)]
         for index in sorted(taken, reverse=True):
+            self.jobs[waiting[index].job] -= waiting[index].width
             del waiting[index]
+        self.running = sum(row.width for row in batch)
+        self.tokens -= self.running
+        self._served += self.running
         return batch
 
     def put_back(self, batch: Sequence[WaitingRow]) -> None:
         """Queue the pairs of a batch again, except those of requests that have left the queue."""
-        for place in batch:
-            if place.job in self._jobs:
-                self._jobs[place.job] += place.width
-                self._waiting[place.job.model].append(place)
+        for row in batch:
+            if row.job in self.jobs:
+                self.jobs[row.job] += row.width
+                self.tokens += row.width
+                self._waiting[row.job.model].append(row)
         self._waiting[batch[0].job.model].sort()
 
     def forget(self, job: Job) -> None:
         """Remove a request and its waiting pairs."""
-        if self._jobs.pop(job, None):  # it has pairs that wait
+        if tokens := self.jobs.pop(job, 0):
+            self.tokens -= tokens
             waiting = self._waiting[job.model]
-            waiting[:] = [place for place in waiting if place.job is not job]
+            waiting[:] = [row for row in waiting if row.job is not job]

@@ -94,7 +94,7 @@ def test_a_body_that_is_too_large_is_refused_whether_announced_or_not(function: 
             assert answer.json()["error"] == "the body is larger than 1000 bytes"
         assert server.post("/rerank", BODY).status_code == 200
         server.settled()
-        assert server.application.gate._held == 0
+        assert server.application.middleware.held_bytes == 0
 
 
 def test_a_hundred_megabytes_are_refused_without_being_kept(function: Stubborn) -> None:
@@ -159,4 +159,4 @@ def test_all_bodies_together_are_limited(function: Stubborn) -> None:
         function.hold.clear()
         assert first.result(TIMEOUT).status_code == 200
         server.settled()
-        assert server.application.gate._held == 0
+        assert server.application.middleware.held_bytes == 0

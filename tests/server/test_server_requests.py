@@ -51,13 +51,13 @@ def test_a_body_that_cannot_be_used_is_told_why_in_every_clients_key(server: Run
 @pytest.mark.parametrize(
     ("content", "status"),
     [
-        (b"{", 422),
+        (b"{", 400),
         (b"\xff\xfe{", 400),
         (b'{"query": "\xff", "texts": ["a"]}', 400),
-        (b'{"query": "\\ud800", "texts": ["a"]}', 422),
-        (b'{"query": "q", "texts": ["a", "\\ud800"]}', 422),
-        (b'{"query": NaN, "texts": ["a"]}', 422),
-        (b'{"query": "q", "documents": ["a"], "top_n": NaN}', 422),
+        (b'{"query": "\\ud800", "texts": ["a"]}', 400),
+        (b'{"query": "q", "texts": ["a", "\\ud800"]}', 400),
+        (b'{"query": NaN, "texts": ["a"]}', 400),
+        (b'{"query": "q", "documents": ["a"], "top_n": NaN}', 400),
         (b'{"query": "q", "documents": ["a"], "top_n": 1e999}', 422),
         (b'{"query": "q", "documents": ["a"], "top_n": 1' + b"0" * 5000 + b"}", 400),
         (b'{"query": "q", "texts": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
@@ -67,13 +67,6 @@ def test_what_is_no_json_is_refused(server: Running, content: Any, status: int) 
     answer = server.client.post("/rerank", content=content, headers={"content-type": "application/json"})
     assert answer.status_code == status
     assert answer.json()["error"]
-
-
-def test_what_json_cannot_say_comes_back_as_something_it_can(server: Running) -> None:
-    content = b'{"query": "q", "documents": [{"text": "a", "x": NaN, "y": "\\ud800"}], "return_documents": true}'
-    answer = server.client.post("/v1/rerank", content=content, headers={"content-type": "application/json"})
-    [row] = answer.json()["results"]
-    assert row["document"] == {"text": "a", "x": "nan", "y": "\ud800"}
 
 
 def test_a_huge_count_is_all(server: Running) -> None:
