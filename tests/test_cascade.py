@@ -285,12 +285,12 @@ def test_requests_with_the_same_query_do_not_compete_in_one_batch() -> None:
     model = CustomModel(both)
     ready = [model.prepare([request], None, threading.Event()) for request in requests]
     logits = model.run([row for one in ready for row in one.rows])
-    assert [model.finish(one, logits[[place]], "model") for place, one in enumerate(ready)] == [
+    assert [one.finish(logits[[place]], "model") for place, one in enumerate(ready)] == [
         both.score(*request) for request in requests
     ]
     together = model.prepare([("q", []), *requests], None, threading.Event())
     assert [len(row.request[1]) for row in together.rows] == [3, 3]  # nothing to score is no row
-    made = model.finish(together, model.run(together.rows), "model")
+    made = together.finish(model.run(together.rows), "model")
     assert made == both.score(*requests[0]) + both.score(*requests[1])
 
 

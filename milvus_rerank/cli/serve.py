@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,14 +12,16 @@ import typer
 
 from milvus_rerank.cli import options, output
 from milvus_rerank.errors import RerankError
+from milvus_rerank.registry import create, load
 from milvus_rerank.requirements import SERVER, TRACES, require
 
 if TYPE_CHECKING:
     from milvus_rerank.reranker.base import BaseRerankFunction
     from milvus_rerank.server.playground import Milvus
-    from milvus_rerank.server.tracing import Traces
 
-LIMITS = "Limits"
+
+def _limit(text: str, least: float) -> Any:
+    return typer.Option(help=text, min=least, rich_help_panel="Limits")
 
 
 def serve(
@@ -27,60 +29,36 @@ def serve(
         list[str] | None,
         typer.Option(
             "--model",
-            help="A built-in model, a folder, or a name on the model hub; NAME=MODEL serves it as NAME. May be given "
-            "several times: the first is the default. (default: builtin/rerank)",
+            help="A built-in model, a folder, or a name on the hub; NAME=MODEL serves it as NAME. The first of several "
+            "is the default. (default: builtin/rerank)",
         ),
     ] = None,
-    reranker: options.Reranker = options.DEFAULT_RERANKER,
+    reranker: Annotated[str | None, typer.Option(help="A registered reranker. (default: as the model says)")] = None,
     device: options.Device = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, int8 or auto.")] = None,
     score_cache: Annotated[int, typer.Option(help="How many scores of pairs to remember; 0 for none.", min=0)] = 0,
     lazy: Annotated[bool, typer.Option("--lazy", help="Load each model when it is first asked for.")] = False,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 for a free one.", min=0, max=65535)] = 8787,
-    keys_file: Annotated[
-        Path | None,
-        typer.Option(help="Keys that clients must present, one a line; or set MILVUS_RERANK_API_KEYS."),
-    ] = None,
-    open_to_all: Annotated[
-        bool, typer.Option("--open", help="Listen on an address that others can reach even without a key.")
-    ] = False,
-    milvus_uri: Annotated[
-        str, typer.Option(help="A Milvus that the playground may search: a *.db path, or http://host:19530.")
-    ] = "",
+    keys_file: Annotated[Path | None, typer.Option(help="Keys, one a line; or set MILVUS_RERANK_API_KEYS.")] = None,
+    open_to_all: Annotated[bool, typer.Option("--open", help="Let other machines in without a key.")] = False,
+    milvus_uri: Annotated[str, typer.Option(help="A Milvus for the playground: a *.db path, or a server's URL.")] = "",
     token: options.Token = "",
     embedder: options.EmbedderName = options.DEFAULT_EMBEDDER,
-    traces: Annotated[
-        bool, typer.Option("--traces", help="Send OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT says.")
-    ] = False,
-    deadline: Annotated[
-        float, typer.Option(help="Seconds from a request to its answer.", min=0.01, rich_help_panel=LIMITS)
-    ] = 30.0,
-    max_documents: Annotated[
-        int, typer.Option(help="The most documents of a request.", min=1, rich_help_panel=LIMITS)
-    ] = 2000,
-    max_body: Annotated[
-        float, typer.Option(help="The largest body, in MiB.", min=0.001, rich_help_panel=LIMITS)
-    ] = 16.0,
-    max_requests: Annotated[int, typer.Option(help="The most requests at once.", min=1, rich_help_panel=LIMITS)] = 512,
-    queue_tokens: Annotated[
-        int, typer.Option(help="The most tokens that wait on a device.", min=1, rich_help_panel=LIMITS)
-    ] = 1_000_000,
-    drain: Annotated[
-        float, typer.Option(help="Seconds to finish what waits when told to stop.", min=0, rich_help_panel=LIMITS)
-    ] = 20.0,
+    traces: Annotated[bool, typer.Option("--traces", help="Send spans to OTEL_EXPORTER_OTLP_ENDPOINT.")] = False,
+    deadline: Annotated[float, _limit("Seconds from a request to its answer.", 0.01)] = 30.0,
+    max_documents: Annotated[int, _limit("The most documents of a request.", 1)] = 2000,
+    max_body: Annotated[float, _limit("The largest body, in MiB.", 0.001)] = 16.0,
+    max_requests: Annotated[int, _limit("The most requests at once.", 1)] = 512,
+    queue_tokens: Annotated[int, _limit("The most tokens that wait on a device.", 1)] = 1_000_000,
+    drain: Annotated[float, _limit("Seconds to finish what waits when told to stop.", 0)] = 20.0,
 ) -> None:
     """Serve a reranker over HTTP, as TEI, vLLM, Jina, Cohere, Voyage, DashScope and Hugging Face do.
 
     Milvus' model rankers and the clients of those services take its address. Every request is a line of JSON on stderr.
     """
-    local_milvus = milvus_uri.endswith(".db")
-    require(
-        "the server",
-        *SERVER,
-        *(TRACES if traces else ()),
-        *(("milvus_lite",) if local_milvus else ()),
-    )
+    milvus_lite = ("milvus_lite",) if milvus_uri.endswith(".db") else ()
+    require("the server", *SERVER, *(TRACES if traces else ()), *milvus_lite)
     from milvus_rerank.server.app import Application
     from milvus_rerank.server.main import Server, log_to
     from milvus_rerank.server.models import Models
@@ -99,9 +77,16 @@ def serve(
     settings.check()
     log_to(sys.stderr)
     loaders = _loaders(model or [], reranker, {"device": device, "dtype": dtype, "score_cache": score_cache or None})
-    with _milvus(milvus_uri, token, embedder) as milvus, _traces(traces) as spans:
-        preload = () if lazy else tuple(loaders)
-        application = Application(Models(loaders), settings, preload, milvus=milvus, traces=spans)
+    with ExitStack() as resources:
+        milvus = _open_milvus(milvus_uri, token, embedder, resources) if milvus_uri else None
+        spans = None
+        if traces:
+            from milvus_rerank.server.tracing import export
+
+            spans = resources.enter_context(closing(export()))
+        application = Application(
+            Models(loaders), settings, () if lazy else tuple(loaders), milvus=milvus, traces=spans
+        )
         server = Server(application, settings)
         with suppress(SystemExit):  # uvicorn raises it if it cannot start
             server.run()
@@ -111,47 +96,29 @@ def serve(
         raise RerankError(f"cannot listen on {host}:{port}; see the log line above, or choose another --port")
 
 
-@contextmanager
-def _milvus(uri: str, token: str, embedder: str) -> "Iterator[Milvus | None]":
-    """Open the Milvus that the playground may search, if one is configured."""
-    if not uri:
-        yield None
-        return
+def _open_milvus(uri: str, token: str, embedder: str, resources: ExitStack) -> "Milvus":
+    """Open the Milvus that the playground may search."""
     from milvus_rerank.embedding import StaticEmbedder
     from milvus_rerank.indexing import open_client
     from milvus_rerank.server.playground import Milvus
 
     output.calm_milvus()
-    with open_client(uri, token=token, must_exist=True) as client:
-        yield Milvus(client, StaticEmbedder(embedder))
+    client = resources.enter_context(open_client(uri, token=token, must_exist=True))
+    return Milvus(client, StaticEmbedder(embedder))
 
 
-@contextmanager
-def _traces(wanted: bool) -> "Iterator[Traces | None]":
-    """Create traces if wanted, and export the remaining spans at the end."""
-    if not wanted:
-        yield None
-        return
-    from milvus_rerank.server.tracing import export
-
-    traces = export()
-    try:
-        yield traces
-    finally:
-        traces.close()
-
-
-def _loaders(models: list[str], reranker: str, given: dict[str, Any]) -> "dict[str, Callable[[], BaseRerankFunction]]":
+def _loaders(
+    models: list[str], reranker: str | None, model_options: dict[str, Any]
+) -> "dict[str, Callable[[], BaseRerankFunction]]":
     """Return the function that loads each model, by the name under which the model is served."""
-    from milvus_rerank.registry import create
-
-    chosen = {key: value for key, value in given.items() if value is not None}
+    chosen = {key: value for key, value in model_options.items() if value is not None}
+    if reranker and not models:
+        return {reranker: partial(create, reranker, **chosen)}
     loaders: dict[str, Callable[[], BaseRerankFunction]] = {}
-    for one in models:
-        name, equals, model = one.partition("=")
+    for text in models or ["builtin/rerank"]:
+        name, equals, model = text.partition("=")
         if name in loaders:
             raise typer.BadParameter(f"two models are called {name!r}; write NAME=MODEL", param_hint="--model")
-        loaders[name] = partial(create, reranker, model_name=model if equals else name, **chosen)
-    if not loaders:
-        loaders[options.reranker_label(reranker, None)] = partial(create, reranker, **chosen)
+        model = model if equals else name
+        loaders[name] = partial(create, reranker, model, **chosen) if reranker else partial(load, model, **chosen)
     return loaders

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from typing_extensions import NotRequired, TypedDict
 
-from milvus_rerank.results import json_safe
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.prepared import TokenLimits
 
@@ -74,13 +73,6 @@ class Body(BaseModel):
     def answer(self, scored: Scored) -> Any:
         """Format the scores as the client expects them."""
         raise NotImplementedError
-
-
-class TextDocument(BaseModel):
-    """A document as an object; Cohere v1 and Jina accept objects as well as strings."""
-
-    model_config = ConfigDict(extra="allow")
-    text: str = ""
 
 
 class Usage(TypedDict):
@@ -168,7 +160,7 @@ class RerankRequest(Body):
     """
 
     query: str
-    documents: list[str | TextDocument]
+    documents: list[str | dict[str, Any]]
     top_n: Count = None
     return_documents: bool | None = None
     rank_fields: list[str] | None = None
@@ -178,7 +170,7 @@ class RerankRequest(Body):
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
-        texts = [document if isinstance(document, str) else self._text(document) for document in self.documents]
+        texts = [self._text(document) for document in self.documents]
         pair = None if self.truncate_prompt_tokens == -1 else self.truncate_prompt_tokens
         return Call(
             [(self.query, texts)],
@@ -189,19 +181,15 @@ class RerankRequest(Body):
 
     def answer(self, scored: Scored) -> RerankAnswer:
         """Format the scores as the client expects them."""
-        documents: list[Any] = [
-            {"text": document} if isinstance(document, str) else json_safe(document.model_dump())
-            for document in self.documents
-            if self.return_documents
-        ]
-        return _rerank_answer(scored, documents)
+        documents = self.documents if self.return_documents else ()
+        return _rerank_answer(scored, [{"text": text} if isinstance(text, str) else text for text in documents])
 
-    def _text(self, document: TextDocument) -> str:
-        """Return an object's text: with ``rank_fields``, the values of those fields, one per line."""
-        if not self.rank_fields:
-            return document.text
-        fields = document.model_dump()
-        return "\n".join(str(fields[name]) for name in self.rank_fields if fields.get(name) is not None)
+    def _text(self, document: str | dict[str, Any]) -> str:
+        """Return a document's text; with ``rank_fields``, the values of those fields of an object, one per line."""
+        if isinstance(document, str):
+            return document
+        values = [document.get(name) for name in self.rank_fields or ["text"]]
+        return "\n".join(str(value) for value in values if value is not None)
 
 
 class CohereRequest(Body):

@@ -13,17 +13,8 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from milvus_rerank import __version__
-from milvus_rerank.errors import (
-    DeadlineError,
-    InputError,
-    OverloadedError,
-    RegistryError,
-    RerankError,
-    SearchError,
-    StoppedError,
-)
-from milvus_rerank.server import api_formats
+from milvus_rerank import __version__, errors
+from milvus_rerank.server import api_formats as formats
 from milvus_rerank.server.json_body import JSONRoute
 from milvus_rerank.server.metrics import Metrics
 from milvus_rerank.server.middleware import SIMILARITY, ErrorAnswer, RequestMiddleware, error_body, failure
@@ -39,34 +30,36 @@ if TYPE_CHECKING:
 PUBLIC = frozenset({"/", "/health", "/ready"})
 """Paths that need no key: they reveal neither the server's data nor its requests."""
 DASHSCOPE = "/api/v1/services/rerank/text-rerank/text-rerank"
-_STATUSES: tuple[tuple[type[RerankError], int], ...] = (
-    (OverloadedError, 429),
-    (DeadlineError, 504),
-    (StoppedError, 503),
-    (RegistryError, 404),
-    (InputError, 422),
-    (SearchError, 502),
+_STATUSES: tuple[tuple[type[errors.RerankError], int], ...] = (
+    (errors.OverloadedError, 429),
+    (errors.DeadlineError, 504),
+    (errors.StoppedError, 503),
+    (errors.RegistryError, 404),
+    (errors.InputError, 422),
+    (errors.SearchError, 502),
 )
 _ERRORS = (400, 401, 404, 408, 413, 415, 422, 429, 500, 502, 503, 504)
 
-_RERANK_ROUTES: tuple[tuple[str, Any, Any, str], ...] = (
+_SCORING_ROUTES: tuple[tuple[str, Any, Any, str], ...] = (
     (
         "/rerank",
-        api_formats.AnyRequest,
-        list[api_formats.TeiResult] | api_formats.RerankAnswer,
-        "Rerank as TEI does if the body holds ``texts``, else as vLLM, infinity and Jina do.",
+        formats.AnyRequest,
+        list[formats.TeiResult] | formats.RerankAnswer,
+        "Rerank as TEI or vLLM.",
     ),
     (
         "/v1/rerank",
-        api_formats.RerankRequest,
-        api_formats.RerankAnswer,
-        "Rerank as Jina, vLLM, SiliconFlow and Cohere's API v1 do.",
+        formats.RerankRequest,
+        formats.RerankAnswer,
+        "Rerank as Jina, vLLM or Cohere's API v1.",
     ),
-    ("/v2/rerank", api_formats.CohereRequest, api_formats.RerankAnswer, "Rerank as Cohere's API v2 does."),
-    ("/voyage/v1/rerank", api_formats.VoyageRequest, api_formats.VoyageAnswer, "Rerank as Voyage does."),
-    (DASHSCOPE, api_formats.DashScopeRequest, api_formats.DashScopeAnswer, "Rerank as DashScope does."),
+    ("/v2/rerank", formats.CohereRequest, formats.RerankAnswer, "Rerank as Cohere's API v2."),
+    ("/voyage/v1/rerank", formats.VoyageRequest, formats.VoyageAnswer, "Rerank as Voyage."),
+    (DASHSCOPE, formats.DashScopeRequest, formats.DashScopeAnswer, "Rerank as DashScope."),
+    ("/score", ScoreRequest, ScoreAnswer, "Score pairs as vLLM."),
+    ("/v1/score", ScoreRequest, ScoreAnswer, "Score pairs as vLLM."),
 )
-"""Path, request, response and description of each route that reranks."""
+"""Path, request, response and description of the routes that score."""
 
 logger = structlog.get_logger("milvus_rerank.server")
 
@@ -156,7 +149,7 @@ class Application:
         try:
             for name in self._preload:
                 await self.service.model(name)
-        except (RerankError, OSError) as error:
+        except (errors.RerankError, OSError) as error:
             self.problem = f"model {name!r} does not load: {error}"
             logger.error("load", model=name, error=str(error))
             self.stop()
@@ -168,13 +161,13 @@ def _add_errors(app: FastAPI) -> None:
     def answer(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
         return JSONResponse(error_body(status, message), status_code=status, headers=headers)
 
-    @app.exception_handler(RerankError)
-    async def rerank_error(request: Request, error: RerankError) -> Response:
+    @app.exception_handler(errors.RerankError)
+    async def rerank_error(request: Request, error: errors.RerankError) -> Response:
         status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
         if status == 500:  # model, device and score errors: the message names files and numbers, never a text
             logger.error("failed", id=request.state.request_id, error=type(error).__name__, message=str(error))
             return answer(status, failure(request.state.request_id))
-        headers = {"retry-after": str(error.retry_after)} if isinstance(error, OverloadedError) else None
+        headers = {"retry-after": str(error.retry_after)} if isinstance(error, errors.OverloadedError) else None
         return answer(status, str(error), headers)
 
     @app.exception_handler(Exception)
@@ -184,9 +177,9 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid_request(request: Request, error: RequestValidationError) -> Response:
         # Leave out the input values: they may not be valid JSON (NaN) or may be texts of any length.
-        errors = error.errors()
-        parts = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors[:5]]
-        more = [f"and {len(errors) - 5} more"] if len(errors) > 5 else []
+        problems = error.errors()
+        parts = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems[:5]]
+        more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
         return answer(422, "; ".join(parts + more))
 
     @app.exception_handler(HTTPException)
@@ -221,24 +214,17 @@ def _add_health(app: FastAPI, server: Application) -> None:
 
 def _add_scoring(app: FastAPI, service: Service) -> None:
     def handler(body_type: Any) -> Callable[..., Any]:
-        async def rerank(request: Request, body: body_type) -> Response:
+        async def score(request: Request, body: body_type) -> Response:
             return await service.rerank(request.state, body)
 
-        return rerank
+        return score
 
-    for path, body_type, answer_type, description in _RERANK_ROUTES:
-        app.post(path, tags=["rerank"], responses={200: {"model": answer_type}}, description=description)(
-            handler(body_type)
-        )
+    for path, body_type, answer_type, description in _SCORING_ROUTES:
+        add = app.post(path, tags=["rerank"], responses={200: {"model": answer_type}}, description=description)
+        add(handler(body_type))
 
-    @app.post(SIMILARITY, tags=["score"], responses={200: {"model": list[float]}})
-    async def similarity(request: Request, model: str, body: api_formats.SimilarityRequest) -> Response:
-        """Score as Hugging Face's sentence-similarity pipeline does."""
+    @app.post(SIMILARITY, tags=["rerank"], responses={200: {"model": list[float]}})
+    async def similarity(request: Request, model: str, body: formats.SimilarityRequest) -> Response:
+        """Score as Hugging Face's sentence-similarity pipeline."""
         body.model = model
-        return await service.rerank(request.state, body)
-
-    @app.post("/score", tags=["score"], responses={200: {"model": ScoreAnswer}})
-    @app.post("/v1/score", tags=["score"], responses={200: {"model": ScoreAnswer}})
-    async def score(request: Request, body: ScoreRequest) -> Response:
-        """Score pairs as vLLM does."""
         return await service.rerank(request.state, body)

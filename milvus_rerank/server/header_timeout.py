@@ -24,35 +24,25 @@ class HeaderTimeoutProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Start the timer."""
         super().connection_made(transport)
-        self._wait()
+        self._timer = self.loop.call_later(self._seconds, self._close)
 
     def data_received(self, data: bytes) -> None:
         """Stop the timer once a request has arrived; start it at the first byte of the next request."""
         super().data_received(data)
-        if not self._idle:
-            self._rest()
-        elif self._timer is None:
-            self._wait()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
-        self._rest()
-        super().connection_lost(exc)
-
-    @property
-    def _idle(self) -> bool:
-        """True if no request is being answered."""
-        return self.cycle is None or self.cycle.response_complete
-
-    def _wait(self) -> None:
-        self._timer = self.loop.call_later(self._seconds, self._give_up)
-
-    def _rest(self) -> None:
-        if self._timer is not None:
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._timer is None:
+            self._timer = self.loop.call_later(self._seconds, self._close)
+        elif not idle and self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _give_up(self) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _close(self) -> None:
         self._timer = None
-        if self._idle and not self.transport.is_closing():
+        if self.cycle is None or self.cycle.response_complete:
             self.transport.close()

@@ -9,17 +9,6 @@ from milvus_rerank.server.batcher import Batcher, BatchReport
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
-OUTCOMES = (
-    "ok",
-    "invalid_request",
-    "unauthorized",
-    "overloaded",
-    "deadline_exceeded",
-    "client_disconnected",
-    "shutting_down",
-    "internal_error",
-)
-"""Outcomes of requests. Every request has exactly one outcome: their counts add up to the count of requests."""
 
 
 class Metrics:

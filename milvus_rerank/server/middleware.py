@@ -10,22 +10,15 @@ import re
 import time
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import anyio
 import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from milvus_rerank.server.metrics import Metrics
 from milvus_rerank.server.settings import Limits, Settings
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SIMILARITY = "/hf-inference/models/{model:path}/pipeline/sentence-similarity"
 
@@ -33,13 +26,8 @@ logger = structlog.get_logger("milvus_rerank.server")
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LEFT = 499  # nginx's status for a client that disconnected; it is never sent
-_OUTCOMES = {
-    401: "unauthorized",
-    429: "overloaded",
-    _LEFT: "client_disconnected",
-    503: "shutting_down",
-    504: "deadline_exceeded",
-}
+_OUTCOMES = {401: "unauthorized", 429: "overloaded", 503: "shutting_down", 504: "deadline_exceeded"}
+_OUTCOMES[_LEFT] = "client_disconnected"
 _FRAMES = 6  # the last frames of a traceback, which are logged; the frames above are those of the frameworks
 _TYPES = {401: "Unauthorized", 429: "Overloaded", 503: "Unhealthy"}
 
@@ -65,7 +53,7 @@ class RequestMiddleware:
 
     def __init__(
         self,
-        app: Application,
+        app: ASGIApp,
         *,
         settings: Settings,
         metrics: Metrics,
@@ -178,7 +166,7 @@ class RequestMiddleware:
             route=route,
             status=status,
             ms=round(seconds * 1e3, 2),
-            **(asdict(state["request_log"]) if "request_log" in state else {}),
+            **state.get("request_log", {}),
         )
 
 

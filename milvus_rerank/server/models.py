@@ -16,7 +16,7 @@ from milvus_rerank.reranker.local import EngineRerankFunction
 from milvus_rerank.results import check_scores
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.activation import Activation, raw, sigmoid
-from milvus_rerank.scoring.prepared import Prepared, TokenLimits, distinct_pairs
+from milvus_rerank.scoring.prepared import TokenLimits, distinct_pairs
 from milvus_rerank.server.api_formats import Scale
 from milvus_rerank.server.batcher import Batcher, BatchReport
 from milvus_rerank.server.queue import Batchable
@@ -28,17 +28,15 @@ class ModelRequest:
 
     :param rows: the rows to score.
     :param widths: for each row, the width in tokens that a batch must have to hold it.
-    :param positions: for each document, its position among the distinct pairs.
     :param tokens: the number of tokens of all documents, each with its query's, without padding; an estimate if the
         model does not count tokens.
-    :param prepared: the same request as an engine's scorer prepared it.
+    :param finish: a function from the rows' logits to the scores of all documents, in the order of the requests.
     """
 
     rows: Sequence[Any]
     widths: Sequence[int]
-    positions: NDArray[np.intp]
     tokens: int
-    prepared: Prepared | None = None
+    finish: Callable[[NDArray[np.float32], Scale], list[float]]
 
 
 class EngineModel:
@@ -67,16 +65,14 @@ class EngineModel:
         """Tokenise requests, except pairs whose logits are cached."""
         pairs, positions = distinct_pairs(requests)
         prepared = self._scorer.prepare(pairs, stop, limits)
-        flat = np.concatenate([*positions, np.empty(0, dtype=np.intp)])
-        return ModelRequest(prepared.rows, prepared.widths, flat, int(prepared.tokens()[flat].sum()), prepared)
+        order = np.concatenate([*positions, np.empty(0, dtype=np.intp)])
 
-    def finish(self, request: ModelRequest, logits: NDArray[np.float32], scale: Scale) -> list[float]:
-        """Return the scores of all documents in the order of the requests."""
-        if request.prepared is None:
-            raise TypeError("expected a request that this model has prepared")
-        values = self._scorer.finish(request.prepared, logits).values[request.positions]
-        activations: dict[Scale, Activation] = {"raw": raw, "sigmoid": sigmoid, "model": self._scorer.activation}
-        return [float(score) for score in activations[scale](values)]
+        def finish(logits: NDArray[np.float32], scale: Scale) -> list[float]:
+            values = self._scorer.finish(prepared, logits).values[order]
+            activations: dict[Scale, Activation] = {"raw": raw, "sigmoid": sigmoid, "model": self._scorer.activation}
+            return [float(score) for score in activations[scale](values)]
+
+        return ModelRequest(prepared.rows, prepared.widths, int(prepared.tokens()[order].sum()), finish)
 
 
 @dataclass(eq=False, slots=True)
@@ -125,7 +121,12 @@ class CustomModel:
             order = np.arange(sum(len(documents) for _, documents in requests))
         widths = [sum(estimate_tokens(row.request[0], text) for text in row.request[1]) for row in rows]
         tokens = sum(estimate_tokens(query, text) for query, documents in requests for text in documents)
-        return ModelRequest(rows, widths, order, tokens)
+
+        def finish(logits: NDArray[np.float32], scale: Scale) -> list[float]:  # only the reranker knows the scale
+            scores = [score for row in rows for score in row.scores]
+            return [scores[position] for position in order]
+
+        return ModelRequest(rows, widths, tokens, finish)
 
     def run(self, rows: Sequence[Any]) -> NDArray[np.float32]:
         """Score the rows of each request in its own context, keep the scores in the rows, and return zeros."""
@@ -142,11 +143,6 @@ class CustomModel:
                     row.scores = [next(checked) for _ in row.request[1]]
         return np.zeros(len(rows), dtype=np.float32)
 
-    def finish(self, request: ModelRequest, logits: NDArray[np.float32], scale: Scale) -> list[float]:
-        """Return the scores unchanged: only the reranker knows their scale."""
-        scores = [score for row in request.rows for score in row.scores]
-        return [scores[position] for position in request.positions]
-
 
 Model = EngineModel | CustomModel
 
@@ -155,18 +151,12 @@ class Models:
     """The server's models by name.
 
     :param loaders: for each name, a function that creates the reranker; the first is the default model.
-    :param report: called with the model's device and a report after each batch.
     """
 
-    def __init__(
-        self,
-        loaders: Mapping[str, Callable[[], BaseRerankFunction]],
-        *,
-        report: Callable[[str, BatchReport], object] = lambda device, report: None,
-    ) -> None:
+    def __init__(self, loaders: Mapping[str, Callable[[], BaseRerankFunction]]) -> None:
         self._loaders = dict(loaders)
         self._loading = threading.Lock()
-        self.report = report
+        self.report: Callable[[str, BatchReport], object] = lambda device, report: None  # called after each batch
         self.names = list(loaders)
         self.loaded: dict[str, Model] = {}
         self.batchers: dict[str, Batcher] = {}  # by device

@@ -3,9 +3,10 @@
 import time
 import uuid
 
-from pydantic import model_validator
+from pydantic import PrivateAttr, model_validator
 from typing_extensions import TypedDict
 
+from milvus_rerank.scoring import Request
 from milvus_rerank.server.api_formats import Body, Call, Scored, Usage
 
 Side = str | list[str]
@@ -39,19 +40,24 @@ class ScoreRequest(Body):
     text_2: Side | None = None
     items: Side | None = None
 
+    _requests: list[Request] = PrivateAttr()  # one query with all documents, or query by query
+
     @model_validator(mode="after")
-    def _check_counts(self) -> "ScoreRequest":
-        queries, documents = self._sides()
+    def _pair_up(self) -> "ScoreRequest":
+        first = next((side for side in (self.queries, self.text_1) if side is not None), None)
+        second = next((side for side in (self.documents, self.items, self.text_2) if side is not None), None)
+        if first is None or second is None:
+            raise ValueError("expected queries and documents, or text_1 and text_2")
+        queries, documents = ([side] if isinstance(side, str) else side for side in (first, second))
         if len(queries) not in (1, len(documents)):
             raise ValueError(f"got {len(queries)} queries for {len(documents)} documents; expected 1, or as many")
+        pairs = zip(queries, documents, strict=False)
+        self._requests = [(queries[0], documents)] if len(queries) == 1 else [(query, [text]) for query, text in pairs]
         return self
 
     def call(self) -> Call:
-        """Convert the request to a :class:`Call`: one query with all documents, or query by query."""
-        queries, documents = self._sides()
-        if len(queries) == 1:
-            return Call([(queries[0], documents)])
-        return Call([(query, [document]) for query, document in zip(queries, documents, strict=True)])
+        """Convert the request to a :class:`Call`."""
+        return Call(self._requests)
 
     def answer(self, scored: Scored) -> ScoreAnswer:
         """Format the scores as the client expects them."""
@@ -63,11 +69,3 @@ class ScoreRequest(Body):
             "data": [{"index": index, "object": "score", "score": score} for index, score in enumerate(scored.scores)],
             "usage": {"prompt_tokens": scored.tokens, "total_tokens": scored.tokens},
         }
-
-    def _sides(self) -> tuple[list[str], list[str]]:
-        """Return queries and documents, under any of their names."""
-        first = next((side for side in (self.queries, self.text_1) if side is not None), None)
-        second = next((side for side in (self.documents, self.items, self.text_2) if side is not None), None)
-        if first is None or second is None:
-            raise ValueError("expected queries and documents, or text_1 and text_2")
-        return ([first] if isinstance(first, str) else first), ([second] if isinstance(second, str) else second)

@@ -35,12 +35,7 @@ class Batchable(Protocol):
         ...
 
     def run(self, rows: Sequence[Any]) -> NDArray[np.float32]:
-        """Score rows within the budget.
-
-        :param rows: pairs as the model prepared them.
-        :returns: one logit per row.
-        :raises OutOfMemoryError: if the rows do not fit into the device's memory; the budget is then smaller.
-        """
+        """Return one logit per row of a batch within the budget."""
         ...
 
 

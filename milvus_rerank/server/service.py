@@ -5,7 +5,6 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -22,20 +21,6 @@ from milvus_rerank.server.metrics import Metrics
 from milvus_rerank.server.models import Model, Models
 from milvus_rerank.server.queue import Job
 from milvus_rerank.server.settings import Limits
-
-
-@dataclass(slots=True)
-class RequestLog:
-    """Facts about a request, for its log line.
-
-    :param model: the model's name.
-    :param documents: the number of documents.
-    :param tokens: the number of tokens of all documents, each with its query's.
-    """
-
-    model: str = ""
-    documents: int = 0
-    tokens: int = 0
 
 
 class Service:
@@ -66,7 +51,7 @@ class Service:
     async def rerank(self, state: State, body: Body) -> Response:
         """Score the documents of a request and rank them.
 
-        :param state: the request's state; its ``request_log`` is set.
+        :param state: the request's state; its ``request_log`` is set to the facts for the log line.
         :param body: the request.
         :returns: the response in the request's format.
         :raises InputError: if the request exceeds the limits.
@@ -74,17 +59,18 @@ class Service:
         :raises OverloadedError: if the server has too much work.
         :raises DeadlineError: if the request is not done within the deadline.
         """
-        log = state.request_log = RequestLog()
+        log: dict[str, Any] = {"model": "", "documents": 0, "tokens": 0}
+        state.request_log = log
         call = body.call()
         self._check(call)
-        log.model = self.models.resolve(body.model)
-        log.documents = sum(len(documents) for _, documents in call.requests)
+        log["model"] = self.models.resolve(body.model)
+        log["documents"] = sum(len(documents) for _, documents in call.requests)
         try:
             with anyio.fail_after(self._limits.deadline) as scope:
                 scores = await self._score(call, log, scope)
         except TimeoutError as error:
             raise DeadlineError(f"not done within the deadline of {self._limits.deadline:g} s") from error
-        answer = body.answer(Scored(log.model, scores, rank(scores, call.top_k), log.tokens))
+        answer = body.answer(Scored(log["model"], scores, rank(scores, call.top_k), log["tokens"]))
         return Response(to_json(answer), media_type="application/json")
 
     async def model(self, name: str) -> Model:
@@ -96,9 +82,9 @@ class Service:
             )
         return model
 
-    async def _score(self, call: Call, log: RequestLog, scope: anyio.CancelScope) -> list[float]:
+    async def _score(self, call: Call, log: dict[str, Any], scope: anyio.CancelScope) -> list[float]:
         """Return one score per document, in the order of the requests."""
-        model = await self.model(log.model)
+        model = await self.model(log["model"])
         stop = threading.Event()
         try:
             with self._stage("tokenize"):
@@ -108,7 +94,7 @@ class Service:
         except asyncio.CancelledError:  # the client disconnected, or the deadline passed
             stop.set()
             raise
-        log.tokens = request.tokens
+        log["tokens"] = request.tokens
         logits = np.empty(0, dtype=np.float32)
         if request.rows:
             batcher = self.models.batchers[model.device]
@@ -122,9 +108,9 @@ class Service:
                 raise
             if job.started is not None:
                 self._metrics.stages.labels("queue").observe(job.started - job.arrived)
-        self._metrics.documents.labels(log.model).inc(log.documents)
-        self._metrics.tokens.labels(log.model).inc(log.tokens)
-        return model.finish(request, logits, call.scale)
+        self._metrics.documents.labels(log["model"]).inc(log["documents"])
+        self._metrics.tokens.labels(log["model"]).inc(log["tokens"])
+        return request.finish(logits, call.scale)
 
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -71,8 +71,8 @@ class Settings:
         """Return True if a request with this ``Authorization`` header is allowed."""
         if not self.keys:
             return True
-        scheme, _, given = (authorization or "").partition(" ")
-        token = given.strip().encode("latin-1", "replace")
+        scheme, _, key = (authorization or "").partition(" ")
+        token = key.strip().encode("latin-1", "replace")
         # Compare with every key, each in constant time: the duration reveals nothing about the keys.
         matches = [hmac.compare_digest(token, key) for key in self.keys]
         return scheme.lower() == "bearer" and any(matches)
@@ -93,7 +93,7 @@ def read_keys(variable: str | None, file: Path | None) -> tuple[bytes, ...]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"the keys file {file} cannot be read: {error}") from error
     keys = tuple(line.strip().encode() for line in lines if line.strip())
-    given = [name for name, one in ((KEYS_VARIABLE, variable), (f"--keys-file {file}", file)) if one]
-    if given and not keys:
-        raise InputError(f"{' and '.join(given)}: there is no key in it; one key a line, or with commas between them")
+    sources = [name for name, value in ((KEYS_VARIABLE, variable), (f"--keys-file {file}", file)) if value]
+    if sources and not keys:
+        raise InputError(f"{' and '.join(sources)}: there is no key in it; one key a line, or with commas between them")
     return keys
