@@ -118,7 +118,7 @@ def _lacking(kind: str) -> str | None:
     """Return the packages that models of a kind lack, with the command that installs them; None if they lack none."""
     if kind == "reranker" and all(missing(*packages) for packages in ENGINES.values()):
         return f"no engine installed; type: {install_command()}"
-    needed = {"embedder": ("model2vec",), "service": ("httpx", "tenacity")}.get(kind, ())
+    needed = {"embedder": ("model2vec",), "service": ("httpx",)}.get(kind, ())
     return _problem(*needed)
 
 

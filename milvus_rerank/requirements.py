@@ -38,7 +38,6 @@ PACKAGES = {
     "structlog": "server",
     "uvicorn": "server",
     "httpx": "services",
-    "tenacity": "services",
     "nncf": "export",
     "onnxscript": "export",
     "ir_measures": "eval",

@@ -12,8 +12,7 @@ from typing import Any
 
 from milvus_rerank.reranker.remote.api_formats import API_FORMATS
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
-from milvus_rerank.reranker.remote.providers import find_endpoint
-from milvus_rerank.reranker.remote.retry_policy import CallLimits, Clock
+from milvus_rerank.reranker.remote.options import Clock
 
 KEY = "sk-0123456789abcdef"
 
@@ -196,10 +195,8 @@ def remote(
     *,
     time: Time | None = None,
     api_key: str | None = KEY,
-    max_documents: int | None = None,
-    client: Any = None,
-    **limits: Any,
+    **options: Any,
 ) -> RemoteRerankFunction:
     """A rerank function of a server of the tests."""
-    endpoint = find_endpoint(address, API_FORMATS[dialect], "url", api_key, max_documents, keep_path=True)
-    return RemoteRerankFunction(endpoint, CallLimits(**limits), client=client, clock=time.clock if time else None)
+    clock = time.clock if time else None
+    return RemoteRerankFunction(address, API_FORMATS[dialect], api_key, keep_path=True, clock=clock, **options)

@@ -84,11 +84,11 @@ def test_what_needs_a_missing_package_says_which_and_what_to_type(monkeypatch: p
     expected = {"bge": told, "cross-encoder": told, "lexical": None, "builtin/embed": None, "builtin/rerank": told}
     assert {name: problems[name] for name in expected} == expected
     monkeypatch.setitem(sys.modules, "model2vec", None)
-    monkeypatch.setitem(sys.modules, "tenacity", None)
+    monkeypatch.setitem(sys.modules, "httpx", None)
     found = take_inventory()
     all_of_them = (*found.rerankers, *found.models)
     problems = {one.name: one.problem for one in all_of_them}
-    told = 'tenacity not installed; type: pip install "milvus-rerank[services]"'
+    told = 'httpx not installed; type: pip install "milvus-rerank[services]"'
     assert [problems[name] for name in ("cohere", "http", "jina", "tei", "voyage")] == [told] * 5
     assert problems["builtin/embed"] == "model2vec not installed; type: pip install milvus-rerank"
 

@@ -18,59 +18,44 @@ _MESSAGE_KEYS = ("message", "detail", "error", "msg")
 
 @dataclass(eq=False)
 class AttemptError(Exception):
-    """An attempt failed.
+    """An attempt failed."""
 
-    :param problem: the failure, as the rest of a sentence about the service.
-    :param advice: the action that the user can take.
-    :param status: the HTTP status; None without an answer.
-    :param retry_after: the seconds that the service asks to wait before the next attempt; None if it does not say.
-    :param retryable: whether another attempt may succeed.
-    :param gave_up: the reason for no further attempt, as the rest of the problem's sentence.
-    """
-
-    problem: str
-    advice: str = ""
-    status: int | None = None
-    retry_after: float | None = None
+    problem: str  # the rest of a sentence about the service
+    advice: str = ""  # the action that the user can take
+    status: int | None = None  # None without an answer
+    retry_after: float | None = None  # seconds that the service asks to wait before the next attempt
     retryable: bool = False
-    gave_up: str = ""
+    gave_up: str = ""  # the reason for no further attempt, as the rest of the problem's sentence
 
     def service_error(self, endpoint: Endpoint) -> ServiceError:
-        """Return the error for the caller, without the endpoint's key."""
+        """Return the error for the caller, without the endpoint's secrets."""
         message = f"{self.problem}{self.gave_up}" + (f"; {self.advice}" if self.advice else "")
-        return ServiceError(f"{endpoint.address} {redact(message, endpoint.key)}", self.status, self.retry_after)
-
-
-def redact(text: str, key: str | None) -> str:
-    """Return the text with the key removed."""
-    return text.replace(key, "***") if key else text
+        return ServiceError(f"{endpoint.address} {endpoint.redact(message)}", self.status, self.retry_after)
 
 
 def refusal(
-    status: int, headers: Mapping[str, str], text: str, endpoint: Endpoint, concurrency: int, utc: float
+    status: int, headers: Mapping[str, str], body: bytes, endpoint: Endpoint, concurrency: int, utc: float
 ) -> AttemptError:
     """Return the error for an answer with a status outside 200 to 299; ``utc`` is the time in seconds since 1970."""
-    message = read_message(text)
+    message = _message(body, endpoint)
+    target = clean(headers.get("location", "").partition("?")[0], endpoint)
     return AttemptError(
         f"answered {status}" + (f" ({message})" if message else ""),
-        _advice(status, headers, endpoint, concurrency),
+        _advice(status, target, endpoint, concurrency),
         status,
         retry_after(headers, utc),
         status in RETRYABLE,
     )
 
 
-def _advice(status: int, headers: Mapping[str, str], endpoint: Endpoint, concurrency: int) -> str:
-    target = clean(headers.get("location", "").partition("?")[0])
+def _advice(status: int, target: str, endpoint: Endpoint, concurrency: int) -> str:
     if 300 <= status < 400:
         return f"it points to {target}: give that address" if target else "give the address it points to"
-    key_sources = " or ".join(["pass api_key=...", *(f"set {name}" for name in endpoint.variables)])
-    name, route = endpoint.api_format.name, endpoint.api_format.path
-    size = f"request had up to {endpoint.max_documents} documents (max_documents)"
-    wrong_key = f"is the key right? {key_sources}"
+    name, size = endpoint.api_format.name, f"request had up to {endpoint.max_documents} documents (max_documents)"
     wrong_body = f"are model_name and dialect {name!r} right? A {size}"
-    wrong_address = f"is the address right? The dialect {name!r} has the route /{route}"
-    advice = {
+    wrong_key = " or ".join(["is the key right? pass api_key=...", *(f"set {name}" for name in endpoint.variables)])
+    wrong_address = f"is the address right? The dialect {name!r} has the route /{endpoint.api_format.path}"
+    return {
         400: wrong_body,
         401: wrong_key,
         403: wrong_key,
@@ -79,26 +64,26 @@ def _advice(status: int, headers: Mapping[str, str], endpoint: Endpoint, concurr
         413: f"lower max_documents: a {size}",
         422: wrong_body,
         429: f"ask less at once: concurrency is {concurrency}",
-    }
-    return advice.get(status, "")
+    }.get(status, "")
 
 
-def read_message(text: str) -> str:
+def _message(body: bytes, endpoint: Endpoint) -> str:
     """Return the message in an error's body on one short line; the body may be JSON, a web page, or empty."""
-    text = text[:65536]
+    text = body[:65536].decode("utf-8", "replace")
     try:
         value: Any = json.loads(text)
+        while isinstance(value, dict) and (key := next((key for key in _MESSAGE_KEYS if value.get(key)), None)):
+            value = value[key]
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) if value else ""
     except (ValueError, RecursionError):
-        return clean(text)
-    while isinstance(value, dict) and (key := next((key for key in _MESSAGE_KEYS if value.get(key)), None)):
-        value = value[key]
-    return clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) if value else "")
+        pass
+    return clean(text, endpoint)
 
 
-def clean(text: str) -> str:
-    """Return untrusted text on one line of printable characters, shortened."""
-    printable = "".join(letter if letter.isprintable() else " " for letter in text[: 4 * _MAX_SHOWN])
-    line = " ".join(printable.split())
+def clean(text: str, endpoint: Endpoint) -> str:
+    """Return untrusted text on one short line of printable characters, without the endpoint's secrets."""
+    text = endpoint.redact(text)[: 4 * _MAX_SHOWN]
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return line if len(line) <= _MAX_SHOWN else line[: _MAX_SHOWN - 3] + "..."
 
 

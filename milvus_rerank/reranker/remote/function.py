@@ -9,15 +9,14 @@ from milvus_rerank.errors import InputError
 from milvus_rerank.requirements import require
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.call import CheckedCall
-from milvus_rerank.reranker.remote.providers import Endpoint
-from milvus_rerank.reranker.remote.retry_policy import CallLimits, Clock
+from milvus_rerank.reranker.remote.api_formats import ApiFormat
+from milvus_rerank.reranker.remote.options import Clock, ServiceKeywords, ServiceOptions
+from milvus_rerank.reranker.remote.providers import find_endpoint
 from milvus_rerank.results import DocumentScores
 from milvus_rerank.scoring import Request, check_stop
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from milvus_rerank.reranker.remote.transport import HttpxClient
+    from typing_extensions import Self, Unpack
 
 RESERVED_KEYS = frozenset({"documents", "input", "model", "query", "texts", "top_k", "top_n"})
 """Keys that every request sets: the model, the query, its documents, and the number of results."""
@@ -33,36 +32,42 @@ class RemoteRerankFunction(BaseRerankFunction):
     reranker as a context manager (``with`` for sync calls, ``async with`` in an event loop), or call :meth:`close` or
     :meth:`aclose`; the reranker remains usable. It never closes a ``client`` that the user passes.
 
-    :param endpoint: the service's endpoint.
-    :param limits: the time limits, the retries, and the number of concurrent requests.
+    Rerankers pickle without the user's client, and without the key unless ``pickle_key`` is set. Copies keep both.
+
+    :param url: the address of the service or of its route.
+    :param api_format: the API format; None to derive it from the address.
+    :param api_key: the key; None to read a hosted service's key from the environment.
+    :param argument: the name of the argument that holds the address, for messages.
+    :param keep_path: keep the address's path unchanged, unless it is only the beginning of a route.
     :param model_name: the model's name at the service; None for the service's default.
     :param parameters: further keys of a request's JSON.
-    :param client: an ``httpx.Client`` for sync calls, or an ``httpx.AsyncClient`` for the ``a``-methods, with proxies,
-        hooks or certificates; None opens a client for each. The timeouts of ``limits`` replace the client's.
     :param clock: the clock; tests pass a fake.
-    :raises InputError: if JSON cannot hold the parameters, or the client is not an httpx client.
-    :raises MissingDependencyError: if httpx or tenacity is not installed.
+    :param **options: the fields of :class:`~milvus_rerank.reranker.remote.options.ServiceOptions`.
+    :raises InputError: for an invalid option, a missing key, or parameters that JSON cannot hold.
+    :raises MissingDependencyError: if httpx is not installed.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
-        limits: CallLimits | None = None,
+        url: str,
+        api_format: ApiFormat | None,
+        api_key: str | None = None,
+        argument: str = "url",
         *,
+        keep_path: bool = False,
         model_name: str | None = None,
         parameters: Mapping[str, Any] | None = None,
-        client: "HttpxClient | None" = None,
         clock: Clock | None = None,
+        **options: "Unpack[ServiceKeywords]",
     ) -> None:
-        self.endpoint = endpoint
+        service_options = ServiceOptions(**options)
+        self.endpoint = find_endpoint(url, api_format, api_key, service_options, argument, keep_path)
         self.model_name = _check_model(model_name)
         self.parameters = _check_parameters({} if parameters is None else parameters)
-        require("reranking with a service", "httpx", "tenacity")
+        require("reranking with a service", "httpx")
         from milvus_rerank.reranker.remote.client import RerankClient
 
-        self._client = RerankClient(
-            endpoint, self.model_name, self.parameters, limits or CallLimits(), clock or Clock(), client
-        )
+        self._client = RerankClient(self.endpoint, self.model_name, self.parameters, service_options, clock)
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
         """Request the scores from the service."""

@@ -1,12 +1,18 @@
 """Hosted providers with their keys, and the endpoint for a user's address."""
 
+import json
 import os
-from dataclasses import dataclass, field
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, quote, urlsplit, urlunsplit
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.reranker.remote.api_formats import COHERE, DASHSCOPE, JINA, VOYAGE, ApiFormat
-from milvus_rerank.validation import check_count, is_loopback
+from milvus_rerank.reranker.remote.options import ServiceOptions
+from milvus_rerank.validation import is_loopback
+
+_SECRET_LENGTH = 6  # shorter values of an address's query string, such as a version, are no secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,69 +38,90 @@ PROVIDERS = (
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address that answers rerank requests.
+    """An address that answers rerank requests. Its pickle holds the key only with ``pickle_key``."""
 
-    :param url: the full address. No message shows its query string, which may hold a secret.
-    :param api_format: the API format of requests and answers.
-    :param max_documents: the most documents of a request.
-    :param key: the token of the header ``Authorization: Bearer``; None to send no such header.
-    :param variables: the environment variables that may hold the key, for messages.
-    """
-
-    url: str = field(repr=False)
+    url: str = field(repr=False)  # no message shows its query string, which may hold a secret
     api_format: ApiFormat
-    max_documents: int
-    key: str | None = field(default=None, repr=False)
-    variables: tuple[str, ...] = ()
+    max_documents: int  # of a request
+    key: str | None = field(default=None, repr=False)  # the token of the header "Authorization: Bearer"
+    variables: tuple[str, ...] = ()  # environment variables that may hold the key
+    pickle_key: bool = False
+    needs_key: bool = False  # a pickle left the key behind, and no environment variable holds it
 
     @property
     def address(self) -> str:
         """The address without its query string."""
         return self.url.partition("?")[0]
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The key, the address's query string and its long values, each also as JSON, Python or an address has it."""
+        query = self.url.partition("?")[2]
+        values = [value for _, value in parse_qsl(query) if len(value) >= _SECRET_LENGTH]
+        texts = [text for text in (self.key, query, *values) if text]
+        forms = [form for text in texts for form in (text, json.dumps(text)[1:-1], repr(text)[1:-1], quote(text))]
+        return tuple(sorted(set(forms), key=len, reverse=True))
+
+    def redact(self, text: str) -> str:
+        """Return the text without the secrets."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def check_key(self) -> None:
+        """Raise InputError if the key is missing since unpickling."""
+        if self.needs_key:
+            variable = f"set {' or '.join(self.variables)} here, or " if self.variables else ""
+            raise InputError(
+                f"the reranker for {self.address} was pickled without its key; {variable}create it with "
+                "pickle_key=True, or create it here with api_key=..."
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        key = self.key if self.pickle_key else None
+        values = (self.url, self.api_format, self.max_documents, key, self.variables, self.pickle_key)
+        return _unpickle, (*values, self.needs_key or key != self.key)
+
+    def __deepcopy__(self, memo: object) -> "Endpoint":
+        return self
+
+
+def _unpickle(*values: Any) -> Endpoint:
+    endpoint = Endpoint(*values)
+    with suppress(InputError):  # in a pool's worker the pool would hang; check_key raises at the first call
+        key = _environment_key(endpoint.variables) if endpoint.needs_key else endpoint.key
+        return replace(endpoint, key=key, needs_key=endpoint.needs_key and key is None)
+    return endpoint
+
 
 def find_endpoint(
     url: str,
     api_format: ApiFormat | None,
-    argument: str,
     api_key: str | None = None,
-    max_documents: int | None = None,
-    allow_http: bool = False,
-    *,
+    options: ServiceOptions | None = None,
+    argument: str = "url",
     keep_path: bool = False,
 ) -> Endpoint:
-    """Return the endpoint for an address.
-
-    :param url: the address of a service or of its route. A missing route of the API format is added.
-    :param api_format: the API format; None to derive it from the address.
-    :param argument: the name of the argument that holds the address, for messages.
-    :param api_key: the key; None to read a hosted provider's key from the environment.
-    :param max_documents: the most documents of a request; None for the service's limit.
-    :param allow_http: allow sending the key unencrypted to other machines.
-    :param keep_path: keep a path unchanged, unless it is only the beginning of a route.
-    :returns: the endpoint.
-    :raises InputError: for an invalid address, or an invalid or missing key.
-    """
+    """Return the endpoint for the address of a service or of its route; for the parameters see RemoteRerankFunction."""
+    options = options or ServiceOptions()
     parts = _split(url, argument)
     host = parts.hostname or ""
     provider = next((provider for provider in PROVIDERS if host in provider.hosts), None)
     api_format = api_format or _guess_format(parts, provider)
     variables = provider.variables if provider else ()
-    keys = (_check_key(api_key, "api_key"), *(_check_key(os.environ.get(name), name) for name in variables))
-    key = next(filter(None, keys), None)
+    key = _check_key(api_key, "api_key") or _environment_key(variables)
     if provider and key is None:
         raise InputError(f"{provider.title} needs a key: pass api_key=..., or set {' or '.join(variables)}")
-    if key and parts.scheme == "http" and not is_loopback(host) and not allow_http:
+    if key and parts.scheme == "http" and not is_loopback(host) and not options.allow_http:
         raise InputError(
             f"the key would go to {host} without encryption, for everybody on the way to read. Use https://, or pass "
             "allow_http=True if that network is yours alone"
         )
-    if max_documents is None:
-        known = provider is not None and provider.api_format is api_format
-        max_documents = provider.max_documents if provider and known else api_format.max_documents
+    known = provider is not None and provider.api_format is api_format
+    limit = options.max_documents or (provider.max_documents if provider and known else api_format.max_documents)
     path = _route(parts.path, api_format.path, keep_path)
     whole = urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
-    return Endpoint(whole, api_format, check_count(max_documents, "max_documents"), key, variables)
+    return Endpoint(whole, api_format, limit, key, variables, options.pickle_key)
 
 
 def _split(url: object, argument: str) -> SplitResult:
@@ -135,6 +162,10 @@ def _route(path: str, route: str, keep_path: bool) -> str:
     if not shared and segments and segments[-1][:1] == "v" and segments[-1][1:].isdigit():
         shared = len(steps) - 1  # for example /v1, where the usual route is /v2/rerank
     return path if keep_path and segments and not shared else "/" + "/".join(segments + steps[shared:])
+
+
+def _environment_key(variables: tuple[str, ...]) -> str | None:
+    return next(filter(None, (_check_key(os.environ.get(name), name) for name in variables)), None)
 
 
 def _check_key(key: object, source: str) -> str | None:

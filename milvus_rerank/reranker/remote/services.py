@@ -1,16 +1,27 @@
 """Rerank services by name: Cohere, Jina, Voyage, text-embeddings-inference, and any other with the same API."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from milvus_rerank.reranker.remote.api_formats import API_FORMATS, COHERE, JINA, TEI, VOYAGE
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
-from milvus_rerank.reranker.remote.providers import find_endpoint
-from milvus_rerank.reranker.remote.retry_policy import CallLimits, RetryPolicy
+from milvus_rerank.reranker.remote.options import ServiceKeywords, ServiceOptions
 from milvus_rerank.validation import check_choice, check_count
 
 if TYPE_CHECKING:
-    from milvus_rerank.reranker.remote.transport import HttpxClient
+    from typing_extensions import Unpack
+
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def _with_service_options(init: Init) -> Init:
+    """Show each service option in a constructor's signature, which ``help`` and the registry read."""
+    parameters = list(inspect.signature(init).parameters.values())[:-1]  # without **options
+    options = inspect.signature(ServiceOptions).parameters.values()
+    parameters += [option.replace(kind=option.KEYWORD_ONLY) for option in options]
+    init.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return init
 
 
 class CohereRerankFunction(RemoteRerankFunction):
@@ -23,16 +34,11 @@ class CohereRerankFunction(RemoteRerankFunction):
     :param return_documents: accepted for pymilvus.model, without effect: results always include their texts.
     :param base_url: the service's address; a missing ``/v2/rerank`` is added.
     :param max_tokens_per_doc: the most tokens of a document; None for the service's 4096.
-    :param max_documents: the most documents of a request; longer lists are split. None for 1000.
-    :param timeout: the seconds for an attempt.
-    :param deadline: the seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
-    :param attempts: the most attempts of a request, or a ``RetryPolicy``, which also sets the pauses.
-    :param concurrency: the most concurrent requests of a call.
-    :param allow_http: allow sending the key unencrypted to other machines.
-    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; the caller closes it.
+    :param **options: the fields of :class:`~milvus_rerank.reranker.remote.options.ServiceOptions`.
     :raises InputError: for an invalid option or a missing key.
     """
 
+    @_with_service_options
     def __init__(
         self,
         model_name: str = "rerank-english-v3.0",
@@ -41,20 +47,12 @@ class CohereRerankFunction(RemoteRerankFunction):
         *,
         base_url: str = "https://api.cohere.com",
         max_tokens_per_doc: int | None = None,
-        max_documents: int | None = None,
-        timeout: float = 30.0,
-        deadline: float | None = None,
-        attempts: int | RetryPolicy = 4,
-        concurrency: int = 4,
-        allow_http: bool = False,
-        client: "HttpxClient | None" = None,
+        **options: "Unpack[ServiceKeywords]",
     ) -> None:
-        endpoint = find_endpoint(base_url, COHERE, "base_url", api_key, max_documents, allow_http)
-        limits = CallLimits(timeout, deadline, attempts, concurrency)
         parameters = {}
         if max_tokens_per_doc is not None:
             parameters["max_tokens_per_doc"] = check_count(max_tokens_per_doc, "max_tokens_per_doc")
-        super().__init__(endpoint, limits, model_name=model_name, parameters=parameters, client=client)
+        super().__init__(base_url, COHERE, api_key, "base_url", model_name=model_name, parameters=parameters, **options)
 
 
 class JinaRerankFunction(RemoteRerankFunction):
@@ -65,33 +63,20 @@ class JinaRerankFunction(RemoteRerankFunction):
     :param model_name: the model's name at the service.
     :param api_key: the key; None reads ``JINA_API_KEY`` or ``JINAAI_API_KEY``, for Jina's address only.
     :param base_url: the service's address; a missing ``/v1/rerank`` is added.
-    :param max_documents: the most documents of a request; longer lists are split. None for 2048 at Jina, else 1000.
-    :param timeout: the seconds for an attempt.
-    :param deadline: the seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
-    :param attempts: the most attempts of a request, or a ``RetryPolicy``, which also sets the pauses.
-    :param concurrency: the most concurrent requests of a call.
-    :param allow_http: allow sending the key unencrypted to other machines.
-    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; the caller closes it.
+    :param **options: the fields of :class:`~milvus_rerank.reranker.remote.options.ServiceOptions`.
     :raises InputError: for an invalid option or a missing key.
     """
 
+    @_with_service_options
     def __init__(
         self,
         model_name: str = "jina-reranker-v2-base-multilingual",
         api_key: str | None = None,
         *,
         base_url: str = "https://api.jina.ai",
-        max_documents: int | None = None,
-        timeout: float = 30.0,
-        deadline: float | None = None,
-        attempts: int | RetryPolicy = 4,
-        concurrency: int = 4,
-        allow_http: bool = False,
-        client: "HttpxClient | None" = None,
+        **options: "Unpack[ServiceKeywords]",
     ) -> None:
-        endpoint = find_endpoint(base_url, JINA, "base_url", api_key, max_documents, allow_http)
-        limits = CallLimits(timeout, deadline, attempts, concurrency)
-        super().__init__(endpoint, limits, model_name=model_name, client=client)
+        super().__init__(base_url, JINA, api_key, "base_url", model_name=model_name, **options)
 
 
 class VoyageRerankFunction(RemoteRerankFunction):
@@ -104,16 +89,11 @@ class VoyageRerankFunction(RemoteRerankFunction):
     :param base_url: the service's address; a missing ``/v1/rerank`` is added. ``milvus-rerank serve`` has this
         API below ``/voyage``.
     :param truncation: truncate texts that are too long; False makes them an error.
-    :param max_documents: the most documents of a request; longer lists are split. None for 1000.
-    :param timeout: the seconds for an attempt.
-    :param deadline: the seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
-    :param attempts: the most attempts of a request, or a ``RetryPolicy``, which also sets the pauses.
-    :param concurrency: the most concurrent requests of a call.
-    :param allow_http: allow sending the key unencrypted to other machines.
-    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; the caller closes it.
+    :param **options: the fields of :class:`~milvus_rerank.reranker.remote.options.ServiceOptions`.
     :raises InputError: for an invalid option or a missing key.
     """
 
+    @_with_service_options
     def __init__(
         self,
         model_name: str = "rerank-2",
@@ -121,19 +101,10 @@ class VoyageRerankFunction(RemoteRerankFunction):
         *,
         base_url: str = "https://api.voyageai.com",
         truncation: bool = True,
-        max_documents: int | None = None,
-        timeout: float = 30.0,
-        deadline: float | None = None,
-        attempts: int | RetryPolicy = 4,
-        concurrency: int = 4,
-        allow_http: bool = False,
-        client: "HttpxClient | None" = None,
+        **options: "Unpack[ServiceKeywords]",
     ) -> None:
-        endpoint = find_endpoint(base_url, VOYAGE, "base_url", api_key, max_documents, allow_http)
-        limits = CallLimits(timeout, deadline, attempts, concurrency)
-        super().__init__(
-            endpoint, limits, model_name=model_name, parameters={"truncation": bool(truncation)}, client=client
-        )
+        parameters = {"truncation": bool(truncation)}
+        super().__init__(base_url, VOYAGE, api_key, "base_url", model_name=model_name, parameters=parameters, **options)
 
 
 class TEIRerankFunction(RemoteRerankFunction):
@@ -148,16 +119,11 @@ class TEIRerankFunction(RemoteRerankFunction):
     :param raw_scores: request logits instead of sigmoids.
     :param truncate: truncate texts that are too long, as other rerankers do; False makes them an error.
     :param truncation_direction: ``Right`` cuts the end of a text, ``Left`` its beginning.
-    :param max_documents: the most documents of a request; longer lists are split. None for 32, the server's default.
-    :param timeout: the seconds for an attempt.
-    :param deadline: the seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
-    :param attempts: the most attempts of a request, or a ``RetryPolicy``, which also sets the pauses.
-    :param concurrency: the most concurrent requests of a call.
-    :param allow_http: allow sending the key unencrypted to other machines.
-    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; the caller closes it.
+    :param **options: the fields of :class:`~milvus_rerank.reranker.remote.options.ServiceOptions`.
     :raises InputError: for an invalid option.
     """
 
+    @_with_service_options
     def __init__(
         self,
         api_url: str,
@@ -166,22 +132,14 @@ class TEIRerankFunction(RemoteRerankFunction):
         raw_scores: bool = False,
         truncate: bool = True,
         truncation_direction: str = "Right",
-        max_documents: int | None = None,
-        timeout: float = 30.0,
-        deadline: float | None = None,
-        attempts: int | RetryPolicy = 4,
-        concurrency: int = 4,
-        allow_http: bool = False,
-        client: "HttpxClient | None" = None,
+        **options: "Unpack[ServiceKeywords]",
     ) -> None:
-        endpoint = find_endpoint(api_url, TEI, "api_url", api_key, max_documents, allow_http)
-        limits = CallLimits(timeout, deadline, attempts, concurrency)
         parameters = {
             "raw_scores": bool(raw_scores),
             "truncate": bool(truncate),
             "truncation_direction": check_choice(truncation_direction, "truncation_direction", ("Left", "Right")),
         }
-        super().__init__(endpoint, limits, parameters=parameters, client=client)
+        super().__init__(api_url, TEI, api_key, "api_url", parameters=parameters, **options)
 
 
 class HTTPRerankFunction(RemoteRerankFunction):
@@ -196,16 +154,11 @@ class HTTPRerankFunction(RemoteRerankFunction):
         ``voyage``, ``tei`` or ``dashscope``; ``auto`` derives it from the address: a hosted service's format, Cohere's
         for ``/v2/rerank``, else ``jina``.
     :param parameters: further keys of a request's JSON, such as ``{"truncate_prompt_tokens": 512}`` for vLLM.
-    :param max_documents: the most documents of a request; longer lists are split. None for the service's limit.
-    :param timeout: the seconds for an attempt.
-    :param deadline: the seconds for a whole call, with all its requests, attempts and pauses; None for no limit.
-    :param attempts: the most attempts of a request, or a ``RetryPolicy``, which also sets the pauses.
-    :param concurrency: the most concurrent requests of a call.
-    :param allow_http: allow sending the key unencrypted to other machines.
-    :param client: an ``httpx.Client``, or an ``httpx.AsyncClient`` for the ``a``-methods; the caller closes it.
+    :param **options: the fields of :class:`~milvus_rerank.reranker.remote.options.ServiceOptions`.
     :raises InputError: for an invalid option or a missing key.
     """
 
+    @_with_service_options
     def __init__(
         self,
         url: str,
@@ -214,15 +167,9 @@ class HTTPRerankFunction(RemoteRerankFunction):
         model_name: str | None = None,
         dialect: str = "auto",
         parameters: Mapping[str, Any] | None = None,
-        max_documents: int | None = None,
-        timeout: float = 30.0,
-        deadline: float | None = None,
-        attempts: int | RetryPolicy = 4,
-        concurrency: int = 4,
-        allow_http: bool = False,
-        client: "HttpxClient | None" = None,
+        **options: "Unpack[ServiceKeywords]",
     ) -> None:
         api_format = API_FORMATS.get(check_choice(dialect, "dialect", ("auto", *API_FORMATS)))
-        endpoint = find_endpoint(url, api_format, "url", api_key, max_documents, allow_http, keep_path=True)
-        limits = CallLimits(timeout, deadline, attempts, concurrency)
-        super().__init__(endpoint, limits, model_name=model_name, parameters=parameters, client=client)
+        super().__init__(
+            url, api_format, api_key, keep_path=True, model_name=model_name, parameters=parameters, **options
+        )

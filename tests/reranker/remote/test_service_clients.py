@@ -24,10 +24,10 @@ def run(code: str) -> str:
 
 def test_importing_them_loads_no_http_client() -> None:
     code = "import sys, milvus_rerank.reranker; milvus_rerank.CohereRerankFunction; print([m for m in "
-    assert run(f"{code}('httpx', 'tenacity', 'anyio') if m in sys.modules])") == "[]\n"
+    assert run(f"{code}('httpx', 'anyio') if m in sys.modules])") == "[]\n"
 
 
-@pytest.mark.parametrize("package", ["httpx", "tenacity"])
+@pytest.mark.parametrize("package", ["httpx"])
 def test_a_missing_package_says_what_to_type(package: str) -> None:
     code = f"""
 import sys

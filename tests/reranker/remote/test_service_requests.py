@@ -138,7 +138,7 @@ def test_any_other_is_sent_jinas_json_with_its_own_keys(faults: FaultServer) -> 
     ],
 )
 def test_the_route_is_added_to_an_address_where_it_is_not_there(base: str, api_format: ApiFormat, url: str) -> None:
-    endpoint = find_endpoint(base, api_format, "base_url")
+    endpoint = find_endpoint(base, api_format)
     assert endpoint.url == url
     assert endpoint.address == url.partition("?")[0]
 
