@@ -106,7 +106,7 @@ class Connections:
 
     async def send(self, content: bytes, seconds: float) -> Answer:
         """Send a request within so many seconds; a cancelled call closes its connection."""
-        client = self._user_client or await self._own_client()
+        client = self._user_client or await self._loop_client()
         request = {**self._request, "content": content, "timeout": seconds}
         with _attempt_errors(self._endpoint, seconds), anyio.fail_after(seconds):
             if isinstance(client, httpx.Client):
@@ -129,7 +129,7 @@ class Connections:
         if asyncio.get_running_loop() in self._clients:
             await self._clients[asyncio.get_running_loop()][1].aclose()
 
-    async def _own_client(self) -> httpx.AsyncClient:
+    async def _loop_client(self) -> httpx.AsyncClient:
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
             opened = _open_client(self._options, self._clients)
