@@ -34,6 +34,7 @@ PACKAGES = {
     "opentelemetry.sdk": "server",
     "prometheus_client": "server",
     "pydantic": "server",
+    "pydantic_core": "server",
     "starlette": "server",
     "structlog": "server",
     "uvicorn": "server",
