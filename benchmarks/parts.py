@@ -15,7 +15,7 @@ from texts import Request, load_texts
 
 from milvus_rerank import BatchOptions, CrossEncoderRerankFunction
 from milvus_rerank.engines import ConstantEngine
-from milvus_rerank.scoring.batching import by_length, cut
+from milvus_rerank.scoring.batching import cut
 from milvus_rerank.scoring.pair_encoder import PairEncoder
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,8 +41,7 @@ def padding(encoder: PairEncoder, requests: Sequence[Request]) -> dict[str, floa
     for request in requests:
         rows = encoder.rows([(request.query, document) for document in request.documents])
         lengths += map(encoder.length, rows)
-    order = by_length(lengths)
-    slots = {budget: sum(len(rows) * lengths[rows[0]] for rows in cut(order, lengths, budget)) for budget in BUDGETS}
+    slots = {budget: sum(len(rows) * lengths[rows[0]] for rows in cut(lengths, budget)) for budget in BUDGETS}
     return {str(budget): round(1 - sum(lengths) / own, 4) for budget, own in slots.items()}
 
 

@@ -142,7 +142,7 @@ class _Table:
             self.scores[place], self.stages[place] = scores[spot], stage
             self.spans[place] = one.spans[spot] if one.spans else None
         self.left = sorted(left[spot] for spot in one.rank(keep))
-        self.limit = one.most(keep)
+        self.limit = min((count for count in (keep, one.limit) if count is not None), default=None)
 
 
 def _read(item: object, name: str) -> Stage:

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from milvus_rerank.errors import HitError, InputError
 from milvus_rerank.results import RerankResult
-from milvus_rerank.validation import check_choice, check_list
+from milvus_rerank.validation import check_choice, check_list, check_text
 
 Missing = Literal["error", "skip", "last"]
-_MISSING = ("error", "skip", "last")
-# Keys beside the primary key in pymilvus' hits; whatever else stands there is the key.
+"""The treatment of a hit whose text is absent or null."""
+
+MISSING: tuple[Missing, ...] = get_args(Missing)
+# Keys beside the primary key in pymilvus' hits; the remaining key is the primary key.
 _HIT_KEYS = frozenset({"distance", "entity", "offset", "highlight", "score"})
 
 
@@ -19,20 +21,11 @@ class Candidates:
     """One query's hits, those with a text apart from those without.
 
     :param scored: hits with a text, in input order, without a score so far.
-    :param unscored: hits without one that are to be kept at the end, in input order.
+    :param unscored: hits without a text that are kept at the end, in input order.
     """
 
     scored: list[RerankResult]
     unscored: list[RerankResult]
-
-
-def check_missing(missing: object) -> None:
-    """Check what to do with a hit whose text is absent or null.
-
-    :param missing: what the caller gave.
-    :raises InputError: if it is none of ``error``, ``skip`` and ``last``.
-    """
-    check_choice(missing, "missing", _MISSING)
 
 
 def read_hits(hits: Any, text_field: str, *, missing: str = "error", id_field: str | None = None) -> Candidates:
@@ -40,15 +33,15 @@ def read_hits(hits: Any, text_field: str, *, missing: str = "error", id_field: s
 
     :param hits: hits, a page of a search iterator, query rows, or a search result of a single query.
     :param text_field: the field that holds the text.
-    :param missing: ``error``, ``skip`` or ``last``: what to do with a hit whose text is absent or null.
-    :param id_field: the primary key's name, where plain dicts do not tell it.
+    :param missing: ``error``, ``skip`` or ``last``: the treatment of a hit whose text is absent or null.
+    :param id_field: the primary key's name, if plain dicts do not show it.
     :returns: the hits, in input order.
-    :raises HitError: if a hit has no text and ``missing`` is ``error``, or its text is no string.
-    :raises InputError: if this is no list of hits.
+    :raises HitError: if a text is not a string, or is missing and ``missing`` is ``error``.
+    :raises InputError: for any value but a list of hits.
     """
-    check_missing(missing)
+    check_choice(missing, "missing", MISSING)
     items = check_list(hits, "hits", "hits")
-    if items and all(_is_list(item) for item in items):
+    if items and all(isinstance(item, Iterable) and not isinstance(item, (str, bytes, Mapping)) for item in items):
         if len(items) > 1:
             raise InputError(
                 f"hits holds the hits of {len(items)} queries; pass a list of {len(items)} queries with it"
@@ -78,18 +71,18 @@ def read_search_result(
 ) -> list[Candidates]:
     """Read the hits of several queries.
 
-    :param result: what ``client.search`` returned: one list of hits per query.
+    :param result: the result of ``client.search``: one list of hits per query.
     :param text_field: the field that holds the text.
-    :param queries: how many queries there are.
+    :param queries: the number of queries.
     :param missing: as in :func:`read_hits`.
     :param id_field: as in :func:`read_hits`.
     :returns: the hits of each query.
     :raises HitError: as :func:`read_hits` does.
-    :raises InputError: if there is not one list of hits per query.
+    :raises InputError: unless there is one list of hits per query.
     """
     items = check_list(result, "hits", "lists of hits")
     for index, item in enumerate(items):
-        if not _is_list(item):
+        if isinstance(item, (str, bytes, Mapping)) or not isinstance(item, Iterable):
             raise InputError(f"hits[{index}] must be the list of one query's hits, got {type(item).__name__}")
     if len(items) != queries:
         raise InputError(f"got {queries} queries, but hits of {len(items)}; expected one list of hits per query")
@@ -103,21 +96,19 @@ def read_search_result(
     return lists
 
 
-def _is_list(item: object) -> bool:
-    return isinstance(item, Iterable) and not isinstance(item, (str, bytes, Mapping))
-
-
 def _read(item: Any, index: int, text_field: str, id_field: str | None) -> tuple[RerankResult, str | None]:
     """Return a hit without a score, and its text; None if that is missing or null."""
     if not isinstance(item, Mapping):
         if not hasattr(item, "to_dict"):
             raise HitError(f"hits[{index}] must be a Milvus hit or a dict, got {type(item).__name__}")
         item = item.to_dict()  # ORM hits of pymilvus before 2.6
-    # dict(...) sees a pymilvus hit's keys keys; its [] and get() fall through to the entity's fields.
+    # dict(...) has only the keys of a pymilvus hit; its [] and get() fall through to the entity's fields.
     keys = dict(item)
     entity = keys.get("entity")
     if isinstance(entity, Mapping):
-        key = getattr(item, "_pk_name", None) or id_field or _key_name(keys)
+        others = [name for name in keys if name not in _HIT_KEYS]
+        named = [name for name in ("id", "pk") if name in others] or (others if len(others) == 1 else [])
+        key = getattr(item, "_pk_name", None) or id_field or next(iter(named), None)
         extra = {name: value for name, value in keys.items() if name not in ("entity", "distance", key)}
         fields = dict(entity)
         text = (fields if text_field in fields else keys).get(text_field)
@@ -128,17 +119,13 @@ def _read(item: Any, index: int, text_field: str, id_field: str | None) -> tuple
         text = keys.get(text_field)
     if text is not None and not isinstance(text, str):
         raise HitError(f"hit {index}: field {text_field!r} must hold a string, got {type(text).__name__}")
+    text = text and check_text(text, f"hit {index}: field {text_field!r}")
     primary_key = keys.get(key) if key else None
     return RerankResult(text or "", None, index, primary_key, keys.get("distance"), fields, extra or None), text
 
 
 def _row_key(keys: Mapping[str, Any], index: int) -> str | None:
-    found = [name for name in ("id", "pk") if name in keys]
-    if len(found) > 1:
+    names = [name for name in ("id", "pk") if name in keys]
+    if len(names) > 1:
         raise HitError(f"row {index} has both 'id' and 'pk'; say which is the primary key with id_field='id' or 'pk'")
-    return found[0] if found else None
-
-
-def _key_name(keys: Mapping[str, Any]) -> str | None:
-    others = [name for name in keys if name not in _HIT_KEYS]
-    return next((name for name in ("id", "pk") if name in others), others[0] if len(others) == 1 else None)
+    return names[0] if names else None

@@ -3,7 +3,7 @@
 import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from milvus_rerank.errors import ScoreError
@@ -71,28 +71,21 @@ class DocumentScores:
     stages: Sequence[int] = ()
     limit: int | None = None
 
-    def most(self, top_k: int | None) -> int | None:
-        """Return the most results of a call, None for all.
-
-        :param top_k: the number that the caller wants, None for all.
-        :returns: the smaller of ``top_k`` and the limit.
-        """
-        return min((count for count in (top_k, self.limit) if count is not None), default=None)
-
     def rank(self, top_k: int | None = None, threshold: float | None = None) -> list[int]:
-        """Return positions, best first, as :func:`rank` does.
+        """Return positions, best first: later stages first, larger scores first within a stage, ties by position.
 
         :param top_k: the most positions to return, None for all; never more than ``limit``.
         :param threshold: the least score to keep; in a cascade it is on the last stage's scale and drops other stages.
-        :returns: positions: later stages first, larger scores first within a stage, ties by position.
+        :returns: positions.
         """
-        if not self.stages:
-            return rank(self.scores, self.most(top_k), threshold)
-        order = sorted(rank(self.scores), key=lambda index: -self.stages[index])  # stable: scores order each stage
+        scores, stages = self.scores, self.stages
+        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)  # stable: ties stay in input order
+        if stages:
+            order.sort(key=stages.__getitem__, reverse=True)
         if threshold is not None:
-            last = max(self.stages)
-            order = [index for index in order if self.stages[index] == last and self.scores[index] >= threshold]
-        return order[: self.most(top_k)]
+            last = max(stages, default=0)
+            order = [index for index in order if scores[index] >= threshold and (not stages or stages[index] == last)]
+        return order[:top_k][: self.limit]
 
     def flat(self) -> list[float]:
         """Return scores that order all documents as :meth:`rank` does, for callers that get only numbers.
@@ -103,24 +96,15 @@ class DocumentScores:
         :returns: a score for each document.
         """
         scores = list(self.scores)
-        least = None
+        ceiling = None
         for stage in sorted(set(self.stages), reverse=True):
-            own = [place for place, reached in enumerate(self.stages) if reached == stage]
-            if least is not None:
-                shift = min(0.0, least - 1.0 - max(scores[place] for place in own))
-                for place in own:
-                    scores[place] += shift
-            least = min(scores[place] for place in own)
+            members = [index for index, reached in enumerate(self.stages) if reached == stage]
+            if ceiling is not None:
+                shift = min(0.0, ceiling - max(scores[index] for index in members))
+                for index in members:
+                    scores[index] += shift
+            ceiling = min(scores[index] for index in members) - 1.0
         return scores
-
-    def result(self, place: int, result: RerankResult) -> RerankResult:
-        """Return a document's result with its score, span and stage."""
-        return replace(
-            result,
-            score=self.scores[place],
-            span=self.spans[place] if self.spans else None,
-            stage=self.stages[place] if self.stages else None,
-        )
 
 
 def rank(scores: Sequence[float], top_k: int | None = None, threshold: float | None = None) -> list[int]:
@@ -132,11 +116,7 @@ def rank(scores: Sequence[float], top_k: int | None = None, threshold: float | N
     :returns: positions, best first.
     :raises ScoreError: if a score is NaN or infinite; the message names the document.
     """
-    numbers = check_scores(scores, len(scores), "document {}".format)
-    positions = sorted(range(len(numbers)), key=lambda index: (-numbers[index], index))
-    if threshold is not None:
-        positions = [index for index in positions if numbers[index] >= threshold]
-    return positions[:top_k]
+    return DocumentScores(check_scores(scores, len(scores), "document {}".format)).rank(top_k, threshold)
 
 
 def check_scores(scores: Sequence[float], count: int, name: Callable[[int], str]) -> list[float]:

@@ -7,14 +7,24 @@ from collections.abc import Iterable, Sequence
 from milvus_rerank.errors import InputError
 
 
-def check_query(query: object) -> str:
-    """Return the query if it is a string.
+def check_text(text: object, name: str) -> str:
+    """Return a text if it is a string of whole Unicode characters; an empty string is allowed.
 
-    :param query: the caller's query.
-    :returns: the same string; an empty string is allowed.
-    :raises InputError: if the query is not a string.
+    :param text: the caller's value.
+    :param name: the name of the argument in an error.
+    :returns: the same text.
+    :raises InputError: if the value is not a string, or holds half of a surrogate pair, as JSON can.
     """
-    return _check_text(query, "query")
+    if not isinstance(text, str):
+        raise InputError(f"{name} must be a string, got {describe(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name} holds half of a surrogate pair at position {error.start}, which is no Unicode text; "
+            "decode it with errors='replace'"
+        ) from error
+    return text if type(text) is str else str(text)  # numpy strings are of a subclass of str
 
 
 def check_documents(documents: object, name: str = "documents") -> list[str]:
@@ -25,7 +35,7 @@ def check_documents(documents: object, name: str = "documents") -> list[str]:
     :returns: the documents in their order; an empty list is allowed.
     :raises InputError: for a single string, a value that is not iterable, or an item that is not a string.
     """
-    return [_check_text(item, f"{name}[{index}]") for index, item in enumerate(check_list(documents, name, "strings"))]
+    return [check_text(item, f"{name}[{index}]") for index, item in enumerate(check_list(documents, name, "strings"))]
 
 
 def check_list(items: object, name: str, of: str) -> list[object]:
@@ -40,62 +50,45 @@ def check_list(items: object, name: str, of: str) -> list[object]:
     if isinstance(items, str):
         raise InputError(f"{name} must be a list of {of}, got a single string; write [{items[:40]!r}]")
     if isinstance(items, (bytes, dict)) or not isinstance(items, Iterable):
-        raise InputError(f"{name} must be a list of {of}, got {_describe(items)}")
+        raise InputError(f"{name} must be a list of {of}, got {describe(items)}")
     return list(items)
 
 
 def check_top_k(top_k: object) -> int | None:
-    """Return the number of results to keep, None for all.
+    """Return the number of results to keep as a positive integer; None for 0 and None, which both mean all.
 
-    :param top_k: an integer of at least 0, or None; 0 and None both mean all.
-    :returns: a positive integer or None.
+    :param top_k: the caller's value.
+    :returns: the number, or None.
     :raises InputError: for a negative number or a value that is not an integer.
     """
     if top_k is None:
         return None
     number = as_int(top_k)
     if number is None:
-        raise InputError(f"top_k must be an integer, 0 or None for all results, got {_describe(top_k)}")
+        raise InputError(f"top_k must be an integer, 0 or None for all results, got {describe(top_k)}")
     if number < 0:
         raise InputError(f"top_k must not be negative, got {number}; 0 or None returns all results")
     return number or None
 
 
 def check_count(value: object, name: str) -> int:
-    """Return a number that must be a positive integer.
-
-    :param value: the caller's value.
-    :param name: the option's name.
-    :returns: the number.
-    :raises InputError: if the value is not an integer or is below 1.
-    """
+    """Return an integer of at least 1; raise InputError, which names the option, for any other value."""
     number = as_int(value)
     if number is None or number < 1:
-        raise InputError(f"{name} must be a positive integer, got {_describe(value)}")
+        raise InputError(f"{name} must be a positive integer, got {describe(value)}")
     return number
 
 
 def check_limit(value: object, name: str) -> int:
-    """Return a number that must be an integer of at least 0.
-
-    :param value: the caller's value.
-    :param name: the option's name.
-    :returns: the number.
-    :raises InputError: if the value is not an integer or is negative.
-    """
+    """Return an integer of at least 0; raise InputError, which names the option, for any other value."""
     number = as_int(value)
     if number is None or number < 0:
-        raise InputError(f"{name} must be an integer, 0 for none, got {_describe(value)}")
+        raise InputError(f"{name} must be an integer, 0 for none, got {describe(value)}")
     return number
 
 
 def check_threshold(threshold: object) -> float | None:
-    """Return the least score to keep, None for no limit.
-
-    :param threshold: a number, or None.
-    :returns: the number as a float.
-    :raises InputError: if the threshold is not a number, or is NaN.
-    """
+    """Return the least score to keep as a float, None for no limit; raise InputError for NaN and what is no number."""
     if threshold is None:
         return None
     try:
@@ -103,19 +96,12 @@ def check_threshold(threshold: object) -> float | None:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if math.isnan(number):
-        raise InputError(f"threshold must be a number or None, got {_describe(threshold)}")
+        raise InputError(f"threshold must be a number or None, got {describe(threshold)}")
     return number
 
 
 def check_choice(value: object, name: str, choices: Sequence[str]) -> str:
-    """Return a value that must be an allowed word.
-
-    :param value: the caller's value.
-    :param name: the option's name.
-    :param choices: the allowed words.
-    :returns: the value.
-    :raises InputError: if the value is not an allowed word.
-    """
+    """Return a value that is one of the allowed words; raise InputError, which lists them, for any other value."""
     if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
@@ -138,19 +124,7 @@ def as_int(value: object) -> int | None:
     return int(value.__index__())
 
 
-def _check_text(text: object, name: str) -> str:
-    if not isinstance(text, str):
-        raise InputError(f"{name} must be a string, got {_describe(text)}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{name} holds half of a surrogate pair at position {error.start}, which is no Unicode text; "
-            "decode it with errors='replace'"
-        ) from error
-    return text if type(text) is str else str(text)  # numpy strings are of a subclass of str
-
-
-def _describe(value: object) -> str:
+def describe(value: object) -> str:
+    """Return the type and the beginning of the ``repr`` of a value, for an error."""
     text = repr(value)
     return f"{type(value).__name__}: {text if len(text) <= 60 else text[:57] + '...'}"

@@ -24,7 +24,7 @@ from milvus_rerank.models import ModelSource
 from milvus_rerank.onnx_graphs.files import GraphDtype, GraphEngine, Int8Method
 from milvus_rerank.requirements import ENGINES as ENGINE_PACKAGES
 from milvus_rerank.requirements import missing, require
-from milvus_rerank.scoring.batching import by_length, cut
+from milvus_rerank.scoring.batching import cut
 from milvus_rerank.validation import check_choice, check_count
 
 FLOOR = 9.5
@@ -238,9 +238,7 @@ def _batches(base: Path, options: ExportOptions, calibration: Samples) -> list[B
     chosen = spread(pairs, CALIBRATION_PAIRS)
     rows = encoder.rows(chosen, threading.Event())
     lengths = [encoder.length(row) for row in rows]
-    return [
-        encoder.batch([rows[place] for place in some]) for some in cut(by_length(lengths), lengths, CPU_BATCH_TOKENS)
-    ]
+    return [encoder.batch([rows[place] for place in some]) for some in cut(lengths, CPU_BATCH_TOKENS)]
 
 
 def _check(

@@ -7,16 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from milvus_rerank.hits import Missing
-from milvus_rerank.reranker.call import (
-    CheckedCall,
-    check_hits,
-    check_pairs,
-    check_search_result,
-    check_texts,
-    hit_results,
-    pair_scores,
-    text_results,
-)
+from milvus_rerank.reranker.call import CheckedCall, check_hits, check_pairs, check_texts, pair_scores, results
 from milvus_rerank.results import DocumentScores, RerankResult
 from milvus_rerank.scoring import Request
 
@@ -62,7 +53,7 @@ class BaseRerankFunction(ABC):
         :raises InputError: for a query, document or option that cannot be used.
         """
         checked = check_texts([query], [documents], top_k, threshold)
-        return text_results(checked, self._score(checked))[0]
+        return results(checked, self._score(checked))[0]
 
     def score(self, query: str, documents: Sequence[str]) -> list[float]:
         """Score documents for one query.
@@ -102,7 +93,7 @@ class BaseRerankFunction(ABC):
         :raises InputError: for a query, document or option that cannot be used, or lists of different lengths.
         """
         checked = check_texts(queries, documents, top_k, threshold)
-        return text_results(checked, self._score(checked))
+        return results(checked, self._score(checked))
 
     def rerank_hits(
         self,
@@ -130,7 +121,7 @@ class BaseRerankFunction(ABC):
         :raises InputError: for a query or option that cannot be used.
         """
         checked = check_hits(query, hits, text_field, top_k, threshold, missing, id_field)
-        return hit_results(checked, self._score(checked))[0]
+        return results(checked, self._score(checked))[0]
 
     def rerank_search_result(
         self,
@@ -156,15 +147,15 @@ class BaseRerankFunction(ABC):
         :raises HitError: if a hit has no text.
         :raises InputError: for a query or option that cannot be used, or if there is not one list of hits per query.
         """
-        checked = check_search_result(queries, result, text_field, top_k, threshold, missing, id_field)
-        return hit_results(checked, self._score(checked))
+        checked = check_hits(queries, result, text_field, top_k, threshold, missing, id_field, many=True)
+        return results(checked, self._score(checked))
 
     async def arerank(
         self, query: str, documents: Sequence[str], top_k: int | None = 5, threshold: float | None = None
     ) -> list[RerankResult]:
         """Like calling the object, off the event loop; a cancelled call stops before its next batch."""
         checked = check_texts([query], [documents], top_k, threshold)
-        return text_results(checked, await self._ascore(checked))[0]
+        return results(checked, await self._ascore(checked))[0]
 
     async def ascore(self, query: str, documents: Sequence[str]) -> list[float]:
         """Like :meth:`score`, off the event loop; a cancelled call stops before its next batch."""
@@ -185,7 +176,7 @@ class BaseRerankFunction(ABC):
     ) -> list[list[RerankResult]]:
         """Like :meth:`rerank_many`, off the event loop; a cancelled call stops before its next batch."""
         checked = check_texts(queries, documents, top_k, threshold)
-        return text_results(checked, await self._ascore(checked))
+        return results(checked, await self._ascore(checked))
 
     async def arerank_hits(
         self,
@@ -200,7 +191,7 @@ class BaseRerankFunction(ABC):
     ) -> list[RerankResult]:
         """Like :meth:`rerank_hits`, off the event loop; a cancelled call stops before its next batch."""
         checked = check_hits(query, hits, text_field, top_k, threshold, missing, id_field)
-        return hit_results(checked, await self._ascore(checked))[0]
+        return results(checked, await self._ascore(checked))[0]
 
     async def arerank_search_result(
         self,
@@ -214,18 +205,16 @@ class BaseRerankFunction(ABC):
         id_field: str | None = None,
     ) -> list[list[RerankResult]]:
         """Like :meth:`rerank_search_result`, off the event loop; a cancelled call stops before its next batch."""
-        checked = check_search_result(queries, result, text_field, top_k, threshold, missing, id_field)
-        return hit_results(checked, await self._ascore(checked))
+        checked = check_hits(queries, result, text_field, top_k, threshold, missing, id_field, many=True)
+        return results(checked, await self._ascore(checked))
 
     def _score(self, checked: CheckedCall, stop: threading.Event | None = None) -> list[DocumentScores]:
         """Return the checked scores of a call's requests."""
         requests, stop = checked.with_documents, stop or threading.Event()
-        if not requests:
-            scores = []
-        elif checked.only_scores:
-            scores = [DocumentScores(query_scores) for query_scores in self.score_requests(requests, stop)]
+        if checked.only_scores:
+            scores = [DocumentScores(numbers) for numbers in self.score_requests(requests, stop)] if requests else []
         else:
-            scores = self.score_documents(requests, checked.top_k, stop)
+            scores = self.score_documents(requests, checked.top_k, stop) if requests else []
         return checked.check_scores(scores)
 
     async def _ascore(self, checked: CheckedCall) -> list[DocumentScores]:

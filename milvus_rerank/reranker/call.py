@@ -1,22 +1,18 @@
 """The two halves of a call around scoring: check the arguments, and make results of the scores.
 
-Every call is ``checked = check_...(arguments)``, scoring, ``..._results(checked, scores)``. Synchronous and
-asynchronous calls share both halves and differ only in how they wait for the scores.
+Every call is ``checked = check_...(arguments)``, scoring, ``results(checked, scores)``. Synchronous and asynchronous
+calls share both halves and differ only in how they wait for the scores.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from milvus_rerank.errors import InputError, ScoreError
 from milvus_rerank.hits import Candidates, Missing, read_hits, read_search_result
 from milvus_rerank.results import DocumentScores, RerankResult, check_scores
 from milvus_rerank.scoring import Request
-from milvus_rerank.validation import check_documents, check_list, check_query, check_threshold, check_top_k
-
-DocumentName = Callable[[int, int], str]
-"""From the positions of a query and of its document to what an error calls the document."""
+from milvus_rerank.validation import check_documents, check_list, check_text, check_threshold, check_top_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +20,25 @@ class CheckedCall:
     """The checked arguments of a call.
 
     :param requests: queries with their documents; some may have none.
-    :param document_name: what an error calls a document.
-    :param top_k: how many results each query may have; None for all.
+    :param unscored: from the positions of a query and of its document to the document's result without a score.
+    :param name: the format of a document's name in an error, with its ``result`` and the number of its ``query``.
+    :param top_k: the most results of each query; None for all.
     :param threshold: the least score of a result; None for no limit.
     :param only_scores: whether the caller wants scores alone, without spans.
+    :param without_text: for each query, the hits without a text that follow the others; empty if there are none.
     """
 
     requests: list[Request]
-    document_name: DocumentName
+    unscored: Callable[[int, int], RerankResult]
+    name: str
     top_k: int | None = None
     threshold: float | None = None
     only_scores: bool = False
+    without_text: Sequence[Sequence[RerankResult]] = ()
 
     @property
     def with_documents(self) -> list[Request]:
-        """The requests that have documents: a reranker is asked for no others."""
+        """The requests that have documents: a reranker gets no others."""
         return [request for request in self.requests if request[1]]
 
     def check_scores(self, scores: Sequence[DocumentScores]) -> list[DocumentScores]:
@@ -52,31 +52,14 @@ class CheckedCall:
         if len(scores) != len(positions):
             raise ScoreError(f"the reranker returned scores for {len(scores)} queries, expected {len(positions)}")
         checked = [DocumentScores([])] * len(self.requests)
-        for index, query_scores in zip(positions, scores, strict=True):
-            name = partial(self.document_name, index)
-            numbers = check_scores(query_scores.scores, len(self.requests[index][1]), name)
-            checked[index] = replace(query_scores, scores=numbers)
+        for query, query_scores in zip(positions, scores, strict=True):
+            numbers = check_scores(
+                query_scores.scores,
+                len(self.requests[query][1]),
+                lambda index, query=query: self.name.format(result=self.unscored(query, index), query=query),  # type: ignore[misc]
+            )
+            checked[query] = replace(query_scores, scores=numbers)
         return checked
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedPairs(CheckedCall):
-    """The checked arguments of a call on pairs, grouped by query.
-
-    :param positions: the positions of each query's pairs in the input.
-    """
-
-    positions: Sequence[Sequence[int]] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedHits(CheckedCall):
-    """The checked arguments of a call on hits.
-
-    :param candidates: each query's hits, those with a text apart from those without.
-    """
-
-    candidates: Sequence[Candidates] = ()
 
 
 def check_texts(
@@ -89,7 +72,7 @@ def check_texts(
 ) -> CheckedCall:
     """Check queries and their documents."""
     top_k, threshold = check_top_k(top_k), check_threshold(threshold)
-    checked_queries = [check_query(query) for query in check_list(queries, "queries", "strings")]
+    checked_queries = [check_text(query, "query") for query in check_list(queries, "queries", "strings")]
     lists = check_list(documents, "documents", "lists of strings")
     count = len(lists)
     if len(checked_queries) != count:
@@ -98,112 +81,87 @@ def check_texts(
     requests: list[Request] = [
         (query, check_documents(texts, name)) for query, texts, name in zip(checked_queries, lists, names, strict=True)
     ]
-
-    def document_name(query: int, document: int) -> str:
-        return f"document {document}" + (f" of query {query}" if count > 1 else "")
-
-    return CheckedCall(requests, document_name, top_k, threshold, only_scores)
-
-
-def text_results(checked: CheckedCall, scores: Sequence[DocumentScores]) -> list[list[RerankResult]]:
-    """Return the results of each query, best first."""
-    return [
-        [
-            query_scores.result(index, RerankResult(texts[index], None, index))
-            for index in query_scores.rank(checked.top_k, checked.threshold)
-        ]
-        for (_, texts), query_scores in zip(checked.requests, scores, strict=True)
-    ]
+    return CheckedCall(
+        requests,
+        lambda query, index: RerankResult(requests[query][1][index], None, index),
+        "document {result.index}" + (" of query {query}" if count > 1 else ""),
+        top_k,
+        threshold,
+        only_scores,
+    )
 
 
-def check_pairs(pairs: Iterable[tuple[str, str]]) -> CheckedPairs:
+def check_pairs(pairs: Iterable[tuple[str, str]]) -> CheckedCall:
     """Check pairs of query and document, and group them by query."""
-    positions: dict[str, list[int]] = {}
-    texts: list[str] = []
+    grouped: dict[str, list[RerankResult]] = {}
     for index, pair in enumerate(check_list(pairs, "pairs", "(query, document) pairs")):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise InputError(f"pairs[{index}] must be a (query, document) pair of strings, got {pair!r}")
         query, text = check_documents(pair, f"pairs[{index}]")
-        positions.setdefault(query, []).append(index)
-        texts.append(text)
-    groups = list(positions.values())
-    requests: list[Request] = [(query, [texts[index] for index in group]) for query, group in positions.items()]
-    return CheckedPairs(
-        requests, lambda query, document: f"pairs[{groups[query][document]}]", only_scores=True, positions=groups
-    )
+        grouped.setdefault(query, []).append(RerankResult(text, None, index))
+    groups = list(grouped.values())
+    requests: list[Request] = [(query, [result.text for result in group]) for query, group in grouped.items()]
+    return CheckedCall(requests, lambda query, index: groups[query][index], "pairs[{result.index}]", only_scores=True)
 
 
-def pair_scores(checked: CheckedPairs, scores: Sequence[DocumentScores]) -> list[float]:
+def pair_scores(checked: CheckedCall, scores: Sequence[DocumentScores]) -> list[float]:
     """Return one score per pair, in input order."""
-    in_order = [0.0] * sum(map(len, checked.positions))
-    for positions, query_scores in zip(checked.positions, scores, strict=True):
-        for index, score in zip(positions, query_scores.flat(), strict=True):
-            in_order[index] = score
-    return in_order
+    by_position = {
+        checked.unscored(query, index).index: score
+        for query, query_scores in enumerate(scores)
+        for index, score in enumerate(query_scores.flat())
+    }
+    return [by_position[position] for position in range(len(by_position))]
 
 
 def check_hits(
-    query: object,
+    queries: object,
     hits: Iterable[Any],
     text_field: str,
     top_k: int | None,
     threshold: float | None,
     missing: Missing,
     id_field: str | None,
-) -> CheckedHits:
-    """Check one query and its hits."""
-    if isinstance(query, (list, tuple)):
+    *,
+    many: bool = False,
+) -> CheckedCall:
+    """Check one query with its hits, or with ``many`` the queries of a search result with the hits of each."""
+    candidates: list[Candidates]
+    if many:
+        checked = check_documents(queries, "queries")
+        candidates = read_search_result(hits, text_field, len(checked), missing=missing, id_field=id_field)
+    elif isinstance(queries, (list, tuple)):
         raise InputError(
-            f"query must be a string, got a {type(query).__name__}; for the hits of several queries: "
+            f"query must be a string, got a {type(queries).__name__}; for the hits of several queries: "
             "rerank_search_result(queries, result)"
         )
-    candidates = [read_hits(hits, text_field, missing=missing, id_field=id_field)]
-    return _check_candidates([check_query(query)], candidates, text_field, top_k, threshold, name_query=False)
+    else:
+        checked = [check_text(queries, "query")]
+        candidates = [read_hits(hits, text_field, missing=missing, id_field=id_field)]
+    return CheckedCall(
+        [
+            (query, [hit.text for hit in query_hits.scored])
+            for query, query_hits in zip(checked, candidates, strict=True)
+        ],
+        lambda query, index: candidates[query].scored[index],
+        "hit {result.index} (id {result.id!r})" + (" of query {query}" if many else ""),
+        check_top_k(top_k),
+        check_threshold(threshold),
+        without_text=[query_hits.unscored for query_hits in candidates],
+    )
 
 
-def check_search_result(
-    queries: Sequence[str],
-    result: Iterable[Any],
-    text_field: str,
-    top_k: int | None,
-    threshold: float | None,
-    missing: Missing,
-    id_field: str | None,
-) -> CheckedHits:
-    """Check queries and a search result with the hits of each."""
-    checked = check_documents(queries, "queries")
-    candidates = read_search_result(result, text_field, len(checked), missing=missing, id_field=id_field)
-    return _check_candidates(checked, candidates, text_field, top_k, threshold, name_query=True)
-
-
-def hit_results(checked: CheckedHits, scores: Sequence[DocumentScores]) -> list[list[RerankResult]]:
+def results(checked: CheckedCall, scores: Sequence[DocumentScores]) -> list[list[RerankResult]]:
     """Return the results of each query, best first, hits without a text last."""
     answers = []
-    for candidates, query_scores in zip(checked.candidates, scores, strict=True):
-        order = query_scores.rank(None, checked.threshold)
-        results = [query_scores.result(index, candidates.scored[index]) for index in order]
-        if checked.threshold is None:  # hits without a score are below every threshold
-            results += candidates.unscored
-        answers.append(results[: query_scores.most(checked.top_k)])
+    for query, query_scores in enumerate(scores):
+        ranked = []
+        for index in query_scores.rank(checked.top_k, checked.threshold):
+            span = query_scores.spans[index] if query_scores.spans else None
+            stage = query_scores.stages[index] if query_scores.stages else None
+            unscored = checked.unscored(query, index)
+            ranked.append(replace(unscored, score=query_scores.scores[index], span=span, stage=stage))
+        if checked.without_text and checked.threshold is None:  # hits without a score are below every threshold
+            ranked = [*ranked, *checked.without_text[query]][: checked.top_k][: query_scores.limit]
+        answers.append(ranked)
     return answers
-
-
-def _check_candidates(
-    queries: list[str],
-    candidates: list[Candidates],
-    text_field: str,
-    top_k: int | None,
-    threshold: float | None,
-    *,
-    name_query: bool,
-) -> CheckedHits:
-    requests: list[Request] = [
-        (query, check_documents([hit.text for hit in query_hits.scored], text_field))
-        for query, query_hits in zip(queries, candidates, strict=True)
-    ]
-
-    def document_name(query: int, document: int) -> str:
-        hit = candidates[query].scored[document]
-        return f"hit {hit.index} (id {hit.id!r})" + (f" of query {query}" if name_query else "")
-
-    return CheckedHits(requests, document_name, check_top_k(top_k), check_threshold(threshold), candidates=candidates)

@@ -30,7 +30,7 @@ class EngineRerankFunction(BaseRerankFunction):
     ) -> list[DocumentScores]:
         """Score all; say which windows of long documents counted."""
         logits = self.scorer.logits(requests, stop)
-        scores = [DocumentScores(numbers) for numbers in self.scorer.activate([query.values for query in logits])]
+        scores = [DocumentScores(numbers) for numbers in self.scorer.activate(logits)]
         if self.scorer.chunks is None:
             return scores
         # Where a window lies in its text takes another tokenisation: only for what the caller gets to see.

@@ -1,31 +1,30 @@
-"""Cutting of a sorted list of pairs into batches."""
+"""Batches of pairs of about the same length."""
 
 from collections.abc import Sequence
 
 
-def by_length(lengths: Sequence[int]) -> list[int]:
-    """Return positions from the longest to the shortest, ties in input order.
+def cut(
+    lengths: Sequence[int],
+    max_tokens: int,
+    widths: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Sort pairs by length, and cut them into batches of at most ``max_tokens`` tokens, padding included.
 
     The longest pairs come first, so that a batch that does not fit the memory fails at once.
 
     :param lengths: true token lengths of the pairs.
-    :returns: positions into ``lengths``.
+    :param max_tokens: the budget of a batch: its pairs times the width of its longest. A single pair may exceed it.
+    :param widths: the padded length of each pair; None if it is the true length.
+    :param positions: the pairs to take; None for all.
+    :returns: the positions of each batch, from the longest pair to the shortest, ties in input order.
     """
-    return sorted(range(len(lengths)), key=lambda index: -lengths[index])
-
-
-def cut(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Cut sorted pairs into batches of at most ``max_tokens`` tokens, padding included.
-
-    :param order: positions sorted by length, longest first.
-    :param lengths: true token lengths, indexed by those positions.
-    :param max_tokens: the budget of a batch: its pairs times the length of its longest. A single pair may exceed it.
-    :returns: the positions of each batch.
-    """
+    order = sorted(range(len(lengths)) if positions is None else positions, key=lengths.__getitem__, reverse=True)
+    widths = lengths if widths is None else widths
     batches: list[list[int]] = []
     start = 0
     while start < len(order):
-        rows = max(1, max_tokens // max(1, lengths[order[start]]))
-        batches.append(list(order[start : start + rows]))
-        start += rows
+        count = max(1, max_tokens // max(1, widths[order[start]]))
+        batches.append(order[start : start + count])
+        start += count
     return batches

@@ -14,23 +14,15 @@ from milvus_rerank.scoring import check_stop
 from milvus_rerank.scoring.caches import TOKEN_CACHE, Ids, TokenCache
 from milvus_rerank.scoring.encoder import FILLERS, Chunks, Pair, Span, common, starts
 from milvus_rerank.scoring.pair_template import PairTemplate, find_template
+from milvus_rerank.scoring.tokenizing import TOKENIZE_AT_ONCE, TokenizingEncoder, private_copy
 
 Truncation = Literal["longest_first", "only_second"]
 Row: TypeAlias = tuple[Ids, Ids]
 
-TOKENIZE_AT_ONCE = 1024
-"""Number of texts tokenised between two checks of ``stop``."""
-
 
 @dataclass(frozen=True, slots=True)
 class Affixes:
-    """Texts before and after the query and the document of a pair, such as an instruction.
-
-    :param query_before: the text before a query.
-    :param query_after: the text after a query.
-    :param document_before: the text before a document.
-    :param document_after: the text after a document.
-    """
+    """Texts before and after the query and the document of a pair, such as an instruction."""
 
     query_before: str = ""
     query_after: str = ""
@@ -46,13 +38,10 @@ class Affixes:
         return f"{self.document_before}{text}{self.document_after}"
 
 
-class PairEncoder:
+class PairEncoder(TokenizingEncoder):
     """Turn texts into token ids, and pairs of token ids into padded batches.
 
-    The tokenizer's settings are fixed once, here: padding and truncation happen outside it. A tokenizer whose settings
-    change from call to call gives wrong lengths when threads share it.
-
-    :param tokenizer: a transformers tokenizer; the encoder copies the core of a fast tokenizer.
+    :param tokenizer: a transformers tokenizer.
     :param max_length: the most tokens of one pair, special tokens included.
     :param query_max_length: the most tokens of a query. A limit that leaves no room for the document becomes three
         quarters of ``max_length``. None means the same with ``only_second``, and no separate limit with
@@ -90,7 +79,6 @@ class PairEncoder:
         self._fast = tokenizer.backend_tokenizer if is_private else private_copy(tokenizer)
         self._template = template or find_template(tokenizer)
         self._special = len(self._template.prefix) + len(self._template.middle) + len(self._template.suffix)
-        self._suffix = np.array(self._template.suffix, dtype=np.int64)
         self._room = max_length - self._special
         self._document_max_length = document_max_length
         self._truncation = truncation
@@ -101,7 +89,7 @@ class PairEncoder:
         self._with_types = "token_type_ids" in tokenizer.model_input_names
         self._with_bounds = with_bounds
         self._multiple = pad_to_multiple_of
-        self._wording = affixes or Affixes()
+        self._affixes = affixes or Affixes()
         self._tokens = TokenCache(token_cache)
         self.max_length = max_length
         if self._room < 2:
@@ -115,19 +103,12 @@ class PairEncoder:
             self._query_max_length = max(1, min(max_length * 3 // 4, self._room - 1))
         else:
             self._query_max_length = query_max_length
-        affixed = self._wording.document_before or self._wording.document_after
+        affixed = self._affixes.document_before or self._affixes.document_after
         self._around = self._tokens_around() if affixed else (0, 0)
 
     def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None) -> list[Row]:
-        """Return pairs of texts as pairs of token ids.
-
-        :param pairs: queries and documents; each text is tokenised once, and not at all if it is in the cache.
-        :param stop: an event that ends the work early.
-        :returns: one row per pair; the rows of one query share its ids.
-        :raises StoppedError: if ``stop`` was set.
-        """
-        affixes = self._wording
-        texts = pairs
+        """Return pairs of texts as pairs of token ids; each text is tokenised once, unless it is in the cache."""
+        texts, affixes = pairs, self._affixes
         if affixes != Affixes():
             texts = [(affixes.query(query), affixes.document(document)) for query, document in pairs]
         distinct = list(dict.fromkeys(text for pair in texts for text in pair))
@@ -136,23 +117,11 @@ class PairEncoder:
         for start in range(0, len(absent), TOKENIZE_AT_ONCE):
             if stop is not None:
                 check_stop(stop)
-            some = absent[start : start + TOKENIZE_AT_ONCE]
-            made = self.tokenize(some)
-            self._tokens.put(some, made)
-            ids.update(zip(some, made, strict=True))
+            group = absent[start : start + TOKENIZE_AT_ONCE]
+            tokenized = self.tokenize(group)
+            self._tokens.put(group, tokenized)
+            ids.update(zip(group, tokenized, strict=True))
         return [(ids[query], ids[document]) for query, document in texts]
-
-    def tokenize(self, texts: Sequence[str]) -> list[Ids]:
-        """Return the token ids of each text, without special tokens and without truncation.
-
-        :param texts: any texts, including empty texts.
-        :returns: one int64 array per text.
-        """
-        if self._fast is not None:
-            encodings = self._fast.encode_batch_fast(list(texts), add_special_tokens=False)
-            return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
-        ids = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-        return [np.array(row, dtype=np.int64) for row in ids]
 
     def lengths(self, query: int, document: int) -> tuple[int, int]:
         """Return how many tokens of a query and of a document enter their pair.
@@ -184,15 +153,7 @@ class PairEncoder:
         return sum(self.lengths(len(query), len(document))) + self._special
 
     def shorten(self, row: Row, *, document_tokens: int | None, pair_tokens: int | None, left: bool) -> Row:
-        """Shorten a pair to the limits of one request.
-
-        :param row: token ids of query and document.
-        :param document_tokens: the most tokens of the document; None for no separate limit.
-        :param pair_tokens: the most tokens of the pair, special tokens included; the document is shortened to fit. None
-            leaves only the limit ``max_length``.
-        :param left: whether to cut texts at the beginning instead of the end.
-        :returns: token ids that :meth:`batch` need not truncate.
-        """
+        """Shorten a pair to the limits of one request."""
         query, document = row
         room = len(document) if document_tokens is None else min(len(document), document_tokens)
         if pair_tokens is not None:
@@ -203,120 +164,85 @@ class PairEncoder:
         return query[:kept_query], document[:kept]
 
     def windows(self, row: Row, chunks: Chunks) -> list[Row]:
-        """Return the query with each window over the document; the row itself if the whole document fits.
-
-        :param row: token ids of query and document.
-        :param chunks: the size and overlap of windows.
-        :returns: rows in the document's order; their ids are views, not copies.
-        """
+        """Return the query with each window over the document; without affixes, their ids are views."""
         query, document = row
-        room = self._window(row, chunks)
-        if room >= len(document):
+        before, step, after = self._window(row, chunks)
+        if before + step + after >= len(document):
             return [row]
-        before, after = self._around
-        text, step = document[before : len(document) - after], room - before - after
-        if not before and not after:
-            return [(query, text[start : start + step]) for start in starts(len(text), step, chunks)]
-        parts = (text[start : start + step] for start in starts(len(text), step, chunks))
-        return [(query, np.concatenate([document[:before], part, document[len(document) - after :]])) for part in parts]
+        text = document[before : len(document) - after]
+        parts = [text[start : start + step] for start in starts(len(text), step, chunks)]
+        if before or after:
+            parts = [np.concatenate([document[:before], part, document[len(document) - after :]]) for part in parts]
+        return [(query, part) for part in parts]
 
     def span(self, pair: Pair, window: int, chunks: Chunks) -> Span | None:
-        """Return the position of a window in the document's text; None if the tokenizer reports no positions.
-
-        :param pair: the texts.
-        :param window: the window's number.
-        :param chunks: the size and overlap of windows.
-        :returns: its first character and the character after its last.
-        """
+        """Return the position of a window in the document's text; None if the tokenizer reports no positions."""
         if self._fast is None:
             return None
         [row] = self.rows([pair])
-        room = self._window(row, chunks)
-        before, after = self._around
-        step = room - before - after
+        before, step, after = self._window(row, chunks)
         start = before + starts(len(row[1]) - before - after, step, chunks)[window]
-        text = self._wording.document(pair[1])
-        places = self._fast.encode(text, add_special_tokens=False).offsets[start : start + step]
-        shift = len(self._wording.document_before)
-        first, last = places[0][0] - shift, places[-1][1] - shift
-        return max(0, first), min(len(pair[1]), last)
-
-    def _window(self, row: Row, chunks: Chunks) -> int:
-        """Return the number of document tokens in a window."""
-        room = self.lengths(len(row[0]), len(row[1]))[1]
-        # Computed twice: next to a truncated query, a window may get one token less than the whole document did.
-        room = self.lengths(len(row[0]), room)[1]
-        around = sum(self._around)
-        return max(around + 1, room if chunks.tokens is None else min(room, chunks.tokens + around))
+        offsets = self.offsets(self._affixes.document(pair[1]))[start : start + step]
+        shift = len(self._affixes.document_before)
+        return max(0, offsets[0][0] - shift), min(len(pair[1]), offsets[-1][1] - shift)
 
     def padded_length(self, length: int) -> int:
         """Return the width of a batch whose longest pair has ``length`` tokens."""
         return min(-(-length // self._multiple) * self._multiple, max(length, self.max_length))
 
-    def batch(self, pairs: Sequence[tuple[Ids, Ids]]) -> Batch:
-        """Combine pairs into a batch, padded to the longest pair or slightly more.
-
-        :param pairs: token ids of query and document, as :meth:`tokenize` returns them.
-        :returns: int64 arrays of shape ``(pairs, tokens)``.
-        """
-        suffix = self._suffix
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        """Truncate pairs and combine them into a batch, padded to the longest pair or slightly more."""
+        template = self._template
+        suffix = np.array(template.suffix, dtype=np.int64)
         heads: dict[tuple[int, int], tuple[Ids, Ids]] = {}  # the part before the document, once for each query
-        rows: list[tuple[tuple[Ids, Ids], Ids]] = []
-        for query, document in pairs:
-            kept_query, kept_document = self.lengths(len(query), len(document))
+        parts: list[tuple[Ids, Ids, Ids]] = []
+        for query, document in rows:
+            kept_query, kept = self.lengths(len(query), len(document))
             head = heads.get((id(query), kept_query))
             if head is None:
                 head = heads[id(query), kept_query] = self._head(query, kept_query)
-            rows.append((head, self._cut(document, kept_document)))
-        lengths = np.array([len(head[0]) + len(document) for head, document in rows]) + len(suffix)
+            parts.append((*head, document[len(document) - kept :] if self._left else document[:kept]))
+        head_lengths = np.array([len(head) for head, _, _ in parts])
+        ends = head_lengths + [len(document) for _, _, document in parts]
+        lengths = ends + len(suffix)
         width = self.padded_length(int(lengths.max()))
-        first = (width - lengths if self._pad_left else np.zeros_like(lengths)).tolist()
-        input_ids = np.full((len(rows), width), self._pad_id, dtype=np.int64)
-        types = np.full((len(rows), width), self._pad_type, dtype=np.int64) if self._with_types else None
-        for index, ((head_ids, head_types), document) in enumerate(rows):
-            start = first[index]
+        shifts = width - lengths if self._pad_left else np.zeros_like(lengths)
+        input_ids = np.full((len(parts), width), self._pad_id, dtype=np.int64)
+        types = np.full_like(input_ids, self._pad_type) if self._with_types else None
+        for index, (start, (head_ids, head_types, document)) in enumerate(zip(shifts.tolist(), parts, strict=True)):
             middle = start + len(head_ids)
             end = middle + len(document)
-            row = input_ids[index]
-            row[start:middle] = head_ids
-            row[middle:end] = document
-            row[end : end + len(suffix)] = suffix
+            row_ids = input_ids[index]
+            row_ids[start:middle] = head_ids
+            row_ids[middle:end] = document
+            row_ids[end : end + len(suffix)] = suffix
             if types is not None:
-                kinds = types[index]
-                kinds[start:middle] = head_types
-                kinds[middle:end] = self._template.types[3]
-                kinds[end : end + len(suffix)] = self._template.types[4]
-        bounds = None
-        if self._with_bounds:
-            heads_of = np.array([len(head[0]) for head, _ in rows])
-            bounds = np.stack([heads_of, lengths - len(suffix)], axis=1) + np.array(first)[:, None]
-        places = np.arange(width)
-        kept = places >= (width - lengths)[:, None] if self._pad_left else places < lengths[:, None]
-        return Batch(input_ids, kept.astype(np.int64), types, bounds)
-
-    def _tokens_around(self) -> tuple[int, int]:
-        """Return how many tokens of a document with affixes come before its text, and after it."""
-        rows = [ids.tolist() for ids in self.tokenize([self._wording.document(filler) for filler in FILLERS])]
-        before = common(rows)
-        return before, min(common([row[::-1] for row in rows]), min(map(len, rows)) - before)
+                row_types = types[index]
+                row_types[start:middle] = head_types
+                row_types[middle:end] = template.types[3]
+                row_types[end : end + len(suffix)] = template.types[4]
+        bounds = np.stack([head_lengths, ends], axis=1) + shifts[:, None] if self._with_bounds else None
+        columns = np.arange(width)
+        mask = (columns >= shifts[:, None]) & (columns < (shifts + lengths)[:, None])
+        return Batch(input_ids, mask.astype(np.int64), types, bounds)
 
     def _head(self, query: Ids, kept: int) -> tuple[Ids, Ids]:
         """Return the ids and token types of the part before the document."""
         template = self._template
-        parts = (template.prefix, self._cut(query, kept), template.middle)
-        ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
-        return ids, np.repeat(np.array(template.types[:3], dtype=np.int64), [len(part) for part in parts])
+        parts = (template.prefix, query[len(query) - kept :] if self._left else query[:kept], template.middle)
+        types = np.repeat(np.array(template.types[:3], dtype=np.int64), [len(part) for part in parts])
+        return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]), types
 
-    def _cut(self, ids: Ids, length: int) -> Ids:
-        return ids[len(ids) - length :] if self._left else ids[:length]
+    def _window(self, row: Row, chunks: Chunks) -> tuple[int, int, int]:
+        """Return the tokens of a window: of the affix before the text, of the text, and of the affix after it."""
+        before, after = self._around
+        room = self.lengths(len(row[0]), len(row[1]))[1]
+        # Computed twice: next to a truncated query, a window may get one token less than the whole document did.
+        room = self.lengths(len(row[0]), room)[1] - before - after
+        return before, max(1, room if chunks.tokens is None else min(room, chunks.tokens)), after
 
-
-def private_copy(tokenizer: Any) -> Any:
-    """Return a copy of a fast tokenizer's Rust core, without padding and truncation; None for a tokenizer in Python."""
-    core = getattr(tokenizer, "backend_tokenizer", None) if getattr(tokenizer, "is_fast", False) else None
-    if core is None:
-        return None
-    copy = type(core).from_str(core.to_str())
-    copy.no_padding()
-    copy.no_truncation()
-    return copy
+    def _tokens_around(self) -> tuple[int, int]:
+        """Return the numbers of tokens that the document's affixes add before its text and after it."""
+        rows = [ids.tolist() for ids in self.tokenize([self._affixes.document(filler) for filler in FILLERS])]
+        before = common(rows)
+        return before, min(common([row[::-1] for row in rows]), min(map(len, rows)) - before)

@@ -1,4 +1,4 @@
-"""Template by which a tokenizer assembles a pair: derived from the tokenizer's output, and checked."""
+"""Special tokens that a tokenizer puts around a pair: derived from its output, and checked."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,7 @@ def find_template(tokenizer: Any) -> PairTemplate:
 
     :param tokenizer: a transformers tokenizer.
     :returns: its special tokens and token types.
-    :raises ModelError: if its pairs are anything but query and document with special tokens around them.
+    :raises ModelError: if its pairs are not query and document with special tokens around them.
     """
     # Two texts in each script that a vocabulary may cover; the first two with different tokens are used.
     for query, document in (("a", "b"), ("1", "2"), ("的", "是"), ("あ", "い")):
@@ -49,23 +49,24 @@ def find_template(tokenizer: Any) -> PairTemplate:
     )
 
 
-def _split(ids: list[int], types: list[int], left: list[int], right: list[int]) -> PairTemplate | None:
-    for start in range(len(ids) - len(left) - len(right) + 1):
-        if ids[start : start + len(left)] != left:
+def _split(ids: list[int], types: list[int], query: list[int], document: list[int]) -> PairTemplate | None:
+    """Return the special tokens and token types of a pair; None if the pair does not hold the tokens of both texts."""
+    for start in range(len(ids) - len(query) - len(document) + 1):
+        end = start + len(query)
+        if ids[start:end] != query:
             continue
-        end = start + len(left)
-        for second in range(end, len(ids) - len(right) + 1):
-            if ids[second : second + len(right)] == right:
-                last = second + len(right)
+        for second in range(end, len(ids) - len(document) + 1):
+            last = second + len(document)
+            if ids[second:last] == document:
                 bounds = ((0, start), (start, end), (end, second), (second, last), (last, len(ids)))
-                kinds = [set(types[low:high]) for low, high in bounds]
-                if any(len(kind) > 1 for kind in kinds):
+                parts = [set(types[low:high]) or {0} for low, high in bounds]
+                if any(len(part) > 1 for part in parts):
                     return None
-                numbers = [kind.pop() if kind else 0 for kind in kinds]
+                before, in_query, between, in_document, after = (part.pop() for part in parts)
                 return PairTemplate(
                     tuple(ids[:start]),
                     tuple(ids[end:second]),
                     tuple(ids[last:]),
-                    (numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]),
+                    (before, in_query, between, in_document, after),
                 )
     return None

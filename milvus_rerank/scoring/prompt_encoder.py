@@ -16,7 +16,7 @@ from milvus_rerank.errors import InputError
 from milvus_rerank.scoring import check_stop
 from milvus_rerank.scoring.caches import Ids
 from milvus_rerank.scoring.encoder import FILLERS, Chunks, Pair, Span, common, starts
-from milvus_rerank.scoring.pair_encoder import TOKENIZE_AT_ONCE, private_copy
+from milvus_rerank.scoring.tokenizing import TOKENIZE_AT_ONCE, TokenizingEncoder, private_copy
 
 Render: TypeAlias = Callable[[str, str], str]
 """Function from a query and a document to the whole prompt."""
@@ -45,13 +45,13 @@ class _Frame:
     characters: int
 
 
-class PromptEncoder:
+class PromptEncoder(TokenizingEncoder):
     """Turn pairs into prompts, and prompts into batches padded on the right.
 
     A prompt that is too long loses the end of its document. The text after the document is kept: the model's answer is
     read there.
 
-    :param tokenizer: a transformers tokenizer; the encoder copies the core of a fast tokenizer.
+    :param tokenizer: a transformers tokenizer.
     :param render: the function that makes a prompt.
     :param max_length: the most tokens of a prompt.
     :param query_max_length: the most tokens of a query. The upper limit, and the value for None, is three quarters of
@@ -75,30 +75,25 @@ class PromptEncoder:
         self._pad_id = pad_id
         self.max_length = max_length
         frame = self._frame("")
-        own = frame.start + frame.tail
-        if own + 1 >= max_length:
+        fixed = frame.start + frame.tail
+        if fixed + 1 >= max_length:
             raise InputError(
-                f"max_length={max_length} leaves no room beside the prompt's own {own} tokens; use at least {own + 2}"
+                f"max_length={max_length} leaves no room beside the prompt's own {fixed} tokens; "
+                f"use at least {fixed + 2}"
             )
         # A query that takes all the room would give every document the same score.
-        most = max(1, (max_length - own) * 3 // 4)
+        most = max(1, (max_length - fixed) * 3 // 4)
         self._query_max_length = most if query_max_length is None else min(query_max_length, most)
 
     def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None) -> list[Prompt]:
-        """Return pairs of texts as prompts.
-
-        :param pairs: queries and documents.
-        :param stop: an event that ends the work early.
-        :returns: one row per pair.
-        :raises StoppedError: if ``stop`` was set.
-        """
+        """Return pairs of texts as prompts."""
         frames: dict[str, _Frame] = {}
         rows = []
         for first in range(0, len(pairs), TOKENIZE_AT_ONCE):
             if stop is not None:
                 check_stop(stop)
-            some = [(self._query(query), document) for query, document in pairs[first : first + TOKENIZE_AT_ONCE]]
-            for (query, _), ids in zip(some, self._tokenize([self._render(*pair) for pair in some]), strict=True):
+            group = [(self._query(query), document) for query, document in pairs[first : first + TOKENIZE_AT_ONCE]]
+            for (query, _), ids in zip(group, self.tokenize([self._render(*pair) for pair in group]), strict=True):
                 frame = frames.get(query)
                 if frame is None:
                     frame = frames[query] = self._frame(query)
@@ -114,30 +109,19 @@ class PromptEncoder:
         return length
 
     def batch(self, rows: Sequence[Prompt]) -> Batch:
-        """Combine prompts into a batch, padded on the right to the longest prompt.
-
-        :param rows: prompts, as :meth:`rows` returns them.
-        :returns: int64 arrays of shape ``(pairs, tokens)``, with the bounds of documents.
-        """
-        whole = [self._cut(row, self.max_length) for row in rows]
-        lengths = np.array([len(ids) for ids in whole])
+        """Truncate prompts and combine them into a batch, padded on the right; it has the bounds of documents."""
+        prompts = [self._cut(row, self.max_length) for row in rows]
+        lengths = np.array([len(ids) for ids in prompts])
         input_ids = np.full((len(rows), int(lengths.max())), self._pad_id, dtype=np.int64)
-        for place, ids in enumerate(whole):
-            input_ids[place, : len(ids)] = ids
+        for index, ids in enumerate(prompts):
+            input_ids[index, : len(ids)] = ids
         mask = (np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)
         ends = lengths - [row.tail for row in rows]
         bounds = np.stack([np.minimum([row.start for row in rows], ends), ends], axis=1)
         return Batch(input_ids, mask, None, bounds)
 
     def shorten(self, row: Prompt, *, document_tokens: int | None, pair_tokens: int | None, left: bool) -> Prompt:
-        """Shorten a prompt to the limits of one request. Only its document is cut.
-
-        :param row: the prompt.
-        :param document_tokens: the most tokens of the document; None for no separate limit.
-        :param pair_tokens: the most tokens of the prompt; None leaves only the limit ``max_length``.
-        :param left: whether to cut the document at the beginning instead of the end.
-        :returns: a shorter prompt.
-        """
+        """Shorten a prompt to the limits of one request. Only its document is cut."""
         document = len(row.ids) - row.start - row.tail
         limits = [self.max_length - row.start - row.tail]
         if pair_tokens is not None:
@@ -148,57 +132,38 @@ class PromptEncoder:
         return self._window(row, document - kept if left else 0, kept)
 
     def windows(self, row: Prompt, chunks: Chunks) -> list[Prompt]:
-        """Return a prompt for each window over the document; the row itself if the whole document fits.
-
-        :param row: the prompt.
-        :param chunks: the size and overlap of windows.
-        :returns: prompts in the document's order.
-        """
+        """Return a prompt for each window over the document; the row itself if the whole document fits."""
         document, room = len(row.ids) - row.start - row.tail, self._room(row, chunks)
         if room >= document or room < 1:
             return [row]
         return [self._window(row, start, room) for start in starts(document, room, chunks)]
 
     def span(self, pair: Pair, window: int, chunks: Chunks) -> Span | None:
-        """Return the position of a window in the document's text; None if the tokenizer reports no positions.
-
-        :param pair: the texts.
-        :param window: the window's number.
-        :param chunks: the size and overlap of windows.
-        :returns: its first character and the character after its last.
-        """
+        """Return the position of a window in the document's text; None if the tokenizer reports no positions."""
         if self._fast is None:
             return None
         [row] = self.rows([pair])
         room = self._room(row, chunks)
         start = row.start + starts(len(row.ids) - row.start - row.tail, room, chunks)[window]
         query = self._query(pair[0])
-        prompt = self._render(query, pair[1])
-        offsets = self._fast.encode(prompt, add_special_tokens=False).offsets[start : start + room]
+        offsets = self.offsets(self._render(query, pair[1]))[start : start + room]
         before = self._frame(query).characters
         return max(0, offsets[0][0] - before), min(len(pair[1]), offsets[-1][1] - before)
-
-    def _tokenize(self, prompts: Sequence[str]) -> list[Ids]:
-        if self._fast is not None:
-            made = self._fast.encode_batch_fast(list(prompts), add_special_tokens=False)
-            return [np.array(encoding.ids, dtype=np.int64) for encoding in made]
-        rows = self._tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-        return [np.array(row, dtype=np.int64) for row in rows]
 
     def _query(self, query: str) -> str:
         """Return a query, truncated to the most tokens that a prompt may hold of it."""
         if len(query.encode()) < self._query_max_length:  # a text has at most one token per byte
             return query
         if self._fast is not None:
-            ends = [end for _, end in self._fast.encode(query, add_special_tokens=False).offsets]
+            ends = [end for _, end in self.offsets(query)]
             return query if len(ends) <= self._query_max_length else query[: ends[self._query_max_length - 1]]
-        ids = self._tokenize([query])[0]
+        ids = self.tokenize([query])[0]
         kept = ids[: self._query_max_length]
         return query if len(kept) == len(ids) else str(self._tokenizer.decode(kept.tolist()))
 
     def _frame(self, query: str) -> _Frame:
         prompts = [self._render(query, filler) for filler in FILLERS]
-        rows = [ids.tolist() for ids in self._tokenize(prompts)]
+        rows = [ids.tolist() for ids in self.tokenize(prompts)]
         start = common(rows)
         # From two prompts only: sentence-transformers finds the end that truncation keeps in the same way.
         tail = common([row[::-1] for row in rows[:2]])

@@ -6,7 +6,7 @@ from typing import Any
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.search.first_stage import Vector, check_vectors
-from milvus_rerank.validation import check_count, check_documents, check_query, check_threshold, check_top_k
+from milvus_rerank.validation import check_count, check_documents, check_text, check_threshold, check_top_k
 
 MAX_CANDIDATES = 16384
 """The most hits per query that Milvus returns."""
@@ -67,7 +67,7 @@ def check_arguments(
     :raises InputError: for an invalid argument.
     """
     single = isinstance(query, str) or query is None
-    queries = [check_query(query)] if single else check_documents(query, "queries")
+    queries = [check_text(query, "query")] if single else check_documents(query, "queries")
     keep, limit = check_top_k(top_k), check_count(candidates, "candidates")
     if limit > MAX_CANDIDATES:
         raise InputError(f"candidates must be at most {MAX_CANDIDATES}, Milvus' limit, got {limit}")

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, overload
 
 from milvus_rerank.concurrency import bounded, here, off_loop
 from milvus_rerank.errors import HitError, InputError, RerankError, StoppedError
-from milvus_rerank.hits import Candidates, Missing, check_missing, read_search_result
+from milvus_rerank.hits import MISSING, Candidates, Missing, read_search_result
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.custom import Scorer, wrap
 from milvus_rerank.results import RerankResult
@@ -74,7 +74,7 @@ class TwoStageSearch:
             raise InputError(f"first_stage must be Dense(...), FullText(...) or Hybrid(...), got {first_stage!r}")
         if not isinstance(text_field, str) or not text_field:
             raise InputError(f"text_field must be the name of a field, got {text_field!r}")
-        check_missing(missing)
+        check_choice(missing, "missing", MISSING)
         check_choice(on_rerank_error, "on_rerank_error", ("raise", "first_stage"))
         self.source = open_source(client, collection)
         self.reranker = wrap(reranker, type(reranker).__name__)

@@ -68,11 +68,11 @@ class EngineModel:
         order = np.concatenate([*positions, np.empty(0, dtype=np.intp)])
 
         def finish(logits: NDArray[np.float32], scale: Scale) -> list[float]:
-            values = self._scorer.finish(prepared, logits).values[order]
+            values = self._scorer.finish(prepared, logits)["value"][order]
             activations: dict[Scale, Activation] = {"raw": raw, "sigmoid": sigmoid, "model": self._scorer.activation}
             return [float(score) for score in activations[scale](values)]
 
-        return ModelRequest(prepared.rows, prepared.widths, int(prepared.tokens()[order].sum()), finish)
+        return ModelRequest(prepared.rows, prepared.widths, int(prepared.logits["tokens"][order].sum()), finish)
 
 
 @dataclass(eq=False, slots=True)

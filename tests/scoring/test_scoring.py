@@ -13,7 +13,7 @@ from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines import Batch, ConstantEngine
 from milvus_rerank.errors import InputError, OutOfMemoryError, ScoreError, StoppedError
 from milvus_rerank.reranker.local import EngineRerankFunction
-from milvus_rerank.scoring.batching import by_length, cut
+from milvus_rerank.scoring.batching import cut
 from milvus_rerank.scoring.pair_encoder import PairEncoder
 from milvus_rerank.scoring.scorer import PairScorer
 
@@ -59,10 +59,10 @@ def documents(count: int) -> list[str]:
 
 def test_batches_are_cut_by_tokens_padding_included() -> None:
     lengths = [3, 10, 4, 9, 1, 2]
-    assert by_length(lengths) == [1, 3, 2, 0, 5, 4]
-    assert cut(by_length(lengths), lengths, 12) == [[1], [3], [2, 0, 5], [4]]
-    assert cut(by_length(lengths), lengths, 20) == [[1, 3], [2, 0, 5, 4]]
-    assert cut(by_length(lengths), lengths, 5) == [[1], [3], [2], [0], [5, 4]]
+    assert cut(lengths, 100) == [[1, 3, 2, 0, 5, 4]]
+    assert cut(lengths, 12) == [[1], [3], [2, 0, 5], [4]]
+    assert cut(lengths, 20) == [[1, 3], [2, 0, 5, 4]]
+    assert cut(lengths, 5) == [[1], [3], [2], [0], [5, 4]]
 
 
 def test_no_batch_passes_the_budget_and_padding_stays_small(tokenizer: Any) -> None:
