@@ -122,8 +122,8 @@ def rank(scores: Sequence[float], top_k: int | None = None, threshold: float | N
 def check_scores(scores: Sequence[float], count: int, name: Callable[[int], str]) -> list[float]:
     """Return the scores as Python floats if there is a finite score for every document.
 
-    :param scores: the scores that a reranker returned.
-    :param count: the number of documents that the reranker got.
+    :param scores: a reranker's scores.
+    :param count: the number of documents.
     :param name: returns a document's name in an error from its position.
     :returns: the same scores.
     :raises ScoreError: for a wrong number of scores, or one that is NaN or infinite; the message names the document.
@@ -138,11 +138,7 @@ def check_scores(scores: Sequence[float], count: int, name: Callable[[int], str]
 
 
 def json_safe(value: Any) -> Any:
-    """Convert a value to JSON's types.
-
-    :param value: any value that a Milvus field can hold.
-    :returns: dicts, lists, strings, finite numbers, booleans and None.
-    """
+    """Return any value of a Milvus field as dicts, lists, strings, finite numbers, booleans and None."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has neither NaN nor infinity
     if value is None or isinstance(value, (str, bool, int, float)):

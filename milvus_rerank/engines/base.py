@@ -63,21 +63,15 @@ class Engine(Protocol):
 
 
 def check_inputs(names: Iterable[str], path: Path) -> frozenset[str]:
-    """Return the names of a graph's inputs.
-
-    :param names: the names of the graph's inputs.
-    :param path: the graph's file, for the message.
-    :returns: the same names.
-    :raises ModelError: if a tokenizer does not provide one of the inputs.
-    """
-    found = frozenset(names)
-    unknown = sorted(found - {"input_ids", "attention_mask", "token_type_ids"})
+    """Return the names of the inputs of the graph in a file; raise ModelError if a tokenizer does not provide one."""
+    inputs = frozenset(names)
+    unknown = sorted(inputs - {"input_ids", "attention_mask", "token_type_ids"})
     if unknown:
         raise ModelError(
             f"{path} takes the inputs {', '.join(map(repr, unknown))}; "
             "expected 'input_ids', 'attention_mask' and perhaps 'token_type_ids'"
         )
-    return found
+    return inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +87,13 @@ class Label:
     odds: bool = False
 
     def pick(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return one logit per pair.
-
-        :param logits: the logits of all labels, float32, shape ``(pairs, labels)``.
-        :returns: the logits of the label, shape ``(pairs,)``.
-        """
-        own = logits[:, self.index]
+        """Return the label's logits, shape ``(pairs,)``, from those of all labels, shape ``(pairs, labels)``."""
+        label_logits = logits[:, self.index]
         if not self.odds:
-            return np.ascontiguousarray(own)
+            return np.ascontiguousarray(label_logits)
         others = np.delete(logits, self.index, axis=1)
-        most = others.max(axis=1)
-        odds: NDArray[np.float32] = own - most - np.log(np.exp(others - most[:, None]).sum(axis=1))
+        largest = others.max(axis=1)
+        odds: NDArray[np.float32] = label_logits - largest - np.log(np.exp(others - largest[:, None]).sum(axis=1))
         return odds
 
 
@@ -125,12 +115,7 @@ def as_logits(output: NDArray[Any], pairs: int, model: object, label: Label | No
 
 
 def pick_inputs(batch: Batch, names: frozenset[str]) -> dict[str, NDArray[np.int64]]:
-    """Return the inputs of a graph from a batch.
-
-    :param batch: the padded pairs.
-    :param names: the names of the graph's inputs.
-    :returns: arrays by input name; zeros for token types that the graph takes and the tokenizer does not make.
-    """
+    """Return a graph's inputs by name; zeros for token types that the graph takes and the tokenizer does not make."""
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if "token_type_ids" in names:
         types = batch.token_type_ids

@@ -51,20 +51,20 @@ class NextToken:
         """Run the model and return one logit per pair, float32."""
         # A pair of two empty texts may have zero tokens; it is read as a single padding token.
         lengths = np.maximum(batch.attention_mask.sum(axis=1), 1)
-        given = batch.input_ids if batch.input_ids.shape[1] else np.zeros((len(lengths), 1), dtype=np.int64)
+        input_ids = batch.input_ids if batch.input_ids.shape[1] else np.zeros((len(lengths), 1), dtype=np.int64)
         shared = self._shared(batch, lengths)
         width = int(lengths.max()) - shared
         ids = np.zeros((len(lengths), width), dtype=np.int64)
         mask = np.ones((len(lengths), shared + width), dtype=np.int64)
         for row, length in enumerate((lengths - shared).tolist()):  # on the left: the last column holds all last tokens
-            ids[row, width - length :] = given[row, shared : shared + length]
+            ids[row, width - length :] = input_ids[row, shared : shared + length]
             mask[row, shared : shared + width - length] = 0
         inputs: dict[str, Any] = {"input_ids": to_device(ids), "attention_mask": to_device(mask)}
         if self._positions:
-            places = np.arange(width) + lengths[:, None] - width
-            inputs["position_ids"] = to_device(np.maximum(places, shared))
+            positions = np.arange(width) + lengths[:, None] - width
+            inputs["position_ids"] = to_device(np.maximum(positions, shared))
         if shared:
-            inputs[self._cache_name] = self._beginning(model, given[:1, :shared], len(lengths), to_device)
+            inputs[self._cache_name] = self._beginning(model, input_ids[:1, :shared], len(lengths), to_device)
         try:
             logits: torch.Tensor = model(**inputs, use_cache=bool(shared), **self._options).logits[:, -1]
         except RuntimeError:  # if memory ran out, the kept keys and values would make it worse
@@ -80,14 +80,14 @@ class NextToken:
         if self._window is not None and self._window < batch.input_ids.shape[1]:
             return 0  # the padding between the shared tokens and the rest of a row would count as distance
         # At most up to the document: beginnings that documents share by chance change from batch to batch.
-        most = min(int(batch.bounds[:, 0].min()), int(lengths.min()) - 1)
+        limit = min(int(batch.bounds[:, 0].min()), int(lengths.min()) - 1)
         if len(lengths) == 1:  # long documents come one by one: the second of them fills the cache for the rest
-            key = batch.input_ids[:1, : max(0, most)].tobytes()
+            key = batch.input_ids[:1, : max(0, limit)].tobytes()
             known = key in (self._last, b"" if self._kept is None else self._kept[0])
             self._last = key
-            return most if known and most >= MIN_SHARED else 0
-        same = (batch.input_ids[:, :most] == batch.input_ids[0, :most]).all(axis=0)
-        shared = most if same.all() else int(np.argmin(same))
+            return limit if known and limit >= MIN_SHARED else 0
+        same = (batch.input_ids[:, :limit] == batch.input_ids[0, :limit]).all(axis=0)
+        shared = limit if same.all() else int(np.argmin(same))
         return shared if shared * (len(lengths) - 1) >= MIN_SHARED else 0
 
     def _beginning(self, model: Any, ids: NDArray[np.int64], rows: int, to_device: "ToDevice") -> Any:

@@ -25,11 +25,7 @@ class ConstantEngine:
         self._logit = logit
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the logits of a batch.
-
-        :param batch: the padded pairs.
-        :returns: float32, shape ``(pairs,)``.
-        """
+        """Return the logits of a batch, float32, shape ``(pairs,)``."""
         if callable(self._logit):
             return np.asarray(self._logit(batch), dtype=np.float32)
         return np.full(len(batch.input_ids), self._logit, dtype=np.float32)

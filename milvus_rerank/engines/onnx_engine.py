@@ -45,15 +45,10 @@ class OnnxEngine:
         except Exception as error:  # onnxruntime's error classes share only the base Exception
             raise ModelError(f"ONNX Runtime cannot read {path}: {error}") from error
         self._path = path
-        self._inputs = check_inputs((given.name for given in self._session.get_inputs()), path)
+        self._inputs = check_inputs((port.name for port in self._session.get_inputs()), path)
         self._output = self._session.get_outputs()[0].name
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
-        """Run one forward pass.
-
-        :param batch: the padded pairs.
-        :returns: raw logits, shape ``(pairs,)``.
-        :raises ModelError: if the output of the graph has another shape.
-        """
+        """Run one forward pass, as :meth:`milvus_rerank.engines.base.Engine.logits` says."""
         logits = self._session.run([self._output], pick_inputs(batch, self._inputs))[0]
         return as_logits(logits, len(batch.input_ids), self._path, self._label)

@@ -58,12 +58,7 @@ class OpenVINOEngine:
         self._local = threading.local()
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
-        """Run one forward pass.
-
-        :param batch: the padded pairs.
-        :returns: raw logits, shape ``(pairs,)``.
-        :raises ModelError: if the output of the graph has another shape.
-        """
+        """Run one forward pass, as :meth:`milvus_rerank.engines.base.Engine.logits` says."""
         request: Any = getattr(self._local, "request", None)
         if request is None:  # a request holds the memory of a call: threads must not share it
             request = self._local.request = self._compiled.create_infer_request()

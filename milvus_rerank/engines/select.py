@@ -55,10 +55,10 @@ def choose_device(device: str | None, engine: str) -> str:
     require_engine("torch")
     from milvus_rerank.engines.torch_engine import pick_device
 
-    picked = pick_device(device)
-    if picked != "cpu" and engine in ("onnx", "openvino"):
+    available = pick_device(device)
+    if available != "cpu" and engine in ("onnx", "openvino"):
         raise InputError(f"engine {engine!r} runs on the CPU; with device={device!r} use engine='torch' or 'auto'")
-    return picked
+    return available
 
 
 def choose_dtype(dtype: str, engine: str, device: str, has_bfloat16: Callable[[], bool]) -> str:

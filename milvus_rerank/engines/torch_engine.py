@@ -72,12 +72,7 @@ class TorchEngine:
         self.dtype = dtype
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
-        """Run one forward pass. Logits are float32 for weights of any dtype, so that a later sigmoid makes no ties.
-
-        :param batch: the padded pairs.
-        :returns: raw logits, shape ``(pairs,)``.
-        :raises OutOfMemoryError: if torch cannot allocate the memory for the batch.
-        """
+        """Run one forward pass. Logits are float32 for weights of any dtype, so that a later sigmoid makes no ties."""
         try:
             with self._turn, torch.inference_mode():
                 output = self._forward(self._model, batch, self._to_device).float().cpu().numpy()
@@ -99,11 +94,7 @@ class TorchEngine:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether torch failed from a lack of memory.
-
-    :param error: the error that torch raised.
-    :returns: True for failures of its CUDA, MPS and CPU allocators.
-    """
+    """Return True for errors of torch's CUDA, MPS and CPU allocators."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
@@ -159,18 +150,14 @@ def torch_activation(name: str) -> "Callable[[NDArray[np.float32]], NDArray[np.f
 
 
 def on_numpy(function: "Callable[[Any], Any]") -> "Callable[[NDArray[np.float32]], NDArray[np.float32]]":
-    """Return a function on torch tensors as a function on numpy arrays.
-
-    :param function: takes a float32 tensor of shape ``(pairs,)`` and returns a tensor of the same shape.
-    :returns: the same function on arrays.
-    """
+    """Return a function on float32 tensors of shape ``(pairs,)`` as a function on numpy arrays."""
 
     def apply(logits: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
             scores = function(torch.from_numpy(logits))
         if not isinstance(scores, torch.Tensor) or scores.shape != logits.shape:
-            given = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-            raise ScoreError(f"the activation must return a tensor of shape {logits.shape}, got {given}")
+            returned = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+            raise ScoreError(f"the activation must return a tensor of shape {logits.shape}, got {returned}")
         return scores.float().numpy()
 
     return apply
@@ -178,7 +165,7 @@ def on_numpy(function: "Callable[[Any], Any]") -> "Callable[[NDArray[np.float32]
 
 def _devices() -> str:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    found = ["cpu", *(f"cuda:{index}" for index in range(count))]
+    devices = ["cpu", *(f"cuda:{index}" for index in range(count))]
     if torch.backends.mps.is_available():
-        found.append("mps")
-    return f"This machine has: {', '.join(found)} (torch {torch.__version__})"
+        devices.append("mps")
+    return f"This machine has: {', '.join(devices)} (torch {torch.__version__})"

@@ -1,4 +1,4 @@
-"""BaseRerankFunction: everything a reranker offers, on top of one method that scores."""
+"""BaseRerankFunction: all methods of a reranker, on top of one method that scores."""
 
 import asyncio
 import threading
@@ -13,28 +13,28 @@ from milvus_rerank.scoring import Request
 
 
 class BaseRerankFunction(ABC):
-    """Rerank texts and Milvus hits. A subclass writes :meth:`score_requests`, a plugin any ``score(query, texts)``."""
+    """Rerank texts and Milvus hits. A subclass implements :meth:`score_requests`."""
 
     pointwise = True
-    """Whether a document gets the same score whatever stands beside it. If not, a server must not share its batches."""
+    """Whether a document's score is independent of the other documents. If not, a server must not share its batches."""
 
     @abstractmethod
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
         """Score the documents of several queries in one pass.
 
-        :param requests: checked queries, each with its documents; either may be empty.
-        :param stop: set when the caller no longer waits; look at it between batches and raise ``StoppedError``.
-        :returns: one list per request, one score per document, in input order, larger is better.
+        :param requests: checked queries, each with its documents; a text may be empty.
+        :param stop: set when the caller no longer waits; check it between batches and raise ``StoppedError``.
+        :returns: one list per request: a score per document, in input order, larger is better.
         """
 
     def score_documents(
         self, requests: Sequence[Request], top_k: int | None, stop: threading.Event
     ) -> list[DocumentScores]:
-        """Score documents, and say more than scores where the reranker knows more: spans, stages of a cascade.
+        """Score documents, with spans or stages if the reranker has them.
 
-        :param requests: checked queries, each with its documents, none empty.
-        :param top_k: how many documents of each query are wanted; None for all. A reranker that can tell which ones are
-            out of reach may give those a rough score, as long as it is lower.
+        :param requests: checked queries, each with at least one document.
+        :param top_k: the number of best documents of each query that need exact scores; None for all. The others may
+            get a rough score, if it is lower.
         :param stop: as for :meth:`score_requests`.
         :returns: one value per request.
         """
@@ -47,8 +47,8 @@ class BaseRerankFunction(ABC):
 
         :param query: the query.
         :param documents: the texts to rerank.
-        :param top_k: how many results to return; 0 or None for all.
-        :param threshold: keep only scores of at least this.
+        :param top_k: the most results to return; 0 or None for all.
+        :param threshold: the least score to return.
         :returns: results, best first; empty if there are no documents.
         :raises InputError: for a query, document or option that cannot be used.
         """
@@ -56,23 +56,12 @@ class BaseRerankFunction(ABC):
         return results(checked, self._score(checked))[0]
 
     def score(self, query: str, documents: Sequence[str]) -> list[float]:
-        """Score documents for one query.
-
-        :param query: the query.
-        :param documents: the texts to score.
-        :returns: one score per document, in input order.
-        :raises InputError: for a query or document that cannot be used.
-        """
+        """Return one score per document, in input order; raise InputError as a call does."""
         checked = check_texts([query], [documents], only_scores=True)
         return self._score(checked)[0].flat()
 
     def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[float]:
-        """Score pairs of query and document.
-
-        :param pairs: tuples ``(query, document)``; queries may repeat and mix.
-        :returns: one score per pair, in input order.
-        :raises InputError: for something that is no pair of strings.
-        """
+        """Return one score per ``(query, document)`` pair, in input order; raise InputError for any other item."""
         checked = check_pairs(pairs)
         return pair_scores(checked, self._score(checked))
 
@@ -87,8 +76,8 @@ class BaseRerankFunction(ABC):
 
         :param queries: the queries.
         :param documents: one list of texts per query.
-        :param top_k: how many results to return for each query; 0 or None for all.
-        :param threshold: keep only scores of at least this.
+        :param top_k: the most results to return for each query; 0 or None for all.
+        :param threshold: the least score to return.
         :returns: one list of results per query, best first.
         :raises InputError: for a query, document or option that cannot be used, or lists of different lengths.
         """
@@ -109,13 +98,13 @@ class BaseRerankFunction(ABC):
         """Rerank one query's hits of a Milvus search.
 
         :param query: the query.
-        :param hits: hits of any form that pymilvus returns, or plain dicts; or a search result with one list of them.
+        :param hits: hits in any form that pymilvus returns, or plain dicts; or a search result with one list of them.
         :param text_field: the field that holds the text.
-        :param top_k: how many results to return; None or 0 for all.
-        :param threshold: keep only scores of at least this; hits without a score are then dropped.
-        :param missing: what to do with a hit whose text is absent or null: ``error``, ``skip`` it, or put it ``last``
-            with ``score=None``.
-        :param id_field: the primary key's name in plain dicts, where they do not say it; None guesses ``id`` or ``pk``.
+        :param top_k: the most results to return; None or 0 for all.
+        :param threshold: the least score to return; hits without a score are then dropped.
+        :param missing: for a hit whose text is absent or null: ``error``, ``skip`` it, or put it ``last`` with
+            ``score=None``.
+        :param id_field: the primary key's name, if plain dicts do not show it; None takes ``id`` or ``pk``.
         :returns: results with ``id``, ``distance`` and ``entity`` of each hit, best first; ``index`` is its position.
         :raises HitError: if a hit has no text; the message names the field, the hit and the fields it has.
         :raises InputError: for a query or option that cannot be used.
@@ -137,15 +126,13 @@ class BaseRerankFunction(ABC):
         """Rerank the hits of many queries in one pass.
 
         :param queries: the queries of the search, in its order.
-        :param result: what the search returned: one list of hits per query.
-        :param text_field: as in :meth:`rerank_hits`, like all that follow.
-        :param top_k: how many results to return for each query.
-        :param threshold: the least score.
-        :param missing: what to do with a hit without text.
-        :param id_field: the primary key's name in plain dicts.
+        :param result: the result of the search: one list of hits per query.
+        :param text_field: as in :meth:`rerank_hits`, like the following parameters and errors.
+        :param top_k: the most results to return for each query.
+        :param threshold: the least score to return.
+        :param missing: for a hit whose text is absent or null.
+        :param id_field: the primary key's name.
         :returns: one list of results per query, best first.
-        :raises HitError: if a hit has no text.
-        :raises InputError: for a query or option that cannot be used, or if there is not one list of hits per query.
         """
         checked = check_hits(queries, result, text_field, top_k, threshold, missing, id_field, many=True)
         return results(checked, self._score(checked))

@@ -34,21 +34,17 @@ class BGERerankFunction(EngineRerankFunction):
     :param prompt: the question to a language model after the document; None for the model's default.
     :param flag: the instructions before queries and documents, and the layers of layerwise and lightweight models, as
         :class:`~milvus_rerank.loading.options.FlagOptions`.
-    :param long: for documents too long for the model: ``truncate``, or ``chunk`` to score them in windows, as for
-        :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction`.
-    :param engine: ``torch``, ``onnx`` or ``openvino``; ``auto`` takes the fastest installed engine that can run the
-        model on the device. ``repr`` shows the engine.
-    :param dtype: ``float32``, ``bfloat16``, ``float16``, ``int8`` or ``auto``, as for
-        :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction`; None follows ``use_fp16``.
-    :param threads: the most CPU threads of a forward pass; None for the CPUs this process may use.
+    :param long: for documents too long for the model: ``truncate``, or ``chunk`` to score them in windows; this and the
+        following parameters are those of :class:`~milvus_rerank.reranker.cross_encoder.CrossEncoderRerankFunction`.
+    :param engine: ``auto``, ``torch``, ``onnx`` or ``openvino``.
+    :param dtype: the precision; None follows ``use_fp16``.
+    :param threads: the most CPU threads of a forward pass.
     :param local_files_only: never use the network.
     :param trust_remote_code: run Python code that comes with the model.
     :param show_progress: show progress bars for loading and scoring on stderr.
-    :param score_cache: the number of scores (query, document) to cache, about 400 bytes each, or a
-        :class:`~milvus_rerank.scoring.caches.ScoreCache` that several rerankers share; 0 for no cache.
-    :param hub: the revision and the cache folder, as :class:`~milvus_rerank.loading.options.HubOptions`.
-    :param batching: the token budget of a batch and the size of the token cache, as
-        :class:`~milvus_rerank.loading.options.BatchOptions`.
+    :param score_cache: the number of scores to cache, or a shared cache; 0 for no cache.
+    :param hub: the revision and the cache folder.
+    :param batching: the token budget of a batch and the size of the token cache.
     :raises InputError: for an option that cannot be used.
     :raises ModelError: if the model cannot be found, read or used for reranking.
     :raises DeviceError: if the machine does not have the device.

@@ -35,12 +35,12 @@ class PluginRerankFunction(BaseRerankFunction):
         scores = []
         for query, documents in requests:
             check_stop(stop)
-            made = self.scorer.score(query, list(documents))
+            answer = self.scorer.score(query, list(documents))
             try:
-                scores.append([float(score) for score in made])
+                scores.append([float(score) for score in answer])
             except (TypeError, ValueError) as error:
                 raise ScoreError(
-                    f"reranker {self.name!r} must return one number per document, got {str(made)[:60]}: {error}"
+                    f"reranker {self.name!r} must return one number per document, got {str(answer)[:60]}: {error}"
                 ) from error
         return scores
 
@@ -48,16 +48,18 @@ class PluginRerankFunction(BaseRerankFunction):
         return f"PluginRerankFunction({self.scorer!r}, {self.name!r})"
 
 
-def wrap(made: Any, name: str) -> BaseRerankFunction:
+def wrap(reranker: Any, name: str) -> BaseRerankFunction:
     """Return a plugin's object as a rerank function.
 
-    :param made: a rerank function, or any object with ``score(query, texts)``.
+    :param reranker: a rerank function, or any object with ``score(query, texts)``.
     :param name: the plugin's name.
     :returns: the object, or a wrapper around it.
     :raises RegistryError: if the object has no ``score`` method.
     """
-    if isinstance(made, BaseRerankFunction):
-        return made
-    if not callable(getattr(made, "score", None)):
-        raise RegistryError(f"reranker {name!r} made a {type(made).__name__}, which has no method score(query, texts)")
-    return PluginRerankFunction(made, name)
+    if isinstance(reranker, BaseRerankFunction):
+        return reranker
+    if not callable(getattr(reranker, "score", None)):
+        raise RegistryError(
+            f"reranker {name!r} made a {type(reranker).__name__}, which has no method score(query, texts)"
+        )
+    return PluginRerankFunction(reranker, name)

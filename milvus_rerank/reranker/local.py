@@ -1,4 +1,4 @@
-"""EngineRerankFunction: rerank with a scorer, whatever engine runs its model."""
+"""EngineRerankFunction: rerank with a model that an engine runs in this process."""
 
 import threading
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from milvus_rerank.scoring.scorer import PairScorer
 
 
 class EngineRerankFunction(BaseRerankFunction):
-    """Rerank with a ready scorer; the named classes load one.
+    """Rerank with a ready scorer; subclasses load one.
 
-    :param scorer: encoder and engine of a model.
-    :param model_name: what to call it.
+    :param scorer: the encoder and engine of a model.
+    :param model_name: the model's name in ``repr``.
     """
 
     def __init__(self, scorer: PairScorer, *, model_name: str) -> None:
@@ -28,12 +28,12 @@ class EngineRerankFunction(BaseRerankFunction):
     def score_documents(
         self, requests: Sequence[Request], top_k: int | None, stop: threading.Event
     ) -> list[DocumentScores]:
-        """Score all; say which windows of long documents counted."""
+        """Score all documents; add the windows of long documents that have the scores."""
         logits = self.scorer.logits(requests, stop)
         scores = [DocumentScores(numbers) for numbers in self.scorer.activate(logits)]
         if self.scorer.chunks is None:
             return scores
-        # Where a window lies in its text takes another tokenisation: only for what the caller gets to see.
+        # Spans need another tokenisation: only for documents that the caller gets.
         return [
             replace(query, spans=self.scorer.spans(request, query_logits, query.rank(top_k), stop))
             for query, request, query_logits in zip(scores, requests, logits, strict=True)
@@ -41,7 +41,7 @@ class EngineRerankFunction(BaseRerankFunction):
 
     @property
     def device(self) -> str:
-        """The device the model runs on, such as ``cpu`` or ``cuda:0``."""
+        """Device of the model, such as ``cpu`` or ``cuda:0``."""
         return self.scorer.engine.device
 
     def __repr__(self) -> str:

@@ -41,9 +41,9 @@ class TokenCache:
         :param ids: the token ids of each text, which the caller must not change.
         """
         with self._lock:
-            for text, own in zip(texts, ids, strict=True):
-                if max(1, len(own)) <= self.max_tokens:
-                    self._ids[text] = own
+            for text, text_ids in zip(texts, ids, strict=True):
+                if max(1, len(text_ids)) <= self.max_tokens:
+                    self._ids[text] = text_ids
 
 
 class CachedScore(NamedTuple):
@@ -76,19 +76,14 @@ class ScoreCache:
         self.misses = 0
 
     def get(self, settings: Hashable, pairs: Sequence[tuple[str, str]]) -> list[CachedScore | None]:
-        """Return the cached result of each pair, None for pairs that are not in the cache.
-
-        :param settings: the model and everything else that logits depend on.
-        :param pairs: queries and documents.
-        :returns: one entry per pair.
-        """
+        """Return the cached result of each pair, None for pairs that are not in the cache; ``settings`` as in put."""
         keys = [_digest(pair) for pair in pairs]
         with self._lock:
-            found = [self._scores.get((settings, key)) for key in keys]
-            known = sum(score is not None for score in found)
-            self.hits += known
-            self.misses += len(found) - known
-        return found
+            scores = [self._scores.get((settings, key)) for key in keys]
+            hits = sum(score is not None for score in scores)
+            self.hits += hits
+            self.misses += len(scores) - hits
+        return scores
 
     def put(self, settings: Hashable, pairs: Sequence[tuple[str, str]], scores: Sequence[CachedScore]) -> None:
         """Store the results of pairs.

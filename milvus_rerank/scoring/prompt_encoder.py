@@ -82,8 +82,8 @@ class PromptEncoder(TokenizingEncoder):
                 f"use at least {fixed + 2}"
             )
         # A query that takes all the room would give every document the same score.
-        most = max(1, (max_length - fixed) * 3 // 4)
-        self._query_max_length = most if query_max_length is None else min(query_max_length, most)
+        limit = max(1, (max_length - fixed) * 3 // 4)
+        self._query_max_length = limit if query_max_length is None else min(query_max_length, limit)
 
     def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None) -> list[Prompt]:
         """Return pairs of texts as prompts."""
