@@ -57,10 +57,7 @@ class SearchAnswer(Sequence[RerankResult]):
         return len(self.results)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer as JSON-safe Python values.
-
-        :returns: a dict of ``query, results, reranked, error`` (its type and message, or None) and ``timings``.
-        """
+        """Return the answer as JSON-safe Python values; ``error`` becomes its type and message."""
         return {
             "query": self.query,
             "results": [result.to_dict() for result in self.results],
@@ -87,5 +84,4 @@ class Stopwatch:
     def timings(self) -> Timings:
         """End the last stage, and return the seconds of each stage."""
         self.lap()
-        embed, search, rerank = (end - start for start, end in pairwise(self._laps))
-        return Timings(embed, search, rerank)
+        return Timings(*(end - start for start, end in pairwise(self._laps)))

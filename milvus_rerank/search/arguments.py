@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.search.first_stage import Vector, check_vectors
@@ -15,20 +15,22 @@ MAX_TIMEOUT = 86400
 """The longest timeout in seconds; gRPC fails on deadlines beyond the range of its clock."""
 
 
+class SearchOptions(TypedDict, total=False):
+    """Keyword arguments of :meth:`TwoStageSearch.__call__`, which documents them."""
+
+    top_k: int | None
+    candidates: int
+    threshold: float | None
+    filter: str
+    partitions: Sequence[str] | None
+    output_fields: Sequence[str] | None
+    vectors: Any
+    timeout: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class SearchArguments:
-    """Checked arguments of one search.
-
-    :param queries: the queries.
-    :param top_k: the number of results per query; None for all candidates.
-    :param candidates: the most hits per query that the first stage returns.
-    :param threshold: the lowest score to return; None for no limit.
-    :param filter: Milvus' boolean expression; "" for no filter.
-    :param partitions: names of partitions; None for all.
-    :param output_fields: fields to return in addition to the text field.
-    :param vectors: precomputed vectors, one per query; None to embed the queries.
-    :param timeout: seconds to wait for Milvus; None to wait without limit.
-    """
+    """Checked arguments of :meth:`TwoStageSearch.__call__`, which documents them; ``top_k`` is None for all."""
 
     queries: list[str]
     top_k: int | None
@@ -52,20 +54,7 @@ def check_arguments(
     vectors: Any,
     timeout: float | None,
 ) -> SearchArguments:
-    """Check the arguments of a search and convert them to one form.
-
-    :param query: one query or a list of queries.
-    :param top_k: as in :class:`SearchArguments`, like all the following; 0 means all.
-    :param candidates: at least ``top_k``.
-    :param threshold: a number or None.
-    :param filter: a string.
-    :param partitions: strings, or None.
-    :param output_fields: strings, or None.
-    :param vectors: in any form that :func:`check_vectors` reads, or None.
-    :param timeout: a positive number, or None.
-    :returns: the arguments.
-    :raises InputError: for an invalid argument.
-    """
+    """Return the arguments of a search in one form; raise an ``InputError`` that names a wrong one."""
     single = isinstance(query, str) or query is None
     queries = [check_text(query, "query")] if single else check_documents(query, "queries")
     keep, limit = check_top_k(top_k), check_count(candidates, "candidates")
@@ -93,7 +82,7 @@ def _check_timeout(timeout: object) -> float | None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= MAX_TIMEOUT:
         raise InputError(
-            f"timeout must be a positive number of seconds up to {MAX_TIMEOUT} (a day), or None to wait on, "
+            f"timeout must be a positive number of seconds up to {MAX_TIMEOUT} (a day), or None to wait without limit; "
             f"got {timeout!r}"
         )
     return timeout

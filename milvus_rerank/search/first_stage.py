@@ -62,11 +62,15 @@ class Hybrid:
             if not isinstance(search, (Dense, FullText)):
                 raise InputError(f"searches[{index}] must be Dense(...) or FullText(...), got {search!r}")
         if len(searches) < 2:
-            raise InputError(f"Hybrid fuses at least two searches, got {len(searches)}; pass one as it is")
+            raise InputError(
+                f"Hybrid fuses at least two searches, got {len(searches)}; pass a single search as first_stage"
+            )
         if not isinstance(self.fusion, (RRF, Weighted)):
             raise InputError(f"fusion must be RRF(...) or Weighted(...), got {self.fusion!r}")
         if isinstance(self.fusion, Weighted) and len(self.fusion.weights) != len(searches):
-            raise InputError(f"Weighted has {len(self.fusion.weights)} weights for {len(searches)} searches")
+            raise InputError(
+                f"Weighted needs one weight per search: expected {len(searches)}, got {len(self.fusion.weights)}"
+            )
         object.__setattr__(self, "searches", tuple(searches))
 
 
@@ -74,11 +78,7 @@ FirstStage: TypeAlias = Dense | FullText | Hybrid
 
 
 def searches_of(stage: FirstStage) -> tuple[Dense | FullText, ...]:
-    """Return the searches of a first stage.
-
-    :param stage: the first stage.
-    :returns: the one search, or all searches of a :class:`Hybrid`.
-    """
+    """Return the single search of a first stage, or all searches of a :class:`Hybrid`."""
     return tuple(stage.searches) if isinstance(stage, Hybrid) else (stage,)
 
 
@@ -94,7 +94,7 @@ def check_vectors(vectors: object, count: int, name: str) -> list[Vector]:
     if isinstance(vectors, Mapping):
         raise InputError(
             f"{name} must be one vector per query, got a mapping with the keys {sorted(map(str, vectors))[:5]}; "
-            f"take one of them"
+            f"pass one of its values"
         )
     rows = _sparse_rows(vectors) if hasattr(vectors, "tocsr") else check_list(vectors, name, "vectors")
     if len(rows) != count:
@@ -110,13 +110,15 @@ def _vector(row: Any, name: str) -> Vector:
     # numpy arrays of any dtype and torch tensors have tolist; pymilvus would send float16 as another vector type.
     items = row.tolist() if hasattr(row, "tolist") else row
     if not isinstance(items, (list, tuple)):
-        raise InputError(f"{name} must be a vector, got {type(row).__name__}; a vector stands in a list: [vector]")
+        raise InputError(
+            f"{name} must be a vector, got {type(row).__name__}; put a single vector into a list: [vector]"
+        )
     for item in items:
         if isinstance(item, bool) or not hasattr(item, "__float__"):
             raise InputError(f"{name} must hold numbers, got {type(item).__name__}")
     numbers = [float(item) for item in items]
     if not all(map(math.isfinite, numbers)):
-        raise InputError(f"{name} holds NaN or an infinite number; Milvus would find anything with it")
+        raise InputError(f"{name} must hold finite numbers, got NaN or infinity; Milvus would return arbitrary hits")
     return numbers
 
 

@@ -18,13 +18,7 @@ _CLOSED = ("create connection first", "session is closed", "closed channel", "ch
 class SearchRequest:
     """Arguments of one search call to Milvus, independent of the client.
 
-    :param stage: the first stage.
-    :param data: for each search of the stage, one vector or text per query.
-    :param limit: the most hits per query.
-    :param output_fields: the fields to return.
-    :param filter: Milvus' boolean expression; "" for no filter.
-    :param partitions: names of partitions; None for all.
-    :param timeout: seconds to wait; None to wait without limit.
+    ``data`` holds, for each search of the stage, one vector or text per query.
     """
 
     stage: FirstStage
@@ -60,11 +54,7 @@ class Source:
         return str(self.client.name) if self.collection is None else self.collection
 
     def search(self, request: SearchRequest) -> Callable[[], Any]:
-        """Return the call that runs the first stage.
-
-        :param request: the arguments of the search.
-        :returns: a function that returns a search result; a coroutine function if the client is asynchronous.
-        """
+        """Return the call that runs the first stage; it is a coroutine function if the client is asynchronous."""
         common = {
             "limit": request.limit,
             "output_fields": request.output_fields,
@@ -85,9 +75,7 @@ class Source:
     def describe(self, timeout: float | None) -> Callable[[], Any]:
         """Return the call that describes the collection.
 
-        :param timeout: seconds to wait.
-        :returns: a function that returns a dict with ``fields``, or an empty dict for a client that can only search,
-            such as a session; a coroutine function if the client is asynchronous.
+        It returns a dict with ``fields``, or an empty dict for a client that can only search, such as a session.
         """
         if self.collection is None:
             return partial(self.client.schema.to_dict)
@@ -97,32 +85,30 @@ class Source:
 
 
 def open_source(client: object, collection: str | None) -> Source:
-    """Check a client and a collection's name, and combine them.
-
-    :param client: a client, or an ORM collection; their attributes distinguish them, not their class.
-    :param collection: the collection's name; None for an ORM collection.
-    :returns: the client with its collection.
-    :raises InputError: if the client cannot search, or the collection is missing or ambiguous.
-    """
+    """Combine a client with a collection's name; the attributes of the client decide what it is, not its class."""
     if not all(callable(getattr(client, method, None)) for method in ("search", "hybrid_search")):
         raise InputError(
             f"client must be a MilvusClient, an AsyncMilvusClient or a Collection, got {type(client).__name__}"
         )
-    own = getattr(client, "name", None)  # only an ORM collection has a name
-    if not isinstance(own, str):
+    name = getattr(client, "name", None)  # only an ORM collection has a name
+    if not isinstance(name, str):
         if not isinstance(collection, str) or not collection:
-            raise InputError("name the collection to search: TwoStageSearch(client, 'docs', reranker=...)")
+            raise InputError(
+                f"collection must be a name, got {collection!r}; write TwoStageSearch(client, 'docs', reranker=...)"
+            )
         return Source(client, collection)
-    if collection not in (None, own):
-        raise InputError(f"the client is the collection {own!r} itself, got the name {collection!r} with it")
+    if collection not in (None, name):
+        raise InputError(
+            f"client is the ORM collection {name!r}, but collection is {collection!r}; leave out collection"
+        )
     return Source(client, None)
 
 
 def milvus_errors() -> tuple[type[Exception], ...]:
     """Return the exceptions that pymilvus raises when Milvus refuses, fails or does not answer.
 
-    :returns: exception types: pymilvus' own; gRPC's, because pymilvus passes on an exceeded deadline unchanged; those
-        that a channel raises after another thread has closed it; that of :func:`~milvus_rerank.concurrency.bounded`.
+    pymilvus passes on gRPC's exceptions for an exceeded deadline and for a channel that another thread has closed.
+    :func:`~milvus_rerank.concurrency.bounded` raises a ``TimeoutError``.
     """
     from grpc import RpcError, aio  # type: ignore[import-untyped]
     from pymilvus.exceptions import MilvusException
@@ -136,14 +122,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 def explain(error: Exception, source: Source, request: SearchRequest, schema: Mapping[str, Any] | None) -> SearchError:
-    """Return an error that holds the request, Milvus' message and, for known causes, the remedy.
-
-    :param error: the exception that pymilvus raised.
-    :param source: the collection of the search.
-    :param request: the arguments of the search.
-    :param schema: the collection's description; None if it is unknown.
-    :returns: the error to raise.
-    """
+    """Return an error with the request, Milvus' message and, for known causes or from the schema, the remedy."""
     advice = _known_advice(error, request.timeout)
     if advice is None:
         advice = _schema_advice(request, schema) if schema else ""
@@ -165,11 +144,7 @@ def _hybrid(request: SearchRequest, stage: Hybrid) -> tuple[list[Any], Any]:
 
 
 def message_of(error: Exception) -> str:
-    """Return the message of Milvus or gRPC without further details.
-
-    :param error: the exception that pymilvus raised.
-    :returns: the message alone; gRPC's errors print a whole page.
-    """
+    """Return the message of Milvus or gRPC alone: the text of gRPC's errors fills a page."""
     details = getattr(error, "details", None)
     text = details() if callable(details) else getattr(error, "message", "")
     return str(text or error or type(error).__name__)
@@ -181,13 +156,13 @@ def _known_advice(error: Exception, timeout: float | None) -> str | None:
     text = message_of(error).casefold()
     late = isinstance(error, TimeoutError) or state == "DEADLINE_EXCEEDED"
     if late or (state != "UNAVAILABLE" and "retry timeout" in text):
-        return f"It did not answer within {timeout} s; retry, or give it more time with timeout=..."
+        return f"It did not answer within {timeout} s; retry, or pass a longer timeout=..."
     if state == "UNAVAILABLE" or "fail connecting to server" in text:
-        return "Is the server running, and does the client's uri name it? Retry when it is back."
+        return "Is the server running, and does the client's uri name it?"
     if any(sign in text for sign in _CLOSED):
         return "The client is closed, or was opened in another event loop; open a new one."
     if code == 100 or "collection not found" in text:
-        return "client.list_collections() names those that exist."
+        return "To list the collections, call client.list_collections()."
     if code == 101 or "collection not loaded" in text:
         return "Load it first: client.load_collection(...)."
     return None
@@ -196,14 +171,13 @@ def _known_advice(error: Exception, timeout: float | None) -> str | None:
 def _schema_advice(request: SearchRequest, schema: Mapping[str, Any]) -> str:
     fields = {entry["name"]: entry for entry in schema.get("fields", ())}
     params = {name: entry.get("params") or {} for name, entry in fields.items()}
-    dims = {name: int(own["dim"]) for name, own in params.items() if "dim" in own}
+    dims = {name: int(field["dim"]) for name, field in params.items() if "dim" in field}
     for search, data in zip(searches_of(request.stage), request.data, strict=True):
         if search.field and search.field not in fields:
-            return f"There is no field {search.field!r}; the fields are {sorted(fields)}."
+            return f"The collection has no field {search.field!r}; its fields are {sorted(fields)}."
         field = search.field or next(iter(dims), "")
-        wrong = next(
-            (len(row) for row in data if isinstance(row, list) and len(row) != dims.get(field, len(row))), None
-        )
+        lengths = [len(row) for row in data if isinstance(row, list) and field in dims]
+        wrong = next((length for length in lengths if length != dims[field]), None)
         if wrong is not None:
             return (
                 f"The query vector has {wrong} dimensions, the field {field!r} has {dims[field]}; "
@@ -211,7 +185,7 @@ def _schema_advice(request: SearchRequest, schema: Mapping[str, Any]) -> str:
             )
     unknown = [name for name in request.output_fields if name not in fields and name != "*"]
     if unknown and not schema.get("enable_dynamic_field"):
-        return f"There is no field {unknown[0]!r}; the fields are {sorted(fields)}."
+        return f"The collection has no field {unknown[0]!r}; its fields are {sorted(fields)}."
     return ""
 
 

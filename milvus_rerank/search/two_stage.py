@@ -5,30 +5,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal, TypedDict, overload
+from typing import Any, Literal, TypeVar, overload
+
+from typing_extensions import Unpack
 
 from milvus_rerank.concurrency import bounded, here, off_loop
 from milvus_rerank.errors import HitError, InputError, RerankError, StoppedError
-from milvus_rerank.hits import MISSING, Candidates, Missing, read_search_result
+from milvus_rerank.hits import MISSING, Missing, read_search_result
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.custom import Scorer, wrap
 from milvus_rerank.results import RerankResult
 from milvus_rerank.search.answer import SearchAnswer, Stopwatch
-from milvus_rerank.search.arguments import SearchArguments, check_arguments
+from milvus_rerank.search.arguments import SearchArguments, SearchOptions, check_arguments
 from milvus_rerank.search.first_stage import Dense, Embed, FirstStage, FullText, Hybrid, check_vectors, searches_of
 from milvus_rerank.search.milvus import SearchRequest, explain, is_refusal, milvus_errors, open_source
 from milvus_rerank.validation import check_choice
 
 logger = logging.getLogger(__name__)
-
-
-class RerankOptions(TypedDict):
-    """Options that a search passes to its reranker."""
-
-    text_field: str
-    top_k: int | None
-    threshold: float | None
-    missing: Missing
+T = TypeVar("T")
 
 
 class TwoStageSearch:
@@ -87,33 +81,11 @@ class TwoStageSearch:
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is also a Sequence[str]; here it is one query
-        self,
-        query: str,
-        *,
-        top_k: int | None = ...,
-        candidates: int = ...,
-        threshold: float | None = ...,
-        filter: str = ...,
-        partitions: Sequence[str] | None = ...,
-        output_fields: Sequence[str] | None = ...,
-        vectors: Any = ...,
-        timeout: float | None = ...,
+        self, query: str, **options: Unpack[SearchOptions]
     ) -> SearchAnswer: ...
 
     @overload
-    def __call__(
-        self,
-        query: Sequence[str],
-        *,
-        top_k: int | None = ...,
-        candidates: int = ...,
-        threshold: float | None = ...,
-        filter: str = ...,
-        partitions: Sequence[str] | None = ...,
-        output_fields: Sequence[str] | None = ...,
-        vectors: Any = ...,
-        timeout: float | None = ...,
-    ) -> list[SearchAnswer]: ...
+    def __call__(self, query: Sequence[str], **options: Unpack[SearchOptions]) -> list[SearchAnswer]: ...
 
     def __call__(
         self,
@@ -158,8 +130,7 @@ class TwoStageSearch:
         clock.lap()
         error = None
         try:
-            options = self._rerank_options(arguments)
-            results = self.reranker.rerank_search_result(arguments.queries, hits, **options)
+            results = self._rerank(self.reranker.rerank_search_result, arguments, hits)
         except Exception as raised:  # a custom reranker may raise anything; on_rerank_error decides
             results, error = self._fall_back(raised, arguments, hits), raised
         answers = _answers(arguments, results, error, clock)
@@ -167,33 +138,11 @@ class TwoStageSearch:
 
     @overload
     async def asearch(  # type: ignore[overload-overlap]  # a str is also a Sequence[str]; here it is one query
-        self,
-        query: str,
-        *,
-        top_k: int | None = ...,
-        candidates: int = ...,
-        threshold: float | None = ...,
-        filter: str = ...,
-        partitions: Sequence[str] | None = ...,
-        output_fields: Sequence[str] | None = ...,
-        vectors: Any = ...,
-        timeout: float | None = ...,
+        self, query: str, **options: Unpack[SearchOptions]
     ) -> SearchAnswer: ...
 
     @overload
-    async def asearch(
-        self,
-        query: Sequence[str],
-        *,
-        top_k: int | None = ...,
-        candidates: int = ...,
-        threshold: float | None = ...,
-        filter: str = ...,
-        partitions: Sequence[str] | None = ...,
-        output_fields: Sequence[str] | None = ...,
-        vectors: Any = ...,
-        timeout: float | None = ...,
-    ) -> list[SearchAnswer]: ...
+    async def asearch(self, query: Sequence[str], **options: Unpack[SearchOptions]) -> list[SearchAnswer]: ...
 
     async def asearch(
         self,
@@ -225,9 +174,7 @@ class TwoStageSearch:
         clock.lap()
         error = None
         try:
-            results = await self.reranker.arerank_search_result(
-                arguments.queries, hits, **self._rerank_options(arguments)
-            )
+            results = await self._rerank(self.reranker.arerank_search_result, arguments, hits)
         except Exception as raised:  # a custom reranker may raise anything; on_rerank_error decides
             results, error = self._fall_back(raised, arguments, hits), raised
         answers = _answers(arguments, results, error, clock)
@@ -239,35 +186,38 @@ class TwoStageSearch:
             f"first_stage={self.first_stage!r}, text_field={self.text_field!r})"
         )
 
+    def _embedder(self, search: Dense | FullText, arguments: SearchArguments) -> Embed | None:
+        """Return the function that embeds the queries for a search; None if no embedding is needed."""
+        if isinstance(search, FullText) or (search.embed is None and arguments.vectors is not None):
+            return None
+        embed = search.embed or self.embed
+        if embed is None:
+            raise InputError(
+                "vector search needs query vectors; pass an embedder, TwoStageSearch(..., embed=...), or vectors, "
+                "search(query, vectors=[vector]); to search by BM25, pass first_stage=FullText(field)"
+            )
+        return embed
+
     def _embedders(self, arguments: SearchArguments) -> list[Embed]:
         """Return the distinct embedders of the first stage: searches with the same embedder share its vectors."""
         embedders: list[Embed] = []
         for search in searches_of(self.first_stage):
-            if isinstance(search, FullText) or (search.embed is None and arguments.vectors is not None):
-                continue
-            embed = search.embed or self.embed
-            if embed is None:
-                raise InputError(
-                    "vector search needs query vectors: pass an embedder, TwoStageSearch(..., embed=...), or ready "
-                    "ones, search(query, vectors=[vector]); for BM25, first_stage=FullText(field)"
-                )
-            if embed not in embedders:
+            embed = self._embedder(search, arguments)
+            if embed is not None and embed not in embedders:
                 embedders.append(embed)
         return embedders
 
     def _search_request(self, arguments: SearchArguments, embedded: Sequence[Any]) -> SearchRequest:
         """Return the arguments of the call to Milvus, given the output of each embedder of :meth:`_embedders`."""
+        embedders = self._embedders(arguments)
         vectors = [check_vectors(output, len(arguments.queries), "the embedder's vectors") for output in embedded]
-        by_embedder = list(zip(self._embedders(arguments), vectors, strict=True))
         data: list[list[Any]] = []
         for search in searches_of(self.first_stage):
-            if isinstance(search, FullText):
-                data.append(arguments.queries)
-            elif search.embed is None and arguments.vectors is not None:
-                data.append(arguments.vectors)
+            embed = self._embedder(search, arguments)
+            if embed is not None:
+                data.append(vectors[embedders.index(embed)])
             else:
-                wanted = search.embed or self.embed
-                data.append(next(vectors for embed, vectors in by_embedder if embed == wanted))
+                data.append(arguments.queries if isinstance(search, FullText) else arguments.vectors or [])
         return SearchRequest(
             stage=self.first_stage,
             data=tuple(data),
@@ -311,13 +261,16 @@ class TwoStageSearch:
         seconds = min(1.0, request.timeout or 1.0)
         return bounded(self.source.describe(seconds), seconds)
 
-    def _rerank_options(self, arguments: SearchArguments) -> RerankOptions:
-        return {
-            "text_field": self.text_field,
-            "top_k": arguments.top_k,
-            "threshold": arguments.threshold,
-            "missing": self.missing,
-        }
+    def _rerank(self, method: Callable[..., T], arguments: SearchArguments, hits: Any) -> T:
+        """Return the reranked hits of all queries, or an awaitable of them if the reranker's method is asynchronous."""
+        return method(
+            arguments.queries,
+            hits,
+            text_field=self.text_field,
+            top_k=arguments.top_k,
+            threshold=arguments.threshold,
+            missing=self.missing,
+        )
 
     def _fall_back(self, error: Exception, arguments: SearchArguments, hits: Any) -> list[list[RerankResult]]:
         """Return the first stage's order if the caller asked for it after such an error; else raise the error."""
@@ -326,7 +279,8 @@ class TwoStageSearch:
             raise error
         logger.warning("the reranker failed (%s: %s); returning the first stage's order", type(error).__name__, error)
         lists = read_search_result(hits, self.text_field, len(arguments.queries), missing=self.missing)
-        return [_first_stage_order(candidates)[: arguments.top_k] for candidates in lists]
+        ordered = [sorted((*hits.scored, *hits.unscored), key=lambda hit: hit.index) for hits in lists]
+        return [results[: arguments.top_k] for results in ordered]
 
 
 def _answers(
@@ -337,7 +291,3 @@ def _answers(
         SearchAnswer(query, tuple(ranked), error is None, error, timings)
         for query, ranked in zip(arguments.queries, results, strict=True)
     ]
-
-
-def _first_stage_order(candidates: Candidates) -> list[RerankResult]:
-    return sorted((*candidates.scored, *candidates.unscored), key=lambda hit: hit.index)

@@ -58,16 +58,19 @@ def search(**options: Any) -> Any:
         ({"filter": {"year": 2020}}, "filter must be a string such as 'year > 2020', got {'year': 2020}"),
         ({"partitions": "late"}, r"partitions must be a list of strings, got a single string; write \['late'\]"),
         ({"output_fields": "year"}, r"output_fields must be a list of strings, got a single string; write \['year'\]"),
-        ({"timeout": 0}, "timeout must be a positive number of seconds up to 86400 .a day., or None to wait on, got 0"),
+        (
+            {"timeout": 0},
+            "timeout must be a positive number of seconds up to 86400 .a day., or None to wait without limit; got 0",
+        ),
         (
             {"timeout": True},
-            "timeout must be a positive number of seconds up to 86400 .a day., or None to wait on, got True",
+            "timeout must be a positive number of seconds up to 86400 .a day., or None to wait without limit; got True",
         ),
         ({"timeout": float("inf")}, "timeout must be a positive number of seconds"),
         ({"vectors": [0.5, 0.5]}, "vectors must be one vector per query: expected 1, got 2"),
         (
             {"vectors": np.array([0.5])},
-            r"vectors\[0\] must be a vector, got float64; a vector stands in a list: \[vector\]",
+            r"vectors\[0\] must be a vector, got float64; put a single vector into a list: \[vector\]",
         ),
     ],
 )
@@ -105,9 +108,9 @@ def test_a_misspelt_option_is_a_type_error() -> None:
     ("client", "collection", "message"),
     [
         ("./milvus.db", "docs", "client must be a MilvusClient, an AsyncMilvusClient or a Collection, got str"),
-        (NoMilvus(), None, "name the collection to search: TwoStageSearch(client, 'docs', reranker=...)"),
-        (NoMilvus(), "", "name the collection to search: TwoStageSearch(client, 'docs', reranker=...)"),
-        (Named(), "other", "the client is the collection 'docs' itself, got the name 'other' with it"),
+        (NoMilvus(), None, "collection must be a name, got None; write TwoStageSearch(client, 'docs', reranker=...)"),
+        (NoMilvus(), "", "collection must be a name, got ''; write TwoStageSearch(client, 'docs', reranker=...)"),
+        (Named(), "other", "client is the ORM collection 'docs', but collection is 'other'; leave out collection"),
     ],
 )
 def test_client_and_collection_go_together(client: MilvusClient, collection: str, message: str) -> None:
@@ -127,11 +130,11 @@ def test_vector_search_without_vectors_says_what_to_pass(stage: FirstStage) -> N
     [
         ([[1.0]], "the embedder's vectors must be one vector per query: expected 2, got 1"),
         (None, "the embedder's vectors must be a list of vectors, got NoneType: None"),
-        ({"dense": [], "sparse": []}, "got a mapping with the keys ['dense', 'sparse']; take one of them"),
+        ({"dense": [], "sparse": []}, "got a mapping with the keys ['dense', 'sparse']; pass one of its values"),
         ([[1.0], ["one"]], "the embedder's vectors[1] must hold numbers, got str"),
         ([[1.0], [True]], "the embedder's vectors[1] must hold numbers, got bool"),
-        ([[1.0], [float("nan")]], "the embedder's vectors[1] holds NaN or an infinite number"),
-        (np.array([[1.0], [np.inf]], dtype=np.float16), "the embedder's vectors[1] holds NaN or an infinite number"),
+        ([[1.0], [float("nan")]], "the embedder's vectors[1] must hold finite numbers"),
+        (np.array([[1.0], [np.inf]], dtype=np.float16), "the embedder's vectors[1] must hold finite numbers"),
     ],
 )
 def test_an_embedder_that_gives_no_vectors_is_named(vectors: Any, message: str) -> None:
@@ -162,9 +165,15 @@ def test_vectors_become_what_pymilvus_takes() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Hybrid((Dense("a"),)), "Hybrid fuses at least two searches, got 1; pass one as it is"),
+        (
+            lambda: Hybrid((Dense("a"),)),
+            "Hybrid fuses at least two searches, got 1; pass a single search as first_stage",
+        ),
         (lambda: Hybrid(wrong(("a", "b"))), "searches[0] must be Dense(...) or FullText(...), got 'a'"),
-        (lambda: Hybrid((Dense("a"), FullText()), Weighted((1.0,))), "Weighted has 1 weights for 2 searches"),
+        (
+            lambda: Hybrid((Dense("a"), FullText()), Weighted((1.0,))),
+            "Weighted needs one weight per search: expected 2, got 1",
+        ),
         (lambda: Hybrid((Dense("a"), FullText()), wrong("rrf")), "fusion must be RRF(...) or Weighted(...), got 'rrf'"),
         (lambda: Weighted(wrong((0.5, "0.5"))), "weights[1] must be a number, got '0.5'"),
         (lambda: Weighted((0.5, float("nan"))), "weights[1] must be a number, got nan"),

@@ -187,7 +187,7 @@ def test_no_queries_give_no_answers(server: LiteServer) -> None:
     [
         ({}, {"vectors": [[1.0]]}, SearchError, f"The query vector has 1 dimensions, the field 'dense' has {DIM}"),
         ({}, {"filter": "year >>> 3"}, SearchError, "unexpected token '>'"),
-        ({"first_stage": Dense("nope")}, {}, SearchError, "There is no field 'nope'"),
+        ({"first_stage": Dense("nope")}, {}, SearchError, "has no field 'nope'"),
         ({"text_field": "body"}, {}, HitError, "field 'body' is missing"),
         ({}, {"top_k": -1}, InputError, "top_k must not be negative"),
         ({"embed": None}, {}, InputError, "vector search needs query vectors"),

@@ -38,7 +38,7 @@ def message(search: TwoStageSearch, **arguments: Any) -> str:
 def test_an_unknown_collection(client: MilvusClient) -> None:
     assert message(docs(client, "nope")) == (
         "Milvus could not search 'nope' (Dense('dense'), limit=100, output_fields=['text']): "
-        "collection 'nope' does not exist. client.list_collections() names those that exist."
+        "collection 'nope' does not exist. To list the collections, call client.list_collections()."
     )
 
 
@@ -50,14 +50,14 @@ def test_a_dimension_mismatch_tells_both_numbers(client: MilvusClient, stage: Fi
 
 def test_an_unknown_vector_field(client: MilvusClient) -> None:
     text = message(docs(client, first_stage=Dense("vector")))
-    assert "anns_field 'vector' not found in schema. There is no field 'vector'; the fields are" in text
+    assert "anns_field 'vector' not found in schema. The collection has no field 'vector'; its fields are" in text
     assert "'dense'" in text
 
 
 def test_an_unknown_full_text_field_among_several_searches(client: MilvusClient) -> None:
     text = message(docs(client, first_stage=Hybrid((Dense("dense"), FullText("bm25")))))
     assert "Dense('dense') + FullText('bm25')" in text
-    assert "There is no field 'bm25'; the fields are" in text
+    assert "The collection has no field 'bm25'; its fields are" in text
 
 
 def test_text_sent_to_a_field_of_vectors(client: MilvusClient) -> None:
@@ -135,7 +135,7 @@ class Refusing:
 def test_an_unknown_output_field_on_a_server_without_dynamic_fields() -> None:
     refusing = Refusing(MilvusException(65535, "field yeer not exist"))
     assert message(docs(refusing), output_fields=["yeer"]).endswith(
-        "field yeer not exist. There is no field 'yeer'; the fields are ['dense', 'pk', 'text']."
+        "field yeer not exist. The collection has no field 'yeer'; its fields are ['dense', 'pk', 'text']."
     )
 
 
@@ -164,12 +164,12 @@ def test_a_channel_that_another_thread_closed() -> None:
 
 def test_retries_that_used_up_the_time() -> None:
     text = message(docs(Refusing(MilvusException(message="[search] Retry timeout: 2.5s"))), timeout=2.5)
-    assert text.endswith("It did not answer within 2.5 s; retry, or give it more time with timeout=...")
+    assert text.endswith("It did not answer within 2.5 s; retry, or pass a longer timeout=...")
 
 
 def test_retries_of_a_server_that_is_away() -> None:
     gone = MilvusException(grpc.StatusCode.UNAVAILABLE, "[search] Retry timeout: 2.5s, failed to connect")
-    assert message(docs(Refusing(gone)), timeout=2.5).endswith("Retry when it is back.")
+    assert message(docs(Refusing(gone)), timeout=2.5).endswith("does the client's uri name it?")
 
 
 def test_a_bug_in_a_client_is_not_dressed_up() -> None:
