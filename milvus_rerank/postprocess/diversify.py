@@ -36,21 +36,21 @@ def diversify(
     :raises InputError: for an option that cannot be used, or a vector that is missing, is not dense, or differs in
         length from the first.
     """
-    given, scores = read_results(results)
+    checked, scores = read_results(results)
     keep = check_top_k(top_k)
     weight = _check_trade_off(trade_off)
-    places = list(scores)
-    rows = [_row(row, name) for row, name in _vectors(given, places, vectors)]
-    for place, row in zip(places, rows, strict=True):
+    scored = list(scores)
+    rows = [_row(row, name) for row, name in _vectors(checked, scored, vectors)]
+    for index, row in zip(scored, rows, strict=True):
         if len(row) != len(rows[0]):
             raise InputError(
-                f"the vector of {label(given[place], place)} has {len(row)} dimensions, that of "
-                f"{label(given[places[0]], places[0])} has {len(rows[0])}"
+                f"the vector of {label(checked[index], index)} has {len(row)} dimensions, that of "
+                f"{label(checked[scored[0]], scored[0])} has {len(rows[0])}"
             )
     if weight == 1:
-        return given[:keep]
+        return checked[:keep]
     order = _order(minmax(list(scores.values())), rows, keep, weight)
-    return ([given[places[index]] for index in order] + unscored(given))[:keep]
+    return ([checked[scored[position]] for position in order] + unscored(checked))[:keep]
 
 
 def _order(
@@ -85,39 +85,40 @@ def _units(rows: "NDArray[np.float64]") -> "NDArray[np.float64]":
     return units
 
 
-def _vectors(given: Sequence[RerankResult], places: Sequence[int], vectors: Any) -> list[tuple[Any, str]]:
+def _vectors(results: Sequence[RerankResult], scored: Sequence[int], vectors: Any) -> list[tuple[Any, str]]:
     """Return the vector of each scored result, and its name for errors."""
-    if isinstance(vectors, str):
-        found = []
-        for place in places:
-            entity = given[place].entity or {}
-            name = label(given[place], place)
-            if entity.get(vectors) is None:
-                raise InputError(
-                    f"{name} has no field {vectors!r} in its entity; it has {sorted(map(str, entity)) or 'none'}. "
-                    f"Ask Milvus for it with output_fields=[{vectors!r}], or pass the vectors themselves"
-                )
-            found.append((entity[vectors], f"field {vectors!r} of {name}"))
-        return found
-    rows = check_list(vectors, "vectors", "vectors")
-    if len(rows) != len(given):
-        raise InputError(f"got {len(rows)} vectors for {len(given)} results; expected one for each, or a field's name")
-    return [(rows[place], f"vectors[{place}]") for place in places]
+    if not isinstance(vectors, str):
+        rows = check_list(vectors, "vectors", "vectors")
+        if len(rows) != len(results):
+            raise InputError(
+                f"vectors must be one vector per result or a field's name: expected {len(results)}, got {len(rows)}"
+            )
+        return [(rows[index], f"vectors[{index}]") for index in scored]
+    named = []
+    for index in scored:
+        entity, name = results[index].entity or {}, label(results[index], index)
+        if entity.get(vectors) is None:
+            raise InputError(
+                f"{name} has no field {vectors!r} in its entity; it has {sorted(map(str, entity)) or 'none'}. "
+                f"Ask Milvus for it with output_fields=[{vectors!r}], or pass the vectors themselves"
+            )
+        named.append((entity[vectors], f"field {vectors!r} of {name}"))
+    return named
 
 
 def _row(row: Any, name: str) -> "NDArray[np.float64]":
     import numpy as np
 
     try:
-        found = np.asarray(None if isinstance(row, (str, bytes)) else row, dtype=np.float64)
+        vector = np.asarray(None if isinstance(row, (str, bytes)) else row, dtype=np.float64)
     except (TypeError, ValueError):
-        found = np.empty(0)
-    if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
+        vector = np.empty(0)
+    if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
         raise InputError(f"{name} must be a dense vector of finite numbers, got {type(row).__name__}")
-    return found
+    return vector
 
 
 def _check_trade_off(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f"trade_off must be a number from 0 (varied) to 1 (the order as it is), got {value!r}")
+        raise InputError(f"trade_off must be a number from 0 (most variety) to 1 (unchanged order), got {value!r}")
     return float(value)

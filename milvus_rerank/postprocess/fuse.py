@@ -64,44 +64,44 @@ def fuse(results: Sequence[RerankResult], fusion: RRF | Weighted = RRF(), *, met
         holds the reranker's. Hits without a score follow unchanged.
     :raises InputError: for an unknown metric, a number of weights other than two, or a scored hit without a distance.
     """
-    given, scores = read_results(results)
+    checked, scores = read_results(results)
     sign = _sign(metric)
-    first = [sign * _distance(given[place], place) for place in scores]
-    fused = _fused((list(scores.values()), first), fusion)
-    best = [(list(scores)[index], fused[index]) for index in rank(fused)]
-    return [rescored(given[place], score) for place, score in best] + unscored(given)
+    first = [sign * _distance(checked[index], index) for index in scores]
+    fused = dict(zip(scores, _fused((list(scores.values()), first), fusion), strict=True))
+    order = [list(scores)[position] for position in rank(list(fused.values()))]
+    return [rescored(checked[index], fused[index]) for index in order] + unscored(checked)
 
 
 def _fused(lists: tuple[Sequence[float], Sequence[float]], fusion: RRF | Weighted) -> list[float]:
     if isinstance(fusion, RRF):
         fused = [0.0] * len(lists[0])
         for scores in lists:
-            for place, index in enumerate(rank(scores), 1):
-                fused[index] += 1 / (fusion.k + place)
+            for position, index in enumerate(rank(scores), 1):
+                fused[index] += 1 / (fusion.k + position)
         return fused
     if not isinstance(fusion, Weighted):
         raise InputError(f"fusion must be RRF(...) or Weighted(...), got {fusion!r}")
     if len(fusion.weights) != 2:
         raise InputError(
-            f"Weighted must have two weights here, that of the rerank score and that of the distance, such as "
+            f"fuse needs two weights, one for the rerank score and one for the distance, such as "
             f"Weighted((0.7, 0.3)); got {len(fusion.weights)}"
         )
     reranked, first = (minmax(scores) if fusion.normalize else scores for scores in lists)
-    of_rerank, of_first = fusion.weights
-    return [of_rerank * one + of_first * other for one, other in zip(reranked, first, strict=True)]
+    rerank_weight, first_weight = fusion.weights
+    return [rerank_weight * score + first_weight * other for score, other in zip(reranked, first, strict=True)]
 
 
 def _sign(metric: object) -> int:
     smaller = _SMALLER.get(metric.upper()) if isinstance(metric, str) else None
     if smaller is None:
-        raise InputError(f"metric must be one of {', '.join(sorted(_SMALLER))}, in any case, got {metric!r}")
+        raise InputError(f"metric must be one of {', '.join(sorted(_SMALLER))} in upper or lower case, got {metric!r}")
     return -1 if smaller else 1
 
 
-def _distance(result: RerankResult, place: int) -> float:
+def _distance(result: RerankResult, index: int) -> float:
     if result.distance is None or not math.isfinite(result.distance):
         raise InputError(
-            f"{label(result, place)} has the distance {result.distance}, and fusing needs a number. Hits of a search "
-            f"have one, by TwoStageSearch or rerank_hits; plain texts and rows of query() have none"
+            f"the distance of {label(result, index)} must be a finite number, got {result.distance}; pass results of "
+            f"TwoStageSearch or rerank_hits: plain texts and rows of query() have no distance"
         )
     return float(result.distance)

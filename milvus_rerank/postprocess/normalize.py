@@ -37,9 +37,9 @@ def normalize(scores: Iterable[Any], method: Method) -> list[Any]:
     formula = _FORMULAS[check_choice(method, "method", tuple(_FORMULAS))]
     items = check_list(scores, "scores", "numbers or RerankResult")
     if any(isinstance(item, RerankResult) for item in items):
-        given, known = read_results(items)
-        made = dict(zip(known, formula(list(known.values())), strict=True))
-        return [rescored(one, made[place]) if place in made else one for place, one in enumerate(given)]
+        results, known = read_results(items)
+        scaled = dict(zip(known, formula(list(known.values())), strict=True))
+        return [rescored(item, scaled[index]) if index in scaled else item for index, item in enumerate(results)]
     return formula([_number(item, index) for index, item in enumerate(items)])
 
 
@@ -55,20 +55,17 @@ def above(results: Sequence[RerankResult], threshold: float) -> list[RerankResul
     :returns: the kept results, in their order; results without a score are dropped.
     :raises InputError: if the threshold is not a number, or ``results`` does not hold results.
     """
-    given, _ = read_results(results)
+    checked, _ = read_results(results)
     least = check_threshold(threshold)
     if least is None:
         raise InputError("threshold must be a number, got None")
-    last = max((result.stage or 0 for result in given if result.score is not None), default=0)
-    return [one for one in given if one.score is not None and one.score >= least and (one.stage or 0) == last]
+    last = max((result.stage or 0 for result in checked if result.score is not None), default=0)
+    kept = (result for result in checked if (result.stage or 0) == last)
+    return [result for result in kept if result.score is not None and result.score >= least]
 
 
 def minmax(scores: Sequence[float]) -> list[float]:
-    """Return scores scaled to 0 to 1; 1 for all if they are equal.
-
-    :param scores: finite numbers.
-    :returns: the scaled scores, in the same order.
-    """
+    """Return finite scores scaled to 0 to 1, in the same order; 1 for all if they are equal."""
     low, high = min(scores, default=0.0), max(scores, default=0.0)
     if low == high:
         return [1.0] * len(scores)
@@ -77,11 +74,8 @@ def minmax(scores: Sequence[float]) -> list[float]:
 
 
 def _sigmoid(scores: Sequence[float]) -> list[float]:
-    def one(score: float) -> float:
-        small = math.exp(-abs(score))  # at most 1, so it never overflows
-        return 1 / (1 + small) if score >= 0 else small / (1 + small)
-
-    return [one(score) for score in scores]
+    powers = [math.exp(-abs(score)) for score in scores]  # at most 1, so they never overflow
+    return [(1 if score >= 0 else power) / (1 + power) for score, power in zip(scores, powers, strict=True)]
 
 
 def _softmax(scores: Sequence[float]) -> list[float]:
@@ -94,8 +88,8 @@ def _softmax(scores: Sequence[float]) -> list[float]:
 def _rank(scores: Sequence[float]) -> list[float]:
     count = len(scores)
     better: dict[float, int] = {}
-    for place, score in enumerate(sorted(scores, reverse=True)):
-        better.setdefault(score, place)
+    for position, score in enumerate(sorted(scores, reverse=True)):
+        better.setdefault(score, position)
     return [(count - better[score]) / count for score in scores]
 
 

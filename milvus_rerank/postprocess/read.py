@@ -14,49 +14,29 @@ RERANK_SCORE = "rerank_score"
 
 
 def read_results(results: object) -> tuple[list[RerankResult], dict[int, float]]:
-    """Return results with the scores to compare them by.
-
-    :param results: the caller's results.
-    :returns: the results, and the scores by position, without unscored results; several stages share one scale.
-    :raises InputError: for a value that is not a list of results, or a score that is NaN or infinite.
-    """
-    given: list[Any] = check_list(results, "results", "RerankResult")
-    for place, result in enumerate(given):
+    """Return the results, and the scores to compare them by: by position, without unscored results, on one scale."""
+    checked: list[Any] = check_list(results, "results", "RerankResult")
+    for index, result in enumerate(checked):
         if not isinstance(result, RerankResult):
-            raise InputError(f"results[{place}] must be a RerankResult, got {type(result).__name__}")
+            raise InputError(f"results[{index}] must be a RerankResult, got {type(result).__name__}")
         if result.score is not None and not math.isfinite(result.score):
-            raise InputError(f"{label(result, place)} has the score {result.score}, expected a finite number or None")
-    places = [place for place, result in enumerate(given) if result.score is not None]
-    stages = [given[place].stage or 0 for place in places]
-    scores = DocumentScores([given[place].score for place in places], stages=stages).flat()
-    return given, dict(zip(places, scores, strict=True))
+            raise InputError(f"the score of {label(result, index)} must be a finite number or None, got {result.score}")
+    scored = [(index, result) for index, result in enumerate(checked) if result.score is not None]
+    stages = [result.stage or 0 for _, result in scored]
+    scores = DocumentScores([result.score for _, result in scored], stages=stages).flat()
+    return checked, {index: score for (index, _), score in zip(scored, scores, strict=True)}
 
 
-def label(result: RerankResult, place: int) -> str:
-    """Return a name for a result, for an error.
-
-    :param result: the result.
-    :param place: the result's position in the caller's list.
-    :returns: a name such as ``results[3] (id 17)``.
-    """
-    return f"results[{place}]" + ("" if result.id is None else f" (id {result.id!r})")
+def label(result: RerankResult, index: int) -> str:
+    """Return a result's name in an error, such as ``results[3] (id 17)``."""
+    return f"results[{index}]" + ("" if result.id is None else f" (id {result.id!r})")
 
 
 def rescored(result: RerankResult, score: float) -> RerankResult:
-    """Return a result with a new score, which is comparable with all others.
-
-    :param result: a result with a score.
-    :param score: the new score.
-    :returns: the result with ``stage`` None and the reranker's score in ``extra["rerank_score"]``; a score that is
-        already there stays.
-    """
+    """Return a result with another score, and the reranker's in ``extra["rerank_score"]`` if none is there yet."""
     return replace(result, score=score, stage=None, extra={RERANK_SCORE: result.score, **(result.extra or {})})
 
 
-def unscored(given: Sequence[RerankResult]) -> list[RerankResult]:
-    """Return the results without a score, in their order.
-
-    :param given: the results.
-    :returns: the results without a score.
-    """
-    return [result for result in given if result.score is None]
+def unscored(results: Sequence[RerankResult]) -> list[RerankResult]:
+    """Return the results without a score, in their order."""
+    return [result for result in results if result.score is None]

@@ -118,7 +118,7 @@ IN_FIELD = [RerankResult("x", 1.0, 0, id=3, entity={"v": [1.0], "w": None, "b": 
         (IN_FIELD, "b", {}, r"field 'b' of results\[0\] \(id 3\) must be a dense vector of finite numbers, got bytes"),
         (IN_FIELD, "s", {}, r"field 's' of results\[0\] \(id 3\) must be a dense vector of finite numbers, got dict"),
         ([RerankResult("x", 1.0, 0)], "v", {}, r"results\[0\] has no field 'v' in its entity; it has none"),
-        ([A, B], [[1.0]], {}, "got 1 vectors for 2 results; expected one for each, or a field's name"),
+        ([A, B], [[1.0]], {}, "one vector per result or a field's name: expected 2, got 1"),
         (
             [A, B],
             [[1.0], [1.0, 2.0]],
@@ -131,7 +131,7 @@ IN_FIELD = [RerankResult("x", 1.0, 0, id=3, entity={"v": [1.0], "w": None, "b": 
         ([A, B], [[1.0], 5.0], {}, r"vectors\[1\] must be a dense vector of finite numbers, got float"),
         ([A], [["a"]], {}, r"vectors\[0\] must be a dense vector"),
         ([A], None, {}, "vectors must be a list of vectors, got NoneType"),
-        ([A], [[1.0]], {"trade_off": 1.5}, r"trade_off must be a number from 0 \(varied\) to 1 .*, got 1.5"),
+        ([A], [[1.0]], {"trade_off": 1.5}, r"trade_off must be a number from 0 \(most variety\) to 1 .*, got 1.5"),
         ([A], [[1.0]], {"trade_off": math.nan}, "trade_off must be a number .*, got nan"),
         ([A], [[1.0]], {"trade_off": "0.5"}, "trade_off must be a number .*, got '0.5'"),
         ([A], [[1.0]], {"top_k": -1}, "top_k must not be negative"),

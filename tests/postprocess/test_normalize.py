@@ -108,8 +108,12 @@ def test_stages_of_a_cascade_come_onto_one_scale_in_their_order() -> None:
         ([None], "rank", r"scores\[0\] must be a finite number, got None"),
         ("12", "rank", "scores must be a list of numbers or RerankResult, got a single string"),
         ([hit(3, 1.0), 2.0], "rank", r"results\[1\] must be a RerankResult, got float"),
-        ([hit(3, math.nan)], "rank", r"results\[0\] \(id 3\) has the score nan, expected a finite number or None"),
-        ([RerankResult("", math.inf, 0)], "rank", r"results\[0\] has the score inf, expected"),
+        ([hit(3, math.nan)], "rank", r"the score of results\[0\] \(id 3\) must be a finite number or None, got nan"),
+        (
+            [RerankResult("", math.inf, 0)],
+            "rank",
+            r"the score of results\[0\] must be a finite number or None, got inf",
+        ),
     ],
 )
 def test_what_cannot_be_normalized_is_named(scores: Any, method: Any, words: str) -> None:
