@@ -6,7 +6,7 @@ This module depends on the registry because stages may be given by name.
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 from milvus_rerank.errors import InputError, ScoreError, StageError, StoppedError
@@ -55,10 +55,11 @@ class CascadeRerankFunction(BaseRerankFunction):
     pointwise = False
 
     def __init__(self, stages: Sequence[Stage | tuple[Reranker, int | None]]) -> None:
-        read = [_read(item, f"stages[{number}]") for number, item in enumerate(check_list(stages, "stages", "stages"))]
-        _check_keeps(read)
-        self.keeps = tuple(stage.keep for stage in read)
-        self.rerankers = tuple(_ready(stage.reranker, f"stages[{number}]") for number, stage in enumerate(read))
+        items = check_list(stages, "stages", "stages")
+        checked = [_read(item, f"stages[{number}]") for number, item in enumerate(items)]
+        _check_keeps(checked)
+        self.keeps = tuple(stage.keep for stage in checked)
+        self.rerankers = tuple(_ready(stage.reranker, f"stages[{number}]") for number, stage in enumerate(checked))
 
     def score_documents(
         self, requests: Sequence[Request], top_k: int | None, stop: threading.Event
@@ -83,7 +84,7 @@ class CascadeRerankFunction(BaseRerankFunction):
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
         """Score in stages, and shift the scores of earlier stages below those of later stages to keep the ranking."""
         filled = [request for request in requests if request[1]]
-        scores = iter([one.flat() for one in self.score_documents(filled, None, stop)])
+        scores = iter([documents.flat() for documents in self.score_documents(filled, None, stop)])
         return [next(scores) if texts else [] for _, texts in requests]
 
     def _run_stage(
@@ -96,53 +97,44 @@ class CascadeRerankFunction(BaseRerankFunction):
     ) -> None:
         """Score the remaining documents of each query, and keep the best."""
         reranker = self.rerankers[number]
-        asked = [
-            (query, [texts[place] for place in table.left])
+        remaining = [
+            (query, [texts[index] for index in table.left])
             for (query, texts), table in zip(requests, tables, strict=True)
         ]
         try:
-            made = reranker.score_documents(asked, keep, stop) if asked else []
-            if len(made) != len(asked):
-                raise ScoreError(f"the reranker returned scores for {len(made)} queries, expected {len(asked)}")
-            for query, (table, one) in enumerate(zip(tables, made, strict=True)):
-                table.note(number, one, self.keeps[number], f" of query {query}" if len(tables) > 1 else "")
+            scores = reranker.score_documents(remaining, keep, stop) if remaining else []
+            if len(scores) != len(tables):
+                raise ScoreError(f"the reranker returned scores for {len(scores)} queries, expected {len(tables)}")
+            for query, (table, documents) in enumerate(zip(tables, scores, strict=True)):
+                table.note(number, documents, self.keeps[number], f" of query {query}" if len(tables) > 1 else "")
         except StoppedError:
             raise
         except Exception as error:  # a plugin may raise any exception, and the message must name the stage
             raise StageError(f"stages[{number}], {reranker!r}, failed: {type(error).__name__}: {error}") from error
 
     def __repr__(self) -> str:
-        stages = ", ".join(f"({one!r}, {keep})" for one, keep in zip(self.rerankers, self.keeps, strict=True))
+        stages = ", ".join(f"({item!r}, {keep})" for item, keep in zip(self.rerankers, self.keeps, strict=True))
         return f"CascadeRerankFunction([{stages}])"
 
 
-@dataclass(slots=True)
 class _Table:
-    """Scores of a query's documents while they go through the stages.
+    """Scores of a query's documents while they go through the stages."""
 
-    :param count: the number of documents.
-    """
+    def __init__(self, count: int) -> None:
+        self.left = list(range(count))  # positions of the remaining documents, in input order
+        self.scores, self.stages = [0.0] * count, [0] * count
+        self.spans: list[tuple[int, int] | None] = [None] * count
+        self.limit: int | None = None
 
-    count: int
-    left: list[int] = field(init=False)  # positions of the remaining documents, in input order
-    scores: list[float] = field(init=False)
-    spans: list[tuple[int, int] | None] = field(init=False)
-    stages: list[int] = field(init=False)
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        self.left = list(range(self.count))
-        self.scores, self.spans, self.stages = [0.0] * self.count, [None] * self.count, [0] * self.count
-
-    def note(self, stage: int, one: DocumentScores, keep: int | None, of_query: str) -> None:
+    def note(self, stage: int, documents: DocumentScores, keep: int | None, of_query: str) -> None:
         """Record a stage's scores of the remaining documents, and keep the best."""
         left = self.left
-        scores = check_scores(one.flat(), len(left), lambda spot: f"document {left[spot]}{of_query}")
-        for spot, place in enumerate(left):
-            self.scores[place], self.stages[place] = scores[spot], stage
-            self.spans[place] = one.spans[spot] if one.spans else None
-        self.left = sorted(left[spot] for spot in one.rank(keep))
-        self.limit = min((count for count in (keep, one.limit) if count is not None), default=None)
+        scores = check_scores(documents.flat(), len(left), lambda position: f"document {left[position]}{of_query}")
+        for position, index in enumerate(left):
+            self.scores[index], self.stages[index] = scores[position], stage
+            self.spans[index] = documents.spans[position] if documents.spans else None
+        self.left = sorted(left[position] for position in documents.rank(keep))
+        self.limit = min((count for count in (keep, documents.limit) if count is not None), default=None)
 
 
 def _read(item: object, name: str) -> Stage:
@@ -158,10 +150,10 @@ def _read(item: object, name: str) -> Stage:
 
 def _check_keeps(stages: Sequence[Stage]) -> None:
     if not stages:
-        raise InputError('stages must hold at least one, such as [("lexical", 50), ("builtin/rerank", None)]')
+        raise InputError('stages must hold at least one stage, such as ("builtin/rerank", None); got an empty list')
     for number, (stage, following) in enumerate(pairwise(stages)):
         if stage.keep is None:
-            raise InputError(f"stages[{number}] must keep a number of documents for stages[{number + 1}], got None")
+            raise InputError(f"stages[{number}] needs a number of documents to keep for stages[{number + 1}], got None")
         if following.keep is not None and following.keep > stage.keep:
             raise InputError(
                 f"stages[{number + 1}] cannot keep {following.keep} of the {stage.keep} that stages[{number}] keeps"

@@ -25,11 +25,7 @@ from collections.abc import Sequence
 
 
 def install_command(*extras: str) -> str:
-    """Return the command that installs milvus-rerank with extras.
-
-    :param *extras: names of extras; "" for no extra.
-    :returns: a command such as ``pip install "milvus-rerank[eval,lite]"``.
-    """
+    """Return the command that installs milvus-rerank with extras; "" is no extra."""
     wanted = ",".join(sorted(set(extras) - {""}))
     return f'pip install "milvus-rerank[{wanted}]"' if wanted else "pip install milvus-rerank"
 
@@ -127,13 +123,9 @@ class StageError(RerankError, RuntimeError):
 
 
 class OverloadedError(RerankError):
-    """A server is overloaded.
+    """A server is overloaded; after ``retry_after`` seconds a retry may succeed."""
 
-    :param message: the reason for the refusal.
-    :param retry_after: the seconds after which a retry may succeed.
-    """
-
-    def __init__(self, message: str, retry_after: float) -> None:
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = max(1, math.ceil(retry_after))
 

@@ -12,12 +12,7 @@ from milvus_rerank.errors import InputError
 
 @contextmanager
 def open_input(path: Path) -> Iterator[BinaryIO]:
-    """Open a file given by the user.
-
-    :param path: the file.
-    :yields: the file, open for reading bytes.
-    :raises InputError: if the file cannot be opened.
-    """
+    """Open a file for reading bytes; raise an ``InputError`` if that fails."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -27,13 +22,7 @@ def open_input(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank.
-
-    :param lines: the lines as bytes, such as a file opened for reading bytes.
-    :param name: the name of the input in an error.
-    :yields: the line's number, from 1, and its text without the line end.
-    :raises InputError: if a line is not UTF-8.
-    """
+    """Yield the number, from 1, and the stripped text of each line that is not blank; ``name`` is for errors."""
     for number, line in enumerate(lines, 1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
@@ -43,38 +32,26 @@ def read_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
             yield number, text
 
 
-def parse_object(text: str, place: str) -> dict[str, Any]:
-    """Return the JSON object of a line.
-
-    :param text: the line.
-    :param place: ``file:line``, for an error.
-    :returns: the object.
-    :raises InputError: if the line is not a JSON object.
-    """
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """Return the JSON object of a line; ``where`` is ``file:line``, for an error."""
     try:
         value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         shown = text if len(text) <= 60 else text[:57] + "..."
-        raise InputError(f"{place}: is not JSON ({error.msg} at column {error.colno}): {shown}") from error
+        raise InputError(f"{where}: is not JSON ({error.msg} at column {error.colno}): {shown}") from error
     except ValueError as error:  # a constant such as NaN, or a number that is too large
-        raise InputError(f"{place}: cannot be read as JSON ({error})") from error
+        raise InputError(f"{where}: cannot be read as JSON ({error})") from error
     except RecursionError as error:
-        raise InputError(f"{place}: is nested too deeply to be read as JSON") from error
+        raise InputError(f"{where}: is nested too deeply to be read as JSON") from error
     if not isinstance(value, dict):
-        raise InputError(f"{place}: expected a JSON object, one a line, got {type(value).__name__}")
+        raise InputError(f"{where}: expected a JSON object, one a line, got {type(value).__name__}")
     if "\\ud" in text.lower() and not _is_unicode(value):
-        raise InputError(f"{place}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+        raise InputError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
     return value
 
 
 def read_objects(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the JSON objects of a file with one object per line.
-
-    :param lines: the lines as bytes.
-    :param name: the name of the input in an error.
-    :yields: the line's number, from 1, and the object.
-    :raises InputError: if a line is not UTF-8 or not a JSON object.
-    """
+    """Yield the number, from 1, and the JSON object of each line that is not blank; ``name`` is for errors."""
     for number, text in read_lines(lines, name):
         yield number, parse_object(text, f"{name}:{number}")
 

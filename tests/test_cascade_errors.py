@@ -89,7 +89,7 @@ def test_a_stage_that_forgets_a_query_is_named() -> None:
 @pytest.mark.parametrize(
     ("stages", "words"),
     [
-        ([], "stages must hold at least one, such as"),
+        ([], "stages must hold at least one stage, such as"),
         ("lexical", "stages must be a list of stages, got a single string"),
         (None, "stages must be a list of stages, got NoneType"),
         (["lexical"], r"stages\[0\] must be Stage\(reranker, keep\) or a pair \(reranker, keep\), got 'lexical'"),
@@ -97,7 +97,10 @@ def test_a_stage_that_forgets_a_query_is_named() -> None:
         ([("lexical", 0)], r"stages\[0\]: keep must be a positive integer, got int: 0"),
         ([("lexical", 5), ("lexical", 2.5)], r"stages\[1\]: keep must be a positive integer, got float: 2.5"),
         ([("lexical", True)], r"stages\[0\]: keep must be a positive integer, got bool"),
-        ([("lexical", None), ("lexical", 3)], r"stages\[0\] must keep a number of documents for stages\[1\], got None"),
+        (
+            [("lexical", None), ("lexical", 3)],
+            r"stages\[0\] needs a number of documents to keep for stages\[1\], got None",
+        ),
         ([("lexical", 5), ("lexical", 6)], r"stages\[1\] cannot keep 6 of the 5 that stages\[0\] keeps"),
         ([(LexicalRerankFunction, 5)], r"stages\[0\] must hold a rerank function such as .* got <class"),
         ([("lexical", 5), ({"a": 1}, 3)], r"stages\[1\] must hold a rerank function such as .* got \{'a': 1\}"),

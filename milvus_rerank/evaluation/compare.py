@@ -24,35 +24,23 @@ def compare(
     :param timeout: the most seconds of a search.
     :param progress: called with 1 after each query.
     :returns: both orders of each query, with their nDCG@10.
-    :raises SearchError: if Milvus fails or does not answer.
     """
     answers: dict[str, SearchAnswer] = {}
     for name, text in judged.queries.items():  # one by one, so that each timing is that of one query
         answers[name] = search(text, top_k=None, candidates=candidates, timeout=timeout)
         progress(1)
-    after = {name: [str(result.id) for result in answer] for name, answer in answers.items()}
-    before = {
-        name: [str(result.id) for result in sorted(answer, key=lambda result: result.index)]
-        for name, answer in answers.items()
-    }
-    figures = ndcg(before, judged.judgments), ndcg(after, judged.judgments)
-    titles = {passage.id: passage.title for passage in judged.passages}
-    return ComparisonReport(
-        collection=judged.name,
-        candidates=candidates,
-        queries=tuple(
-            QueryReport(
-                id=name,
-                query=judged.queries[name],
-                documents=_documents(answers[name], judged.judgments[name], titles),
-                ndcg_before=figures[0][name],
-                ndcg_after=figures[1][name],
-                timings=answers[name].timings,
-            )
-            for name in answers
-            if name in figures[0]
-        ),
+    first_stage = {name: sorted(answer, key=lambda result: result.index) for name, answer in answers.items()}
+    before, after = (
+        ndcg({name: [str(result.id) for result in ranked] for name, ranked in order.items()}, judged.judgments)
+        for order in (first_stage, answers)
     )
+    titles = {passage.id: passage.title for passage in judged.passages}
+    queries = []
+    for name in before:
+        documents = _documents(answers[name], judged.judgments[name], titles)
+        text, timings = judged.queries[name], answers[name].timings
+        queries.append(QueryReport(name, text, documents, before[name], after[name], timings))
+    return ComparisonReport(judged.name, candidates, tuple(queries))
 
 
 def _documents(
@@ -63,9 +51,9 @@ def _documents(
             id=str(result.id),
             score=float(result.score or 0.0),
             before=result.index + 1,
-            after=place,
+            after=rank,
             relevance=relevance.get(str(result.id), 0),
             title=titles.get(str(result.id), ""),
         )
-        for place, result in enumerate(answer, 1)
+        for rank, result in enumerate(answer, 1)
     )

@@ -55,7 +55,7 @@ class DemoReport:
             "reranker": self.reranker,
             "passages": self.passages,
             "timings": {"index": self.index_seconds, "queries": self.search_seconds},
-            "versions": {name: found for name in _PACKAGES if (found := installed_version(name))},
+            "versions": {name: version for name in _PACKAGES if (version := installed_version(name))},
         }
 
 
@@ -88,7 +88,6 @@ def run_demo(
     :param progress: called with ``index`` or ``search``, and the number of newly finished passages or queries.
     :param clock: returns seconds; tests pass a fake.
     :returns: the results.
-    :raises SearchError: if Milvus fails.
     """
     started = clock()
     with open_client(str(database)) as client:

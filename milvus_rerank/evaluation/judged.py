@@ -1,6 +1,6 @@
 """Collections of passages, queries and judgments, in BEIR's layout."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,13 +14,7 @@ Judgments = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class JudgedCollection:
-    """Passages, queries, and relevance judgments.
-
-    :param name: the folder's name.
-    :param passages: the passages.
-    :param queries: the judged queries' texts by id, in the file's order.
-    :param judgments: the relevance of each document by query id and document id.
-    """
+    """Passages, the texts of the judged queries by id, and their judgments; the name is the folder's."""
 
     name: str
     passages: tuple[Passage, ...]
@@ -49,35 +43,36 @@ def _read_queries(path: Path) -> dict[str, str]:
         for number, record in read_objects(file, str(path)):
             name, text = record.get("_id"), record.get("text")
             if not isinstance(name, str) or not isinstance(text, str):
-                raise InputError(f"{path}:{number}: expected the strings '_id' and 'text' in {sorted(record)}")
+                raise InputError(
+                    f"{path}:{number}: expected the strings '_id' and 'text', got the keys {sorted(record)}"
+                )
             if name in queries:
-                raise InputError(f"{path}:{number}: the query {name!r} stands there twice")
+                raise InputError(f"{path}:{number}: the query {name!r} is there twice; each must be unique")
             queries[name] = text
     return queries
 
 
 def _read_judgments(path: Path, queries: Mapping[str, str], documents: set[str]) -> dict[str, dict[str, int]]:
     judgments: dict[str, dict[str, int]] = {}
-    for place, query, document, score in _judgment_lines(path):
-        if query not in queries:
-            raise InputError(f"{place}: judges the query {query!r}, which is not in queries.jsonl")
-        if document not in documents:
-            raise InputError(f"{place}: judges the document {document!r}, which is not in corpus.jsonl")
-        if judgments.setdefault(query, {}).setdefault(document, score) != score:
-            raise InputError(f"{place}: judges {document!r} for {query!r} once more, and differently")
-    if not judgments:
-        raise InputError(f"{path} holds no judgments; expected lines of query-id, corpus-id and score")
-    return judgments
-
-
-def _judgment_lines(path: Path) -> Iterator[tuple[str, str, str, int]]:
     with open_input(path) as file:
         for number, line in read_lines(file, str(path)):
-            parts = [part.strip() for part in line.split("\t")]
+            where, parts = f"{path}:{number}", [part.strip() for part in line.split("\t")]
             if number == 1 and parts[-1] == "score":
                 continue
             if len(parts) != 3 or not parts[2].removeprefix("-").isdecimal():
                 raise InputError(
-                    f"{path}:{number}: expected query-id, corpus-id, an integer score, tabs between; got {line!r}"
+                    f"{where}: expected query-id, corpus-id and an integer score, separated by tabs; got {line!r}"
                 )
-            yield f"{path}:{number}", parts[0], parts[1], int(parts[2])
+            query, document, score = parts[0], parts[1], int(parts[2])
+            if query not in queries:
+                raise InputError(f"{where}: judges the query {query!r}, which is not in queries.jsonl")
+            if document not in documents:
+                raise InputError(f"{where}: judges the document {document!r}, which is not in corpus.jsonl")
+            earlier = judgments.setdefault(query, {}).setdefault(document, score)
+            if earlier != score:
+                raise InputError(
+                    f"{where}: judges {document!r} for {query!r} as {score}, an earlier line as {earlier}; keep one"
+                )
+    if not judgments:
+        raise InputError(f"{path} holds no judgments; expected lines of query-id, corpus-id and score")
+    return judgments

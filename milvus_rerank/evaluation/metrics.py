@@ -18,8 +18,6 @@ def ndcg(run: Run, judgments: Judgments, k: int = 10) -> dict[str, float]:
     :param judgments: the relevance judgments.
     :param k: the number of ranks that count.
     :returns: a number from 0 to 1 for each judged query that has a relevant document, in the judgments' order.
-    :raises InputError: if a ranking names a document twice, or no query has a relevant document.
-    :raises MissingDependencyError: if ir_measures is not installed.
     """
     check_count(k, "k")
     require("computing nDCG", "ir_measures")
@@ -27,11 +25,11 @@ def ndcg(run: Run, judgments: Judgments, k: int = 10) -> dict[str, float]:
 
     for query, ids in run.items():
         if len(set(ids)) != len(ids):
-            raise InputError(f"the ranking of query {query!r} names a document twice")
+            raise InputError(f"the ranking of query {query!r} names a document twice; each document has one rank")
     # trec_eval ignores ranks: it orders by score, ties by id. So each document gets its negative rank as score.
-    scored = {query: {name: -float(place) for place, name in enumerate(ids)} for query, ids in run.items()}
-    relevant = {query: dict(own) for query, own in judgments.items() if any(score > 0 for score in own.values())}
+    scores = {query: {name: -float(rank) for rank, name in enumerate(ids)} for query, ids in run.items()}
+    relevant = {query: dict(judged) for query, judged in judgments.items() if max(judged.values(), default=0) > 0}
     if not relevant:
-        raise InputError("the judgments name nothing relevant")
-    found = {one.query_id: one.value for one in ir_measures.iter_calc([ir_measures.nDCG @ k], relevant, scored)}
-    return {query: float(found.get(query, 0.0)) for query in relevant}
+        raise InputError("the judgments must name a relevant document for at least one query, got none")
+    values = {item.query_id: item.value for item in ir_measures.iter_calc([ir_measures.nDCG @ k], relevant, scores)}
+    return {query: float(values.get(query, 0.0)) for query in relevant}

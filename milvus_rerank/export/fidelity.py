@@ -51,19 +51,10 @@ class Fidelity:
 
 
 def compare_scores(texts: Samples, reference: Scores, candidate: Scores) -> Fidelity:
-    """Compare two sets of scores of the same texts.
-
-    :param texts: the texts that were scored; at least one query.
-    :param reference: the float32 scores.
-    :param candidate: the scores to check.
-    :returns: the figures of the comparison.
-    :raises ScoreError: if a score is NaN or infinite.
-    :raises MissingDependencyError: if the texts are judged and ir_measures is not installed.
-    """
-    before, after = ([rank(own, TOP) for own in scores] for scores in (reference, candidate))
+    """Compare two sets of scores of the same texts, at least one query: float32 scores, and those to check."""
+    before, after = ([rank(row, TOP) for row in scores] for scores in (reference, candidate))
     shared = [len(set(old) & set(new)) for old, new in zip(before, after, strict=True)]
     rows = [(np.asarray(old), np.asarray(new)) for old, new in zip(reference, candidate, strict=True)]
-    figures = [_mean_ndcg(texts, order) for order in (before, after)]
     return Fidelity(
         queries=len(texts.samples),
         pairs=texts.pairs,
@@ -71,18 +62,16 @@ def compare_scores(texts: Samples, reference: Scores, candidate: Scores) -> Fide
         least_top_10=min(shared),
         spearman=float(np.mean([rank_correlation(old, new) for old, new in rows])),
         difference=max(float(np.abs(old - new).max()) for old, new in rows),
-        ndcg_before=figures[0],
-        ndcg_after=figures[1],
+        ndcg_before=_mean_ndcg(texts, before),
+        ndcg_after=_mean_ndcg(texts, after),
     )
 
 
 def rank_correlation(left: NDArray[Any], right: NDArray[Any]) -> float:
-    """Return Spearman's rank correlation; equal values share their mean rank.
+    """Return Spearman's rank correlation of two rows of scores; equal values share their mean rank.
 
-    :param left: scores, shape ``(documents,)``.
-    :param right: other scores of the same documents, in the same shape.
-    :returns: a number from -1 to 1. If all values of one side are equal, the correlation is undefined; the result is
-        then 1 if all values of the other side are equal, too, else 0.
+    If all values of one side are equal, the correlation is undefined; the result is then 1 if all values of the other
+    side are equal, too, else 0.
     """
     first, second = _ranks(left), _ranks(right)
     spread = float(np.sqrt((first @ first) * (second @ second)))
@@ -93,9 +82,9 @@ def rank_correlation(left: NDArray[Any], right: NDArray[Any]) -> float:
 
 def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
     """Return the rank of each value, centred at 0; equal values get their mean rank."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    _, groups, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    ranks = (last - (counts - 1) / 2)[places.reshape(-1)]
+    ranks = (last - (counts - 1) / 2)[groups.reshape(-1)]
     return np.asarray(ranks - ranks.mean(), dtype=np.float64)
 
 
@@ -103,10 +92,10 @@ def _mean_ndcg(texts: Samples, orders: Sequence[Sequence[int]]) -> float | None:
     if texts.judgments is None:
         return None
     run: Mapping[str, list[str]] = {
-        sample.id: [sample.ids[place] for place in order] for sample, order in zip(texts.samples, orders, strict=True)
+        sample.id: [sample.ids[index] for index in order] for sample, order in zip(texts.samples, orders, strict=True)
     }
-    judged = {name: own for name, own in texts.judgments.items() if name in run}
-    if not any(score > 0 for own in judged.values() for score in own.values()):
+    judged = {query: relevance for query, relevance in texts.judgments.items() if query in run}
+    if not any(score > 0 for relevance in judged.values() for score in relevance.values()):
         return None
-    found = ndcg(run, judged, TOP)
-    return sum(found.values()) / len(found)
+    figures = ndcg(run, judged, TOP)
+    return sum(figures.values()) / len(figures)

@@ -35,10 +35,7 @@ class Moments:
         self._noise = np.zeros(width)
 
     def add(self, rows: Array) -> None:
-        """Add rows.
-
-        :param rows: float32, shape ``(rows, width)``.
-        """
+        """Add rows in float32, shape ``(rows, width)``."""
         self._rows += len(rows)
         self._sum += rows.sum(axis=0)
         self._squares += rows.T @ rows
@@ -73,12 +70,7 @@ class Rounded:
 
 
 def round_weight(weight: Array, moments: Moments) -> Rounded:
-    """Round a weight to int8.
-
-    :param weight: floats, shape ``(outputs, inputs)``.
-    :param moments: the moments of the layer's input rows.
-    :returns: the rounded weight.
-    """
+    """Round a weight of shape ``(outputs, inputs)`` to int8, given the moments of the layer's input rows."""
     exact = weight.astype(np.float64)
     squares = moments.squares
     scale = _scales(exact, np.diag(squares))
@@ -91,11 +83,7 @@ def round_weight(weight: Array, moments: Moments) -> Rounded:
 
 
 def round_rows(table: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round an embedding table to int8, with one scale per row.
-
-    :param table: floats, shape ``(rows, width)``.
-    :returns: the int8 table of the same shape, and float32 scales, shape ``(rows,)``.
-    """
+    """Round an embedding table of shape ``(rows, width)`` to int8; return it with its scales, shape ``(rows,)``."""
     scale = np.abs(table).max(axis=1) / LARGEST
     scale[scale == 0] = 1.0
     return np.rint(table / scale[:, None]).astype(np.int8), scale.astype(np.float32)
@@ -122,11 +110,10 @@ def _compensated(weight: Array, squares: Array, scale: Array) -> Array:
     for start in range(0, width, _BLOCK):  # in blocks: one product per block corrects all later inputs
         end = min(start + _BLOCK, width)
         errors = np.empty((len(left), end - start))
-        for place in range(start, end):
-            column = np.clip(np.rint(left[:, place] / scale), -LARGEST, LARGEST)
-            error = (left[:, place] - column * scale) / factor[place, place]
-            rounded[:, place] = column
-            errors[:, place - start] = error
-            left[:, place:end] -= np.outer(error, factor[place, place:end])
+        for column in range(start, end):
+            rounded[:, column] = np.clip(np.rint(left[:, column] / scale), -LARGEST, LARGEST)
+            error = (left[:, column] - rounded[:, column] * scale) / factor[column, column]
+            errors[:, column - start] = error
+            left[:, column:end] -= np.outer(error, factor[column, column:end])
         left[:, end:] -= errors @ factor[start:end, end:]
     return rounded

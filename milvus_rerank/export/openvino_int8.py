@@ -36,11 +36,9 @@ def quantize_openvino(source: Path, target: Path, *, method: str, batches: Seque
     :param method: ``dynamic`` for int8 weights with one scale per output, and activations quantised at run time, token
         by token; ``calibrated`` for fixed ranges of activations, too, which is faster and less exact.
     :param batches: the texts to calibrate with.
-    :raises InputError: if there are no batches.
-    :raises ModelError: if no weight of the graph can become int8.
     """
     if not batches:
-        raise InputError("int8 for engine 'openvino' needs texts to calibrate with")
+        raise InputError("int8 for engine 'openvino' needs texts to calibrate with, got none; type --texts FILE")
     model = _rounded(source, batches) if method == "dynamic" else _calibrated(source, batches)
     openvino.save_model(model, target, compress_to_fp16=False)
 
@@ -53,7 +51,7 @@ def _rounded(source: Path, batches: Sequence[Batch]) -> Any:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     layers = [node for node in graph.node if _is_layer(node, tensors)]
     if not layers:
-        raise ModelError(f"{source} multiplies nothing with weights that could become int8")
+        raise ModelError(f"{source} has no matrix weights that could become int8; export it in float32")
     users = defaultdict(list)
     for node in graph.node:
         for name in node.input:
@@ -61,10 +59,10 @@ def _rounded(source: Path, batches: Sequence[Batch]) -> Any:
     moments = _moments(source, list(dict.fromkeys(node.input[0] for node in layers)), batches)
     floats = []
     for node in layers:
-        made = round_weight(numpy_helper.to_array(tensors[node.input[1]]).T, moments[node.input[0]])
-        floats.append(_compressed(graph, node, 1, made.weight.T, made.scale, axis=1))
+        rounded = round_weight(numpy_helper.to_array(tensors[node.input[1]]).T, moments[node.input[0]])
+        floats.append(_compressed(graph, node, 1, rounded.weight.T, rounded.scale, axis=1))
         for adder in users[node.output[0]] if len(users[node.output[0]]) == 1 else ():
-            _shift_bias(graph, adder, tensors, node.output[0], made.shift)
+            _shift_bias(graph, adder, tensors, node.output[0], rounded.shift)
     for node in graph.node:
         if node.op_type == "Gather" and node.input[0] in tensors and len(tensors[node.input[0]].dims) == 2:
             table = numpy_helper.to_array(tensors[node.input[0]])
@@ -91,21 +89,21 @@ def _shift_bias(
     shift: NDArray[np.float32],
 ) -> None:
     """Add the shift that restores the outputs' mean to the bias after a product; do nothing without a bias."""
-    place = next((one for one, name in enumerate(adder.input) if name in tensors), None)
-    if adder.op_type == "Add" and place is not None:
-        bias = numpy_helper.to_array(tensors[adder.input[place]]) + shift
-        adder.input[place] = f"{product}.bias"
+    slot = next((index for index, name in enumerate(adder.input) if name in tensors), None)
+    if adder.op_type == "Add" and slot is not None:
+        bias = numpy_helper.to_array(tensors[adder.input[slot]]) + shift
+        adder.input[slot] = f"{product}.bias"
         graph.initializer.append(numpy_helper.from_array(bias, f"{product}.bias"))
 
 
 def _compressed(
-    graph: onnx.GraphProto, node: onnx.NodeProto, place: int, weight: NDArray[Any], scale: NDArray[Any], *, axis: int
+    graph: onnx.GraphProto, node: onnx.NodeProto, slot: int, weight: NDArray[Any], scale: NDArray[Any], *, axis: int
 ) -> onnx.NodeProto:
     """Replace a node's weight by an int8 weight; return the node that converts it back to floats."""
     names = [f"{node.output[0]}.{part}" for part in ("int8", "scale", "floats")]
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight), names[0]))
     graph.initializer.append(numpy_helper.from_array(scale, names[1]))
-    node.input[place] = names[2]
+    node.input[slot] = names[2]
     return helper.make_node("DequantizeLinear", names[:2], names[2:], name=names[2], axis=axis)
 
 
@@ -113,17 +111,17 @@ def _moments(source: Path, names: Sequence[str], batches: Sequence[Batch]) -> di
     """Run texts through the float32 graph and gather the moments of the layers' inputs."""
     core = openvino.Core()
     model = core.read_model(source)
-    places = {name: len(model.outputs) + number for number, name in enumerate(names)}
+    outputs = {name: len(model.outputs) + number for number, name in enumerate(names)}
     model.add_outputs(list(names))
     run = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     inputs = frozenset(port.any_name for port in run.inputs)
     moments: dict[str, Moments] = {}
     for batch in batches:
-        made = run(pick_inputs(batch, inputs))
-        kept = batch.attention_mask.astype(bool)
-        for name, place in places.items():
-            states = made[place]
-            rows = states[kept] if states.ndim == 3 else states.reshape(-1, states.shape[-1])  # 2-D: pooled pairs
+        results = run(pick_inputs(batch, inputs))
+        mask = batch.attention_mask.astype(bool)
+        for name, output in outputs.items():
+            states = results[output]
+            rows = states[mask] if states.ndim == 3 else states.reshape(-1, states.shape[-1])  # 2-D: pooled pairs
             moments.setdefault(name, Moments(rows.shape[1], ACTIVATION_GROUP)).add(rows)
     return moments
 

@@ -16,20 +16,13 @@ RECORD = "fidelity.json"
 
 
 def held_record(target: Path, key: str, file: str) -> dict[str, Any] | None:
-    """Return the record of an export that a graph may be added to.
-
-    :param target: the folder to write.
-    :param key: the model's key, as :func:`~milvus_rerank.export.write.original_key` returns it.
-    :param file: the name of the graph to add.
-    :returns: the contents of :data:`RECORD`; None if the folder is empty or does not exist.
-    :raises InputError: if the folder holds other files, another model, or already this graph.
-    """
+    """Return the record of an export that this graph file may be added to; None for an empty or a new folder."""
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file; give a folder that does not exist yet")
     if not target.exists() or not any(target.iterdir()):
         return None
     if not (target / RECORD).is_file():
-        raise InputError(f"folder {target} holds other files; give one that does not exist yet or is empty")
+        raise InputError(f"folder {target} holds other files; give a new or an empty folder")
     record = read_config(target, RECORD)
     if record.get("key") != key:
         raise InputError(
@@ -42,13 +35,7 @@ def held_record(target: Path, key: str, file: str) -> dict[str, Any] | None:
 
 @contextmanager
 def workplace(target: Path) -> Iterator[Path]:
-    """Make a temporary folder on the target's disk, so that a rename publishes it; remove it at the end.
-
-    A killed process leaves this folder behind, under a hidden name, but never a partial target.
-
-    :param target: the folder to write, as an absolute path.
-    :yields: an empty folder in the nearest parent of the target that exists.
-    """
+    """Make a hidden temporary folder on the target's disk, so that a rename publishes it; remove it at the end."""
     parent = next(folder for folder in target.parents if folder.is_dir())
     work = parent / f".{target.name}.{secrets.token_hex(4)}"
     work.mkdir()  # only the owner may read the folders that tempfile makes
@@ -58,30 +45,20 @@ def workplace(target: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def publish(made: Path, target: Path, file: str) -> None:
-    """Rename a folder to the target; if the target has an export, add the weights, then the graph, then the record.
-
-    :param made: the complete folder, with its record.
-    :param target: the target folder, which :func:`held_record` accepted.
-    :param file: the graph's file name in the folder.
-    """
-    _open_to_readers(made)
+def publish(folder: Path, target: Path, file: str) -> None:
+    """Rename a complete folder to the target; if that holds an export, add the weights, then the graph and record."""
+    mode = (folder / RECORD).stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)  # onnx writes weights that only their owner may read
     target.parent.mkdir(parents=True, exist_ok=True)
     if not (target / RECORD).exists():
         if target.exists():
             target.rmdir()  # empty; some systems cannot rename over an empty folder
-        os.replace(made, target)
+        os.replace(folder, target)
         return
-    graph = made / file
+    graph = folder / file
     (target / file).parent.mkdir(exist_ok=True)
-    for path in [*sorted(one for one in graph.parent.iterdir() if one != graph), graph]:
+    for path in [*sorted(path for path in graph.parent.iterdir() if path != graph), graph]:
         os.replace(path, (target / file).parent / path.name)
-    os.replace(made / RECORD, target / RECORD)
-
-
-def _open_to_readers(made: Path) -> None:
-    """Give every file the default mode: onnx writes weights that only their owner may read."""
-    mode = (made / RECORD).stat().st_mode
-    for path in made.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
+    os.replace(folder / RECORD, target / RECORD)

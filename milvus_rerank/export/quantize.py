@@ -9,22 +9,14 @@ from milvus_rerank.errors import InputError
 
 
 def quantize(source: Path, target: Path, *, engine: str, method: str, batches: Sequence[Batch]) -> None:
-    """Write an int8 form of a graph.
-
-    :param source: a float32 ``model.onnx``.
-    :param target: the file to write: ``.xml`` for openvino, ``.onnx`` for onnx.
-    :param engine: ``openvino`` or ``onnx``.
-    :param method: ``dynamic`` or ``calibrated``.
-    :param batches: the texts to calibrate with; unused for onnx.
-    :raises InputError: if the engine does not support the method.
-    """
+    """Write an int8 form of a float32 ``model.onnx``: an ``.xml`` file for openvino, an ``.onnx`` file for onnx."""
     if engine == "openvino":
         from milvus_rerank.export.openvino_int8 import quantize_openvino
 
         quantize_openvino(source, target, method=method, batches=batches)
         return
     if method != "dynamic":
-        raise InputError(f"engine {engine!r} has no method {method!r}; use method 'dynamic' or engine 'openvino'")
+        raise InputError(f"engine {engine!r} supports method 'dynamic', got {method!r}; use that or engine 'openvino'")
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

@@ -73,25 +73,20 @@ class ExportOptions:
     force: bool = False
 
     def check(self, model: str) -> None:
-        """Raise if the options cannot be used.
-
-        :param model: the model's name, for the command in an error.
-        :raises InputError: for an unknown word, a number out of range, or int8 without texts.
-        :raises MissingDependencyError: if the engine is not installed.
-        """
+        """Raise if the options cannot be used; ``model`` is for the command in an error."""
         for name, choices in (("engine", GraphEngine), ("dtype", GraphDtype), ("method", Int8Method)):
             check_choice(getattr(self, name), name, get_args(choices))
         if self.engine == "onnx" and self.method == "calibrated":
-            raise InputError("engine 'onnx' has int8 by method 'dynamic' only; use that, or engine 'openvino'")
+            raise InputError("engine 'onnx' supports method 'dynamic', got 'calibrated'; use that or engine 'openvino'")
         check_count(self.queries, "queries")
         if not 0 <= self.floor <= 10:
             raise InputError(f"floor must be from 0 to 10 shared documents, got {self.floor}")
         if self.dtype == "int8" and self.texts is None:
             raise InputError(
-                "int8 changes scores, by how much depends on the texts: it is only written after a check on yours. "
-                f"Type: milvus-rerank export {model} FOLDER --dtype int8 --texts FILE, where FILE has lines of "
+                "int8 changes scores, and by how much depends on the texts, so it is only written after a check on "
+                f"yours. Type: milvus-rerank export {model} FOLDER --dtype int8 --texts FILE, where FILE has lines of "
                 '{"query": "...", "documents": ["...", ...]} or is a BEIR folder; or --texts builtin for the '
-                "package's own collection"
+                "package's collection"
             )
         needed = list(ENGINE_PACKAGES[self.engine])
         if self.dtype == "int8" and self.method == "calibrated":
@@ -160,7 +155,7 @@ class ExportReport:
             "reference": self.reference,
             "fidelity": self.fidelity and self.fidelity.to_dict(),
             "machine": platform.platform(),
-            "versions": {name: found for name in _PACKAGES if (found := installed_version(name))},
+            "versions": {name: version for name in _PACKAGES if (version := installed_version(name))},
         }
 
 
@@ -181,25 +176,22 @@ def export_model(
     :param options: the options of the export.
     :param progress: called with the progress of the scoring.
     :returns: the report; below the floor nothing is written unless ``options.force`` is set.
-    :raises InputError: for options, texts or a folder that cannot be used.
-    :raises ModelError: if the model cannot be found, read or traced.
-    :raises MissingDependencyError: if a package that the export needs is not installed.
     """
     options.check(source.name)
-    place = Path(os.path.abspath(target))
+    destination = Path(os.path.abspath(target))
     calibration, checked = _texts(options)
     folder = fetch_original(source)
     key = original_key(folder)
-    record = held_record(place, key, options.file) or {"model": source.name, "key": key, "exports": {}}
-    with workplace(place) as work:
-        made = _make(source, folder, work, options, calibration)
-        fidelity = _check(source, work, made, options, checked, progress) if checked else None
+    record = held_record(destination, key, options.file) or {"model": source.name, "key": key, "exports": {}}
+    with workplace(destination) as work:
+        exported = _make(source, folder, work, options, calibration)
+        fidelity = _check(source, work, exported, options, checked, progress) if checked else None
         report = ExportReport(
             model=source.name,
             folder=target,
             written=fidelity is None or options.force or fidelity.top_10 >= options.floor,
             options=options,
-            size=sum(path.stat().st_size for path in (made / options.file).parent.iterdir()),
+            size=sum(path.stat().st_size for path in (exported / options.file).parent.iterdir()),
             texts=checked.name if checked else None,
             calibration_queries=len(calibration.samples) if calibration else 0,
             fidelity=fidelity,
@@ -207,8 +199,8 @@ def export_model(
         if report.written:
             entry = {name: value for name, value in report.to_dict().items() if name not in ("folder", "written")}
             record["exports"][options.file] = entry
-            (made / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            publish(made, place, options.file)
+            (exported / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            publish(exported, destination, options.file)
     return report
 
 
@@ -222,14 +214,14 @@ def _texts(options: ExportOptions) -> tuple[Samples | None, Samples | None]:
 
 def _make(source: ModelSource, folder: Path, work: Path, options: ExportOptions, calibration: Samples | None) -> Path:
     """Write the float32 folder and, for int8, the int8 folder; return the requested folder."""
-    base, made = work / "float32", work / options.dtype
+    base, exported = work / "float32", work / options.dtype
     write_float32(source, folder, base)
-    if made != base:
-        copy_small_files(base, made)
-        (made / options.file).parent.mkdir()
+    if exported != base:
+        copy_small_files(base, exported)
+        (exported / options.file).parent.mkdir()
         batches = _batches(base, options, calibration) if calibration else []
-        quantize(base / FLOAT32, made / options.file, engine=options.engine, method=options.method, batches=batches)
-    return made
+        quantize(base / FLOAT32, exported / options.file, engine=options.engine, method=options.method, batches=batches)
+    return exported
 
 
 def _batches(base: Path, options: ExportOptions, calibration: Samples) -> list[Batch]:
@@ -238,17 +230,17 @@ def _batches(base: Path, options: ExportOptions, calibration: Samples) -> list[B
     chosen = spread(pairs, CALIBRATION_PAIRS)
     rows = encoder.rows(chosen, threading.Event())
     lengths = [encoder.length(row) for row in rows]
-    return [encoder.batch([rows[place] for place in some]) for some in cut(lengths, CPU_BATCH_TOKENS)]
+    return [encoder.batch([rows[index] for index in batch]) for batch in cut(lengths, CPU_BATCH_TOKENS)]
 
 
 def _check(
-    source: ModelSource, work: Path, made: Path, options: ExportOptions, texts: Samples, progress: Progress
+    source: ModelSource, work: Path, exported: Path, options: ExportOptions, texts: Samples, progress: Progress
 ) -> Fidelity:
     """Compare int8 with float32 on the same engine, or float32 with torch."""
     reference = _load_options(ModelSource(str(work / "float32")), options.engine, "float32", options)
     if options.dtype == "float32":
         reference = _load_options(source, "torch", "float32", options)
-    candidate = _load_options(ModelSource(str(made)), options.engine, options.dtype, options)
+    candidate = _load_options(ModelSource(str(exported)), options.engine, options.dtype, options)
     before = _scores(reference, texts, lambda done: progress("float32", done, len(texts.samples)))
     after = _scores(candidate, texts, lambda done: progress("exported", done, len(texts.samples)))
     return compare_scores(texts, before, after)

@@ -25,13 +25,7 @@ _FORMS = 'JSON lines of {"query": "...", "documents": ["...", ...]}, or a BEIR f
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A query with the documents that a first stage found for it.
-
-    :param id: the query's id.
-    :param query: the query's text.
-    :param ids: the documents' ids.
-    :param documents: the documents' texts.
-    """
+    """A query with the documents that a first stage found for it, by their ids and texts."""
 
     id: str
     query: str
@@ -41,12 +35,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Queries with their candidate documents, and relevance judgments if there are any.
-
-    :param name: the name of the collection, for reports.
-    :param samples: the queries with their documents.
-    :param judgments: the relevance of each document by query id and document id; None without judgments.
-    """
+    """Queries with their candidate documents, and relevance judgments if there are any; the name is for reports."""
 
     name: str
     samples: tuple[Sample, ...]
@@ -58,77 +47,63 @@ class Samples:
         return sum(len(sample.documents) for sample in self.samples)
 
     def split(self) -> "tuple[Samples, Samples]":
-        """Return queries for calibration and other queries for the check, spread over the whole file.
-
-        :returns: every fifth query, and the rest.
-        :raises InputError: if there is only one query.
-        """
+        """Return queries for calibration, every fifth, and the other queries for the check."""
         if len(self.samples) < 2:
             raise InputError(
                 f"{self.name} holds 1 query with more than {TOP} documents; calibration and check need different "
-                f"ones: give at least 2, better 50"
+                f"queries: give at least 2, better 50"
             )
-        checked = [sample for place, sample in enumerate(self.samples) if place % CALIBRATION_SHARE]
+        checked = [sample for index, sample in enumerate(self.samples) if index % CALIBRATION_SHARE]
         calibration = replace(self, samples=self.samples[::CALIBRATION_SHARE])
         return calibration, replace(self, samples=tuple(checked))
 
 
 def read_samples(where: str, queries: int) -> Samples:
-    """Read texts to check a model with.
+    """Read at most this number of queries, spread evenly over all, to check a model with.
 
-    :param where: a JSONL file of queries with their documents, a folder in BEIR's layout, or ``builtin``.
-    :param queries: the most queries to take, spread evenly over all.
-    :returns: queries with more than 10 documents each: with fewer, all orders share the same top 10.
-    :raises InputError: for a missing file or an unusable line; the message names the file and the line.
-    :raises MissingDependencyError: if a package that finds candidates in a BEIR folder is not installed.
+    Each has more than 10 documents: with fewer, all orders share the same top 10. ``where`` is a JSONL file of queries
+    with their documents, a folder in BEIR's layout, or ``builtin``.
     """
     path = demo_folder() if where == BUILTIN else Path(where)
     if not path.exists():
-        raise InputError(f"there is no file or folder {where}; expected {_FORMS}, or the word {BUILTIN!r}")
-    found = _from_beir(path, queries) if path.is_dir() else Samples(path.name, spread(list(_from_lines(path)), queries))
-    return replace(found, name=BUILTIN) if where == BUILTIN else found
+        raise InputError(f"texts {where} does not exist; expected a file of {_FORMS}, or the word {BUILTIN!r}")
+    texts = _from_beir(path, queries) if path.is_dir() else Samples(path.name, spread(list(_from_lines(path)), queries))
+    return replace(texts, name=BUILTIN) if where == BUILTIN else texts
 
 
 def spread(items: Sequence[Any], count: int) -> tuple[Any, ...]:
-    """Return at most ``count`` items, evenly spread.
-
-    :param items: any items.
-    :param count: the most items to take.
-    :returns: the chosen items in their order.
-    """
+    """Return at most ``count`` items, evenly spread, in their order."""
     if len(items) <= count:
         return tuple(items)
-    return tuple(items[place * len(items) // count] for place in range(count))
+    return tuple(items[number * len(items) // count] for number in range(count))
 
 
 def _from_lines(path: Path) -> Iterator[Sample]:
-    shortest, seen = 0, False
+    longest = 0
     with open_input(path) as file:
         for number, record in read_objects(file, str(path)):
             sample = _sample(record, f"{path}:{number}", str(number))
+            longest = max(longest, len(sample.documents))
             if len(sample.documents) > TOP:
-                seen = True
                 yield sample
-            else:
-                shortest = max(shortest, len(sample.documents))
-    if not seen:
+    if longest <= TOP:
         raise InputError(
-            f"{path} holds no query with more than {TOP} documents (the most is {shortest}), without which the top "
-            f"{TOP} cannot change; expected {_FORMS}. Give what your first stage finds: 50 documents or so a query"
+            f"{path} has no query with more than {TOP} documents (the most is {longest}), so the top {TOP} cannot "
+            f"change; expected {_FORMS}. Give the hits of your first stage, about 50 documents per query"
         )
 
 
-def _sample(record: dict[str, Any], place: str, name: str) -> Sample:
+def _sample(record: dict[str, Any], where: str, name: str) -> Sample:
     query, documents = record.get("query"), record.get("documents")
-    if not isinstance(query, str):
-        state = "no string" if "query" in record else "missing"
-        raise InputError(f"{place}: 'query' is {state}; the object has the keys {sorted(record)}; expected {_FORMS}")
-    if not isinstance(documents, list) or not all(isinstance(text, str) for text in documents):
-        state = "no list of strings" if "documents" in record else "missing"
-        raise InputError(
-            f"{place}: 'documents' is {state}; the object has the keys {sorted(record)}; expected {_FORMS}"
-        )
-    return Sample(name, query, tuple(map(str, range(len(documents)))), tuple(documents))
+    listed = isinstance(documents, list) and all(isinstance(text, str) for text in documents)
+    for key, wanted, valid in (
+        ("query", "a string", isinstance(query, str)),
+        ("documents", "a list of strings", listed),
+    ):
+        if not valid:
+            state = f"is not {wanted}" if key in record else "is missing"
+            raise InputError(f"{where}: {key!r} {state}; the object has the keys {sorted(record)}; expected {_FORMS}")
+    return Sample(name, str(query), tuple(map(str, range(len(documents or ())))), tuple(documents or ()))
 
 
 def _from_beir(folder: Path, queries: int) -> Samples:
@@ -146,6 +121,6 @@ def _from_beir(folder: Path, queries: int) -> Samples:
     likeness = embedder.encode_queries([text for _, text in chosen]) @ documents.T
     samples = []
     for (name, text), row in zip(chosen, likeness, strict=True):
-        found = [passages[place] for place in (-row).argsort(kind="stable")[:CANDIDATES]]
-        samples.append(Sample(name, text, tuple(one for one, _ in found), tuple(own for _, own in found)))
+        ids, candidates = zip(*(passages[index] for index in (-row).argsort(kind="stable")[:CANDIDATES]), strict=True)
+        samples.append(Sample(name, text, ids, candidates))
     return Samples(judged.name, tuple(samples), judged.judgments)

@@ -37,12 +37,7 @@ _PAPERS = ("README.md", "LICENSE*", "NOTICE*", "config_sentence_transformers.jso
 
 
 def fetch_original(source: ModelSource) -> Path:
-    """Return a local folder with all files that an export needs; download the missing files.
-
-    :param source: the model.
-    :returns: the model's folder.
-    :raises ModelError: if the model is not found or is not a reranker.
-    """
+    """Return a local folder with all files that an export needs; download the missing files."""
     wanted = (*CONFIGS, *_TOKENIZERS, *_PAPERS, *files.WEIGHTS)
     folder = fetch_folder(source, wanted)
     check_reranker(source.name, read_config(folder))
@@ -54,11 +49,7 @@ def fetch_original(source: ModelSource) -> Path:
 
 
 def original_key(folder: Path) -> str:
-    """Return a key for a model's contents: its config, tokenizer and weights. An export has the key of its model.
-
-    :param folder: the model's folder, as :func:`fetch_original` returns it.
-    :returns: 32 hexadecimal digits.
-    """
+    """Return a key for a model's contents: its config, tokenizer and weights. An export has the key of its model."""
     if (folder / RECORD).is_file():
         return str(read_config(folder, RECORD).get("key"))
     weights = weight_files(folder)
@@ -70,14 +61,7 @@ def original_key(folder: Path) -> str:
 
 
 def write_float32(source: ModelSource, folder: Path, target: Path) -> None:
-    """Write the folder, with the graph at ``onnx/model.onnx`` and one copy of the weights in the same folder.
-
-    :param source: the model.
-    :param folder: the model's folder, as :func:`fetch_original` returns it.
-    :param target: the folder to make.
-    :raises ModelError: if the model cannot be read or traced, or has no fast tokenizer.
-    :raises MissingDependencyError: if the export needs torch and it is not installed.
-    """
+    """Write a model that :func:`fetch_original` fetched as a folder with the graph and weights in ``onnx/``."""
     graph = target / FLOAT32
     graph.parent.mkdir(parents=True)
     _copy(folder, target, ("config.json", *_PAPERS))
@@ -99,11 +83,7 @@ def write_float32(source: ModelSource, folder: Path, target: Path) -> None:
 
 
 def copy_small_files(folder: Path, target: Path) -> None:
-    """Copy a written folder without its graph.
-
-    :param folder: a folder that :func:`write_float32` wrote.
-    :param target: the folder to make.
-    """
+    """Copy a folder that :func:`write_float32` wrote, without its graph."""
     target.mkdir()
     _copy(folder, target, ("config.json", *_PAPERS, *_TOKENIZERS))
 
@@ -119,8 +99,8 @@ def _write_tokenizer(source: ModelSource, folder: Path, target: Path) -> None:
     tokenizer = load_tokenizer(source)
     if not tokenizer.is_fast:
         raise ModelError(
-            f"model {source.name!r} has a {type(tokenizer).__name__}, which cannot be written as a tokenizer.json; "
-            "run it with engine='torch'"
+            f"model {source.name!r} has the tokenizer {type(tokenizer).__name__}, which cannot be written as "
+            "tokenizer.json; do not export it, run it with engine='torch'"
         )
     tokenizer.save_pretrained(target)
     path = target / "tokenizer_config.json"
@@ -139,26 +119,29 @@ def _data_files(graph: Path) -> list[Path]:
     import onnx
 
     model = onnx.load(graph, load_external_data=False)
-    places = {
+    names = {
         entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
     }
-    outside = [place for place in places if Path(place).name != place]
+    outside = [name for name in names if Path(name).name != name]
     if outside:  # a downloaded graph must not make us copy other files of this machine
-        raise ModelError(f"{graph} keeps weights in {outside[0]!r}, outside its own folder")
-    return [graph.parent / place for place in sorted(places)]
+        raise ModelError(
+            f"{graph} keeps weights in {outside[0]!r}, expected a file in the graph's folder; download the model again "
+            "from a source that you trust"
+        )
+    return [graph.parent / name for name in sorted(names)]
 
 
 def _rename_data(graph: Path) -> None:
     """Give a graph's weights the usual file name, which :func:`graph_files` looks for on the hub."""
     import onnx
 
-    found = _data_files(graph)
-    if len(found) == 1:
+    data_files = _data_files(graph)
+    if len(data_files) == 1:
         model = onnx.load(graph, load_external_data=False)
         wanted = graph.name + "_data"
         for tensor in model.graph.initializer:
             for entry in tensor.external_data:
                 if entry.key == "location":
                     entry.value = wanted
-        found[0].rename(graph.parent / wanted)
+        data_files[0].rename(graph.parent / wanted)
         graph.write_bytes(model.SerializeToString())

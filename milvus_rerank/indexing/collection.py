@@ -54,58 +54,36 @@ class CollectionInfo:
 
 
 def describe(client: Any, collection: str, timeout: float | None = 30.0) -> CollectionInfo:
-    """Read the description of a collection.
-
-    :param client: a ``MilvusClient``.
-    :param collection: the collection's name.
-    :param timeout: seconds to wait.
-    :returns: the description.
-    :raises InputError: if the collection does not exist.
-    :raises SearchError: if Milvus does not answer.
-    """
+    """Return the description of a collection; raise an ``InputError`` if it does not exist."""
     with explain_errors(f"describe the collection {collection!r}"):
         if not client.has_collection(collection, timeout=timeout):
             names = ", ".join(sorted(client.list_collections(timeout=timeout))) or "none"
-            raise InputError(f"there is no collection {collection!r}; there are: {names}")
-        told_of = client.describe_collection(collection, timeout=timeout)
-    vectors = {entry["name"]: entry for entry in told_of["fields"] if "VECTOR" in entry["type"].name}
-    scalars = [entry["name"] for entry in told_of["fields"] if entry["name"] not in vectors]
-    bm25 = [out for made in told_of.get("functions", ()) if made["type"].name == "BM25" for out in _outputs(made)]
+            raise InputError(f"the collection {collection!r} does not exist; the collections are: {names}")
+        schema = client.describe_collection(collection, timeout=timeout)
+    vectors = {field["name"]: field for field in schema["fields"] if "VECTOR" in field["type"].name}
+    scalars = [field["name"] for field in schema["fields"] if field["name"] not in vectors]
+    functions = [function for function in schema.get("functions", ()) if function["type"].name == "BM25"]
     return CollectionInfo(
         name=collection,
-        primary=next((field["name"] for field in told_of["fields"] if field.get("is_primary")), "id"),
-        fields=(*scalars, "$meta") if told_of.get("enable_dynamic_field") else tuple(scalars),
+        primary=next((field["name"] for field in schema["fields"] if field.get("is_primary")), "id"),
+        fields=(*scalars, "$meta") if schema.get("enable_dynamic_field") else tuple(scalars),
         dense={name: int(field["params"]["dim"]) for name, field in vectors.items() if "dim" in field["params"]},
-        bm25=next(iter(bm25), None),
-        embedder=(told_of.get("properties") or {}).get(EMBEDDER_KEY),
+        bm25=str(functions[0]["output_field_names"][0]) if functions else None,
+        embedder=(schema.get("properties") or {}).get(EMBEDDER_KEY),
     )
 
 
 def only_collection(client: Any, timeout: float | None = 30.0) -> str:
-    """Return the name of the only collection.
-
-    :param client: a ``MilvusClient``.
-    :param timeout: seconds to wait.
-    :returns: the collection's name.
-    :raises InputError: if there is no collection, or more than one.
-    :raises SearchError: if Milvus does not answer.
-    """
+    """Return the name of the only collection; raise an ``InputError`` if there are none or several."""
     with explain_errors("list its collections"):
         names = sorted(client.list_collections(timeout=timeout))
     if len(names) != 1:
-        raise InputError(f"choose a collection with --collection; there are: {', '.join(names) or 'none'}")
+        raise InputError(f"choose a collection with --collection; the collections are: {', '.join(names) or 'none'}")
     return str(names[0])
 
 
 def create(client: Any, collection: str, embedder: Embedder, timeout: float | None) -> None:
-    """Create an empty collection for passages.
-
-    :param client: a ``MilvusClient``.
-    :param collection: the collection's name.
-    :param embedder: the embedder of the passages.
-    :param timeout: seconds to wait.
-    :raises SearchError: if Milvus cannot create the collection.
-    """
+    """Create an empty collection for passages and the vectors of an embedder."""
     from pymilvus import DataType, Function, FunctionType
 
     full_text = has_bm25(client, timeout)
@@ -129,18 +107,12 @@ def create(client: Any, collection: str, embedder: Embedder, timeout: float | No
 
 
 def make_ready(client: Any, info: CollectionInfo, timeout: float | None) -> None:
-    """Create the missing indexes of a collection, and load it; this also completes a killed run.
-
-    :param client: a ``MilvusClient``.
-    :param info: the collection.
-    :param timeout: seconds to wait.
-    :raises SearchError: if Milvus fails.
-    """
+    """Create the missing indexes of a collection, and load it; this also completes a killed run."""
     with explain_errors(f"index and load the collection {info.name!r}"):
-        there = set(client.list_indexes(info.name, timeout=timeout))
+        indexed = set(client.list_indexes(info.name, timeout=timeout))
         kinds = {"vector": ("AUTOINDEX", "COSINE"), "sparse": ("SPARSE_INVERTED_INDEX", "BM25")}
         for field in ("vector", *([info.bm25] if info.bm25 else [])):
-            if field not in there and field in kinds:
+            if field not in indexed and field in kinds:
                 params = client.prepare_index_params()
                 params.add_index(field, index_type=kinds[field][0], metric_type=kinds[field][1])
                 # Do not wait: the collection is still empty, and pymilvus' wait takes at least half a second.
@@ -149,27 +121,15 @@ def make_ready(client: Any, info: CollectionInfo, timeout: float | None) -> None
 
 
 def load(client: Any, info: CollectionInfo, timeout: float | None = 30.0) -> None:
-    """Load a collection that is not loaded: Milvus Lite opens every file with its collections released.
-
-    :param client: a ``MilvusClient``.
-    :param info: the collection.
-    :param timeout: seconds to wait.
-    :raises SearchError: if Milvus fails.
-    """
+    """Load a collection that is not loaded: Milvus Lite opens every file with its collections released."""
     with explain_errors(f"load the collection {info.name!r}"):
         if client.get_load_state(info.name, timeout=timeout)["state"].name != "Loaded":
             client.load_collection(info.name, timeout=timeout)
 
 
 def check_made_for(info: CollectionInfo, embedder: Embedder) -> None:
-    """Check that a collection can take passages with this embedder's vectors.
-
-    :param info: the collection.
-    :param embedder: the embedder of the passages.
-    :raises InputError: if the collection has other fields, or its vectors come from another embedder.
-    """
-    lacking = sorted({"id", "title", "text", "$meta"} - {*info.fields})
-    if lacking or info.primary != "id" or "vector" not in info.dense:
+    """Raise an ``InputError`` if a collection has other fields than an index, or vectors of another embedder."""
+    if {"id", "title", "text", "$meta"} - {*info.fields} or info.primary != "id" or "vector" not in info.dense:
         raise InputError(
             f"the collection {info.name!r} was not made by milvus-rerank index: expected the primary key 'id', the "
             f"fields 'title', 'text' and 'vector' and dynamic fields; it has {sorted([*info.fields, *info.dense])}. "
@@ -179,32 +139,23 @@ def check_made_for(info: CollectionInfo, embedder: Embedder) -> None:
 
 
 def check_embedder(info: CollectionInfo, field: str, embedder: Embedder) -> None:
-    """Check that the vectors of a field and of an embedder are comparable.
-
-    :param info: the collection.
-    :param field: the vector field.
-    :param embedder: the embedder of queries, or of more documents.
-    :raises InputError: if the dimensions differ, or the collection names another embedder.
-    """
+    """Raise an ``InputError`` if the vectors of a field and of an embedder are not comparable."""
     if info.dense[field] != embedder.dim:
         raise InputError(
             f"the field {field!r} of the collection {info.name!r} has {info.dense[field]} dimensions, but the embedder "
-            f"{embedder.model_name!r} makes {embedder.dim}; embed with the model that made it, or index anew"
+            f"{embedder.model_name!r} makes {embedder.dim}; choose the embedder of the collection with --embedder, or "
+            f"index anew"
         )
-    given = fingerprint(embedder)
-    if info.embedder is not None and info.embedder.split()[-1] != given.split()[-1]:
+    current = fingerprint(embedder)
+    if info.embedder is not None and info.embedder.split()[-1] != current.split()[-1]:
         raise InputError(
-            f"the collection {info.name!r} was indexed with the embedder {info.embedder}, this one is {given}: their "
-            f"vectors cannot be compared. Index into another collection, or choose that embedder with --embedder"
+            f"the collection {info.name!r} was indexed with the embedder {info.embedder}, got {current}: their vectors "
+            f"cannot be compared. Choose the embedder of the collection with --embedder, or index into another one"
         )
 
 
 def fingerprint(embedder: Embedder) -> str:
-    """Return an embedder's name and a hash of its weights, as a model can change under the same name.
-
-    :param embedder: the embedder.
-    :returns: a text such as ``builtin/embed sha256:0123456789ab``.
-    """
+    """Return an embedder's name and a hash of its weights, such as ``builtin/embed sha256:0123456789ab``."""
     folder = model_folder(embedder.model_name)
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")) if folder else ():
@@ -213,18 +164,8 @@ def fingerprint(embedder: Embedder) -> str:
 
 
 def has_bm25(client: Any, timeout: float | None = 30.0) -> bool:
-    """Return whether the server can search by BM25: Milvus from 2.5 on, Milvus Lite from 3 on.
-
-    :param client: a ``MilvusClient``.
-    :param timeout: seconds to wait.
-    :returns: True if it can; False also for a version that cannot be parsed.
-    :raises SearchError: if Milvus does not answer.
-    """
+    """Return whether the server can search by BM25: Milvus from 2.5 on, Milvus Lite from 3 on."""
     with explain_errors("tell its version"):
         version = str(client.get_server_version(timeout=timeout))
-    found = re.search(r"(\d+)\.(\d+)", version)
-    return found is not None and (int(found[1]), int(found[2])) >= ((3, 0) if "lite" in version else (2, 5))
-
-
-def _outputs(made: dict[str, Any]) -> list[str]:
-    return [str(name) for name in made["output_field_names"]]
+    numbers = re.search(r"(\d+)\.(\d+)", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= ((3, 0) if "lite" in version else (2, 5))

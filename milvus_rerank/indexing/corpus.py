@@ -37,20 +37,15 @@ class Passage:
 
 
 def corpus_file(source: Path) -> Path:
-    """Return the file with the passages.
-
-    :param source: a JSONL file, or a folder with a ``corpus.jsonl``.
-    :returns: the file.
-    :raises InputError: if the file does not exist.
-    """
+    """Return a JSONL file as it is, and the ``corpus.jsonl`` of a folder in BEIR's layout."""
     if source.is_dir():
         if not (source / "corpus.jsonl").is_file():
             raise InputError(f"folder {source} has no corpus.jsonl; give a folder in BEIR's layout or a JSONL file")
         return source / "corpus.jsonl"
     if not source.exists():
-        raise InputError(f"there is no file or folder {source}")
+        raise InputError(f"{source} does not exist; give a JSONL file or a folder in BEIR's layout")
     if not source.is_file():
-        raise InputError(f"{source} is a pipe or a device; it is read twice, so save it as a file and give that")
+        raise InputError(f"{source} is a pipe or a device, which cannot be read twice; save it as a file first")
     return source
 
 
@@ -67,34 +62,37 @@ def read_passages(path: Path) -> Iterator[Passage]:
             passage = _passage(record, f"{path}:{number}")
             first = seen.setdefault(passage.id, number)
             if first != number:
-                raise InputError(f"{path}:{number}: the id {passage.id!r} is that of line {first} too; ids must differ")
+                raise InputError(f"{path}:{number}: the id {passage.id!r} is also on line {first}; each must be unique")
             yield passage
 
 
-def _passage(record: dict[str, Any], place: str) -> Passage:
-    rest = dict(record)
-    key = "_id" if "_id" in rest else "id"
-    if key not in rest:
-        raise InputError(f"{place}: has no '_id'; its keys are {sorted(record)}")
-    name = _id(rest.pop(key), key, place)
-    if "text" not in rest:
-        raise InputError(f"{place}: the document {name!r} has no 'text'; its keys are {sorted(record)}")
-    body, title = rest.pop("text"), rest.pop("title", None)
-    for given, what in ((body, "text"), ("" if title is None else title, "title")):
-        if not isinstance(given, str):
-            raise InputError(f"{place}: {what!r} of the document {name!r} must be a string, got {given!r:.60}")
-    taken = sorted(TAKEN & rest.keys())
+def _passage(record: dict[str, Any], where: str) -> Passage:
+    fields = dict(record)
+    key = "_id" if "_id" in fields else "id"
+    if key not in fields:
+        raise InputError(f"{where}: the object has no '_id'; its keys are {sorted(record)}")
+    name = _id(fields.pop(key), key, where)
+    if "text" not in fields:
+        raise InputError(f"{where}: the document {name!r} has no 'text'; its keys are {sorted(record)}")
+    body, title = fields.pop("text"), fields.pop("title", None)
+    for value, label in ((body, "text"), ("" if title is None else title, "title")):
+        if not isinstance(value, str):
+            raise InputError(f"{where}: {label!r} of the document {name!r} must be a string, got {value!r:.60}")
+    taken = sorted(TAKEN & fields.keys())
     if taken:
-        raise InputError(f"{place}: the key {taken[0]!r} is taken by the collection's own field; rename it")
-    wrong = [key for key, value in rest.items() if not _fits(value)]
-    if wrong:
-        raise InputError(f"{place}: {wrong[0]!r} of the document {name!r} holds a number of more than 64 bits")
-    passage = Passage(name, title or "", body, rest)
+        raise InputError(f"{where}: the index needs the key {taken[0]!r} itself; rename it")
+    large = [key for key, value in fields.items() if not _fits(value)]
+    if large:
+        raise InputError(
+            f"{where}: {large[0]!r} of the document {name!r} holds an integer of more than 64 bits, Milvus' limit; "
+            f"store it as a string"
+        )
+    passage = Passage(name, title or "", body, fields)
     size = len(passage.text.encode())
     if size > MAX_TEXT_BYTES:
         raise InputError(
-            f"{place}: title and text of the document {name!r} have {size} bytes, more than the {MAX_TEXT_BYTES} that "
-            f"a field of Milvus holds; split it into passages"
+            f"{where}: title and text of the document {name!r} have {size} bytes, but a field of Milvus holds at most "
+            f"{MAX_TEXT_BYTES}; split the document into passages"
         )
     return passage
 
@@ -108,12 +106,12 @@ def _fits(value: object) -> bool:
     return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
-def _id(value: object, key: str, place: str) -> str:
+def _id(value: object, key: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-        raise InputError(f"{place}: {key!r} must be a string or an integer, got {value!r:.60}")
+        raise InputError(f"{where}: {key!r} must be a string or an integer, got {value!r:.60}")
     if any(char < " " and char not in "\n\r\t" for char in str(value)):
         # Stored passages are looked up with Milvus' filters, which cannot express other control characters.
-        raise InputError(f"{place}: {key!r} holds a control character, got {value!r:.60}; take it out")
+        raise InputError(f"{where}: {key!r} must not hold a control character, got {value!r:.60}; remove it")
     if len(str(value).encode()) > MAX_ID_BYTES:
-        raise InputError(f"{place}: {key!r} has over {MAX_ID_BYTES} bytes, Milvus' limit here: {str(value)[:40]}...")
+        raise InputError(f"{where}: {key!r} must have at most {MAX_ID_BYTES} bytes, got {str(value)[:40]}...")
     return str(value)

@@ -62,8 +62,6 @@ def index_passages(
     :param timeout: the most seconds of a call to Milvus.
     :param progress: called with the number of passages done, after each batch.
     :returns: the results of the run.
-    :raises InputError: for a collection with other fields or with vectors of another embedder.
-    :raises SearchError: if Milvus fails or does not answer.
     """
     check_count(batch_size, "batch_size")
     with explain_errors(f"look for the collection {collection!r}"):
@@ -83,8 +81,7 @@ def index_passages(
         read, written = read + len(batch), written + len(changed)
         progress(len(batch))
     with explain_errors(f"count the documents of {collection!r}"):
-        counted = client.query(collection, filter="", output_fields=["count(*)"], timeout=timeout)
-    total = int(counted[0]["count(*)"])
+        total = int(client.query(collection, filter="", output_fields=["count(*)"], timeout=timeout)[0]["count(*)"])
     return IndexReport(collection, embedder.model_name, info.bm25 is not None, read, written, read - written, total)
 
 
@@ -104,7 +101,7 @@ def _write(
     client: Any, collection: str, rows: list[dict[str, Any]], stale: Sequence[str], timeout: float | None
 ) -> None:
     with explain_errors(
-        f"store passages in {collection!r}", "Index the same source again: that writes what is missing now"
+        f"store passages in {collection!r}", "Index the same source again; it writes only the missing passages"
     ):
         if stale:  # Milvus Lite's upsert keeps dynamic fields that the new row lacks
             client.delete(collection, filter=_among(stale), timeout=timeout)

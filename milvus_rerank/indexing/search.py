@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.indexing.collection import CollectionInfo, Embedder, check_embedder
@@ -14,7 +14,6 @@ from milvus_rerank.search.first_stage import FirstStage
 from milvus_rerank.validation import check_choice
 
 Mode = Literal["dense", "bm25", "hybrid"]
-MODES = ("dense", "bm25", "hybrid")
 
 
 class FirstStageOrder(BaseRerankFunction):
@@ -22,7 +21,7 @@ class FirstStageOrder(BaseRerankFunction):
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
         """Score each document by its position."""
-        return [[-float(place) for place in range(len(documents))] for _, documents in requests]
+        return [[-float(position) for position in range(len(documents))] for _, documents in requests]
 
 
 def open_search(
@@ -43,16 +42,15 @@ def open_search(
     :param embedder: the embedder of queries; not needed for ``bm25``.
     :param text_field: the field to rerank by.
     :returns: the search.
-    :raises InputError: if the collection lacks the fields for the mode, or its vectors come from another embedder.
     """
-    check_choice(mode, "mode", MODES)
+    check_choice(mode, "mode", get_args(Mode))
     if text_field not in info.fields and "$meta" not in info.fields:
         raise InputError(f"the collection {info.name!r} has no field {text_field!r}; it has {sorted(info.fields)}")
     stage = _stage(info, mode)
     dense = stage.searches[0] if isinstance(stage, Hybrid) else stage
     if isinstance(dense, Dense):
         if embedder is None:
-            raise InputError(f"the mode {mode!r} needs an embedder")
+            raise InputError(f"mode {mode!r} needs an embedder, got None; pass embedder=StaticEmbedder()")
         check_embedder(info, str(dense.field), embedder)
     return TwoStageSearch(
         client,
@@ -72,12 +70,15 @@ def without_scores(answer: SearchAnswer) -> SearchAnswer:
 def _stage(info: CollectionInfo, mode: str) -> FirstStage:
     if mode != "dense" and info.bm25 is None:
         raise InputError(
-            f"the collection {info.name!r} has no BM25 field (Milvus makes one from 2.5 on); search with --mode dense"
+            f"the collection {info.name!r} has no BM25 field, which --mode {mode} needs; search with --mode dense"
         )
     full_text = FullText(info.bm25 or "")
     if mode == "bm25":
         return full_text
     if len(info.dense) != 1 and "vector" not in info.dense:
-        raise InputError(f"the collection {info.name!r} has the dense vector fields {sorted(info.dense)}, expected one")
+        raise InputError(
+            f"the collection {info.name!r} must have one dense vector field or one called 'vector', "
+            f"got {sorted(info.dense) or 'none'}; search with TwoStageSearch(..., first_stage=Dense(field))"
+        )
     dense = Dense("vector" if "vector" in info.dense else next(iter(info.dense)))
     return dense if mode == "dense" else Hybrid((dense, full_text))

@@ -47,7 +47,7 @@ def test_a_judged_query_without_a_ranking_counts_as_zero_and_one_without_anythin
 def test_ndcg_refuses_what_has_no_answer() -> None:
     with pytest.raises(InputError, match="the ranking of query 'q' names a document twice"):
         ndcg({"q": ["a", "a"]}, {"q": {"a": 1}})
-    with pytest.raises(InputError, match="the judgments name nothing relevant"):
+    with pytest.raises(InputError, match="must name a relevant document for at least one query, got none"):
         ndcg({"q": ["a"]}, {"q": {"a": 0}})
     with pytest.raises(InputError, match="k must be a positive integer, got int: 0"):
         ndcg({"q": ["a"]}, {"q": {"a": 1}}, k=0)
@@ -67,14 +67,18 @@ def test_a_judged_folder_is_read_with_only_its_judged_queries(folder: Path) -> N
     ("file", "line", "told"),
     [
         ("queries.jsonl", '{"_id": 3, "text": "x"}', r"queries\.jsonl:3: expected the strings '_id' and 'text'"),
-        ("queries.jsonl", '{"_id": "q1", "text": "x"}', r"queries\.jsonl:3: the query 'q1' stands there twice"),
+        (
+            "queries.jsonl",
+            '{"_id": "q1", "text": "x"}',
+            r"queries\.jsonl:3: the query 'q1' is there twice; each must be unique",
+        ),
         ("queries.jsonl", "{", r"queries\.jsonl:3: is not JSON"),
-        ("qrels/test.tsv", "q1 c 1", r"test\.tsv:5: expected query-id, corpus-id, an integer score"),
-        ("qrels/test.tsv", "q1\tc\t²", r"test\.tsv:5: expected query-id, corpus-id, an integer score"),
-        ("qrels/test.tsv", "q1\tc\t0.5", r"test\.tsv:5: expected query-id, corpus-id, an integer score"),
+        ("qrels/test.tsv", "q1 c 1", r"test\.tsv:5: expected query-id, corpus-id and an integer score"),
+        ("qrels/test.tsv", "q1\tc\t²", r"test\.tsv:5: expected query-id, corpus-id and an integer score"),
+        ("qrels/test.tsv", "q1\tc\t0.5", r"test\.tsv:5: expected query-id, corpus-id and an integer score"),
         ("qrels/test.tsv", "q9\tc\t1", r"test\.tsv:5: judges the query 'q9', which is not in queries\.jsonl"),
         ("qrels/test.tsv", "q1\tnone\t1", r"test\.tsv:5: judges the document 'none', which is not in corpus\.jsonl"),
-        ("qrels/test.tsv", "q1\tc\t2", r"test\.tsv:5: judges 'c' for 'q1' once more, and differently"),
+        ("qrels/test.tsv", "q1\tc\t2", r"test\.tsv:5: judges 'c' for 'q1' as 2, an earlier line as"),
     ],
 )
 def test_a_bad_line_is_told_with_file_and_line(folder: Path, file: str, line: str, told: str) -> None:

@@ -21,7 +21,7 @@ def test_the_command_prints_figures_and_ends_with_1_below_the_floor(fragile: Pat
     assert (done.exit_code, list(tmp_path.iterdir())) == (1, [])
     assert "close.jsonl: 4 queries, 144 pairs" in done.stdout
     assert "of 10, floor 10; least of a query" in done.stdout
-    for words in ("--engine openvino, whose int8 is more exact", 'dtype="auto"', "--force"):
+    for words in ("--engine openvino, which is more exact", 'dtype="auto"', "--force"):
         assert words in done.stderr
     done = CliRunner().invoke(app, [*arguments, "--force", "--json"])
     printed = json.loads(done.stdout)

@@ -44,7 +44,7 @@ def test_what_fails_in_the_middle_leaves_nothing(tiny: dict[str, Path], tmp_path
 
 def test_a_folder_with_other_files_is_left_alone(tiny: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds other files; give one that does not exist yet or is empty"):
+    with pytest.raises(InputError, match="holds other files; give a new or an empty folder"):
         export(tiny["bert"], tmp_path)
     with pytest.raises(InputError, match="is a file; give a folder"):
         export(tiny["bert"], tmp_path / "notes.txt")
@@ -62,12 +62,14 @@ def test_a_graph_cannot_have_other_files_copied(tiny: dict[str, Path], tmp_path:
             if entry.key == "location":
                 entry.value = "../config.json"
     path.write_bytes(graph.SerializeToString())
-    with pytest.raises(ModelError, match=r"keeps weights in '\.\./config\.json', outside its own folder"):
+    with pytest.raises(
+        ModelError, match=r"keeps weights in '\.\./config\.json', expected a file in the graph's folder"
+    ):
         export(tmp_path / "one", tmp_path / "two")
 
 
 def test_onnx_has_no_calibrated_int8(tiny: dict[str, Path], tmp_path: Path, texts: Path) -> None:
-    with pytest.raises(InputError, match="'dynamic' only; use that, or engine 'openvino'"):
+    with pytest.raises(InputError, match="'dynamic', got 'calibrated'; use that or engine 'openvino'"):
         export(tiny["bert"], tmp_path / "made", dtype="int8", method="calibrated", texts=str(texts))
 
 

@@ -17,10 +17,10 @@ pytestmark = pytest.mark.compat
     ("line", "message"),
     [
         ('{"query": "a"}', r"texts\.jsonl:2: 'documents' is missing; the object has the keys \['query'\]; expected"),
-        ('{"query": "a", "documents": "b"}', r"texts\.jsonl:2: 'documents' is no list of strings"),
-        ('{"query": "a", "documents": ["b", 3]}', r"texts\.jsonl:2: 'documents' is no list of strings"),
+        ('{"query": "a", "documents": "b"}', r"texts\.jsonl:2: 'documents' is not a list of strings"),
+        ('{"query": "a", "documents": ["b", 3]}', r"texts\.jsonl:2: 'documents' is not a list of strings"),
         ('{"documents": ["b"]}', r"texts\.jsonl:2: 'query' is missing; .*expected JSON lines of \{\"query\""),
-        ('{"query": 1, "documents": ["b"]}', r"texts\.jsonl:2: 'query' is no string"),
+        ('{"query": 1, "documents": ["b"]}', r"texts\.jsonl:2: 'query' is not a string"),
         ("{", r"texts\.jsonl:2: is not JSON"),
     ],
 )
@@ -32,7 +32,7 @@ def test_a_wrong_line_of_texts_is_named(tmp_path: Path, line: str, message: str)
 
 
 def test_texts_that_cannot_show_a_change_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no file or folder nowhere; expected JSON lines"):
+    with pytest.raises(InputError, match="texts nowhere does not exist; expected a file of JSON lines"):
         read_samples("nowhere", 10)
     path = write_jsonl(tmp_path / "short.jsonl", [{"query": "a", "documents": ["b"] * 10}])
     with pytest.raises(InputError, match=r"no query with more than 10 documents \(the most is 10\)"):
@@ -51,7 +51,7 @@ def test_calibration_and_check_have_different_queries() -> None:
     calibration, checked = texts.split()
     assert [sample.id for sample in calibration.samples] == ["0", "5", "10"]
     assert [sample.id for sample in checked.samples] == ["1", "2", "3", "4", "6", "7", "8", "9", "11"]
-    with pytest.raises(InputError, match="calibration and check need different ones"):
+    with pytest.raises(InputError, match="calibration and check need different queries"):
         Samples("t", texts.samples[:1]).split()
 
 

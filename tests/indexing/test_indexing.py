@@ -64,10 +64,10 @@ def test_the_longest_text_that_fits_is_stored_whole(client: MilvusClient, embedd
 def test_a_source_that_is_no_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no corpus\.jsonl"):
         corpus_file(tmp_path)
-    with pytest.raises(InputError, match="there is no file or folder"):
+    with pytest.raises(InputError, match="does not exist; give a JSONL file or a folder"):
         corpus_file(tmp_path / "none")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe is a pipe or a device; it is read twice, so save it as a file"):
+    with pytest.raises(InputError, match="pipe is a pipe or a device, which cannot be read twice; save it as a file"):
         corpus_file(tmp_path / "pipe")
 
 
@@ -183,7 +183,7 @@ def test_another_embedder_is_refused_even_with_as_many_dimensions(
     client: MilvusClient, small: CollectionInfo, passages: list[Passage], tmp_path: Path
 ) -> None:
     other = StaticEmbedder(str(save_embedder(tmp_path / "other", passage_texts(), seed=1)))
-    with pytest.raises(InputError, match=r"'small' was indexed with .* sha256:\w{12}, this one is .*other"):
+    with pytest.raises(InputError, match=r"'small' was indexed with .* sha256:\w{12}, got .*other"):
         index_passages(client, "small", passages, other)
     with pytest.raises(InputError, match="their vectors cannot be compared"):
         open_search(client, small, reranker=LexicalRerankFunction(), embedder=other)
@@ -258,9 +258,7 @@ def test_a_failed_write_says_how_to_complete_it_and_that_completes_it(
     client: MilvusClient, embedder: StaticEmbedder
 ) -> None:
     index_passages(client, "torn", [Passage("a", "", "x", {"year": 1})], embedder)
-    advice = (
-        r"could not store passages in 'torn': out of disk\. Index the same source again: that writes what is missing"
-    )
+    advice = r"could not store passages in 'torn': out of disk\. Index the same source again; it writes only the"
     with pytest.raises(SearchError, match=advice):
         index_passages(FailingClient(client), "torn", [Passage("a", "", "x")], embedder)
     assert index_passages(client, "torn", [Passage("a", "", "x")], embedder).written == 1

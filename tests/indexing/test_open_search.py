@@ -47,9 +47,9 @@ def test_a_search_that_the_collection_has_no_field_for_is_refused(
 ) -> None:
     client.create_collection("plain", dimension=32, id_type="string", max_length=64)
     plain = describe(client, "plain")
-    with pytest.raises(InputError, match=r"'plain' has no BM25 field .* --mode dense"):
+    with pytest.raises(InputError, match=r"'plain' has no BM25 field, .* --mode dense"):
         open_search(client, plain, mode="hybrid", embedder=embedder)
-    with pytest.raises(InputError, match="the mode 'dense' needs an embedder"):
+    with pytest.raises(InputError, match="mode 'dense' needs an embedder, got None"):
         open_search(client, small)
     with pytest.raises(InputError, match="mode must be one of 'dense', 'bm25', 'hybrid', got 'sparse'"):
         open_search(client, small, mode="sparse", embedder=embedder)
@@ -57,12 +57,12 @@ def test_a_search_that_the_collection_has_no_field_for_is_refused(
 
 def test_unknown_collections_are_told_with_those_there_are(tmp_path: Path, embedder: StaticEmbedder) -> None:
     with open_client(str(tmp_path / "a.db")) as client:
-        with pytest.raises(InputError, match="there is no collection 'nope'; there are: none"):
+        with pytest.raises(InputError, match="the collection 'nope' does not exist; the collections are: none"):
             describe(client, "nope")
         create(client, "one", embedder, 10.0)
         assert only_collection(client) == "one"
         create(client, "two", embedder, 10.0)
-        with pytest.raises(InputError, match="choose a collection with --collection; there are: one, two"):
+        with pytest.raises(InputError, match="choose a collection with --collection; the collections are: one, two"):
             only_collection(client)
 
 
@@ -106,7 +106,7 @@ def test_a_reranker_is_no_embedder() -> None:
     [
         ("milvus", r"uri must be a Milvus Lite path that ends in \.db, or a server"),
         ("", r"uri must be a Milvus Lite path"),
-        ("none/x.db", "there is no folder none to put x.db in"),
+        ("none/x.db", "cannot create none/x.db: the folder none does not exist"),
     ],
 )
 def test_a_uri_of_another_form_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, told: str) -> None:
@@ -118,7 +118,9 @@ def test_a_uri_of_another_form_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_search_does_not_make_a_file_that_is_not_there(tmp_path: Path) -> None:
     with (
-        pytest.raises(InputError, match=r"there is no Milvus Lite file .*x\.db; make it with: milvus-rerank index"),
+        pytest.raises(
+            InputError, match=r"the Milvus Lite file .*x\.db does not exist; create it with: milvus-rerank index"
+        ),
         open_client(str(tmp_path / "x.db"), must_exist=True),
     ):
         pass
@@ -130,7 +132,7 @@ def test_a_file_that_another_process_has_open_is_told_as_that(tmp_path: Path) ->
     with (tmp_path / "x.db" / "LOCK").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with (
-            pytest.raises(SearchError, match="another process has it open, and a Milvus Lite file serves one"),
+            pytest.raises(SearchError, match="another process has it open, and only one can open a Milvus Lite"),
             open_client(str(tmp_path / "x.db")),
         ):
             pass
