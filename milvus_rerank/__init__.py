@@ -32,44 +32,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The module of each public name. Names are imported at first use: importing the package is quick and needs no optional
-# package.
-_HOME = {
-    "BGERerankFunction": "reranker",
-    "BaseRerankFunction": "reranker",
-    "BatchOptions": "loading.options",
-    "CascadeRerankFunction": "cascade",
-    "Chunks": "scoring.encoder",
-    "CohereRerankFunction": "reranker",
-    "CrossEncoderRerankFunction": "reranker",
-    "Dense": "search",
-    "FlagOptions": "loading.options",
-    "FullText": "search",
-    "HTTPRerankFunction": "reranker",
-    "HubOptions": "loading.options",
-    "Hybrid": "search",
-    "JinaRerankFunction": "reranker",
-    "LexicalRerankFunction": "reranker",
-    "RRF": "postprocess",
-    "RerankResult": "results",
-    "RetryPolicy": "reranker",
-    "ScoreCache": "scoring.caches",
-    "SearchAnswer": "search",
-    "Stage": "cascade",
-    "StaticEmbedder": "embedding",
-    "TEIRerankFunction": "reranker",
-    "TwoStageSearch": "search",
-    "VoyageRerankFunction": "reranker",
-    "Weighted": "postprocess",
-    "above": "postprocess",
-    "available": "registry",
-    "create": "registry",
-    "diversify": "postprocess",
-    "fuse": "postprocess",
-    "load": "registry",
-    "normalize": "postprocess",
-    "register": "registry",
+# The module of each public name that is not in `reranker`. Names are imported at first use: importing the package is
+# quick and needs no optional package.
+_MODULES = {
+    "cascade": ("CascadeRerankFunction", "Stage"),
+    "embedding": ("StaticEmbedder",),
+    "loading.options": ("BatchOptions", "FlagOptions", "HubOptions"),
+    "postprocess": ("RRF", "Weighted", "above", "diversify", "fuse", "normalize"),
+    "registry": ("available", "create", "load", "register"),
+    "results": ("RerankResult",),
+    "scoring.caches": ("ScoreCache",),
+    "scoring.encoder": ("Chunks",),
+    "search": ("Dense", "FullText", "Hybrid", "SearchAnswer", "TwoStageSearch"),
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "BGERerankFunction",
@@ -110,12 +86,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_HOME.get(name, 'reranker')}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *__all__})

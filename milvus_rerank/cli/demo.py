@@ -31,7 +31,7 @@ def demo(
     output.calm_milvus()
     judged = load_judged(demo_folder())
     encoder = StaticEmbedder(embedder)
-    reranker = options.make_reranker(options.DEFAULT_RERANKER, model, device)
+    reranker = options.make_reranker(None, model, device)
     with _database(keep) as database, output.progress_bars() as bars:
         tasks = {
             "index": bars.add_task("Embedding and indexing", total=len(judged.passages)),
@@ -42,7 +42,7 @@ def demo(
             database,
             encoder,
             reranker,
-            reranker_name=options.reranker_label(options.DEFAULT_RERANKER, model),
+            reranker_name=options.reranker_label(None, model),
             candidates=candidates,
             progress=lambda stage, done: bars.advance(tasks[stage], done),
         )
@@ -51,7 +51,7 @@ def demo(
     else:
         from milvus_rerank.cli.demo_report import show_demo
 
-        show_demo(output.out(), report, queries)
+        show_demo(output.console(), report, queries)
         if keep:
             output.note(f"Kept. Try: milvus-rerank search 'first computer bug' --uri {keep}")
 

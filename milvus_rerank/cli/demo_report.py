@@ -15,12 +15,7 @@ MARKS = {0: "", 1: "★", 2: "★★"}
 
 
 def show_demo(console: Console, report: DemoReport, queries: int) -> None:
-    """Print the demo's report.
-
-    :param console: the console to print to.
-    :param report: the demo's results.
-    :param queries: the number of queries to show in full.
-    """
+    """Print the demo's report, with this number of queries in full."""
     comparison = report.comparison
     console.print(
         Text.assemble(
@@ -31,13 +26,8 @@ def show_demo(console: Console, report: DemoReport, queries: int) -> None:
     )
     shown = pick(comparison, queries)
     if shown:
-        console.print(
-            Text(
-                f"★★ answers the query, ★ is related. Queries that changed the most, {len(shown)} of "
-                f"{len(comparison.queries)}:",
-                "dim",
-            )
-        )
+        legend = "★★ answers the query, ★ is related. The queries that changed the most"
+        console.print(Text(f"{legend}, {len(shown)} of {len(comparison.queries)}:", "dim"))
     for query in shown:
         console.print()
         console.print(_query(query))
@@ -46,12 +36,7 @@ def show_demo(console: Console, report: DemoReport, queries: int) -> None:
 
 
 def pick(comparison: ComparisonReport, count: int) -> list[QueryReport]:
-    """Return the queries to show: those with the greatest gains, and the one with the greatest loss, if any.
-
-    :param comparison: the comparison of all queries.
-    :param count: the number of queries to return.
-    :returns: queries by gain, the greatest first.
-    """
+    """Return the queries with the greatest gains, the greatest first, and the one with the greatest loss, if any."""
     ordered = sorted(comparison.queries, key=lambda query: query.ndcg_before - query.ndcg_after)
     if count >= len(ordered) or count < 2:
         return ordered[:count]

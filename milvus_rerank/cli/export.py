@@ -15,38 +15,44 @@ if TYPE_CHECKING:
 FLOOR = 9.5  # export.run.FLOOR, which a help text must not import; a test checks that they agree
 QUERIES = 50
 
+Engine = Annotated[
+    GraphEngine | None, typer.Option(help="The engine that runs it. (default: openvino if installed, else onnx)")
+]
+Method = Annotated[
+    Int8Method | None,
+    typer.Option(
+        help="How to quantise to int8: dynamic, or calibrated (openvino only), which also fixes the scales of "
+        "activations; it is faster and less exact. (default: dynamic)",
+        show_default=False,
+    ),
+]
+Texts = Annotated[
+    str | None,
+    typer.Option(
+        help='Check the export on these texts; int8 requires it: JSON lines of {"query": ..., "documents": [...]}, a '
+        "BEIR folder (reports nDCG, too), or builtin.",
+        show_default=False,
+    ),
+]
+Floor = Annotated[
+    float, typer.Option(help="Write nothing if fewer of the 10 best documents stay the same.", min=0, max=10)
+]
+MaxLength = Annotated[
+    int | None, typer.Option(help="The most tokens of a pair in the check. (default: the model's)", min=1)
+]
+
 
 def export(
     model: Annotated[str, typer.Argument(help="A built-in model, a folder, or a name on the model hub.")],
     folder: Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)],
-    engine: Annotated[
-        GraphEngine | None, typer.Option(help="What it is for. (default: openvino if installed, else onnx)")
-    ] = None,
+    engine: Engine = None,
     dtype: Annotated[GraphDtype, typer.Option(help="float32 is exact; both engines read it.")] = "float32",
-    method: Annotated[
-        Int8Method | None,
-        typer.Option(
-            help="How int8 is made: calibrated fixes the scales of activations too, is faster and less exact, and for "
-            "openvino only. (default: dynamic)",
-            show_default=False,
-        ),
-    ] = None,
-    texts: Annotated[
-        str | None,
-        typer.Option(
-            help='Check on these texts, as int8 must be: JSON lines of {"query": ..., "documents": [...]}, a BEIR '
-            "folder (for nDCG too), or builtin.",
-            show_default=False,
-        ),
-    ] = None,
+    method: Method = None,
+    texts: Texts = None,
     queries: Annotated[int, typer.Option(help="Check with this many queries at most.", min=1)] = QUERIES,
-    floor: Annotated[
-        float, typer.Option(help="Write nothing if fewer of the 10 best documents stay the same.", min=0, max=10)
-    ] = FLOOR,
-    max_length: Annotated[
-        int | None, typer.Option(help="The most tokens of a pair in the check. (default: the model's)", min=1)
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write below the floor too.")] = False,
+    floor: Floor = FLOOR,
+    max_length: MaxLength = None,
+    force: Annotated[bool, typer.Option("--force", help="Write it even below the floor.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a model as a folder that loads without torch, in float32 or int8.
@@ -58,27 +64,19 @@ def export(
     from milvus_rerank.models import ModelSource
 
     if method is not None and dtype == "float32":
-        raise typer.BadParameter("is for --dtype int8; float32 is exact", param_hint="--method")
-    chosen = ExportOptions(
-        engine=engine or default_engine(),
-        dtype=dtype,
-        method=method or "dynamic",
-        texts=texts,
-        queries=queries,
-        floor=floor,
-        max_length=max_length,
-        force=force,
-    )
-    with output.progress_bars() as bars:
-        tasks = {
-            stage: bars.add_task(f"Scoring, {stage}", start=False, total=None) for stage in ("float32", "exported")
-        }
-        report = export_model(
-            ModelSource(model),
-            folder,
-            chosen,
-            lambda stage, done, total: bars.update(tasks[stage], completed=done, total=total),
+        raise typer.BadParameter(
+            "float32 is exact and has no method; leave it out, or add --dtype int8", param_hint="--method"
         )
+    engine, method = engine or default_engine(), method or "dynamic"
+    chosen = ExportOptions(engine, dtype, method, texts, queries, floor, max_length, force)
+    with output.progress_bars() as bars:
+        stages = ("float32", "exported")
+        tasks = {stage: bars.add_task(f"Scoring, {stage}", start=False, total=None) for stage in stages}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            bars.update(tasks[stage], completed=done, total=total)
+
+        report = export_model(ModelSource(model), folder, chosen, progress)
     if as_json:
         output.print_json(report.to_dict())
     else:
@@ -92,64 +90,48 @@ def _print(report: "ExportReport") -> None:
     from rich.filesize import decimal
     from rich.text import Text
 
-    console, chosen = output.out(), report.options
-    how = f", {chosen.method}" if chosen.dtype == "int8" else ""
+    console, chosen = output.console(), report.options
     if report.fidelity is None:
         console.print(Text(f"{report.model} in float32, not checked: add --texts to compare it with torch", "dim"))
     else:
-        console.print(
-            Text.assemble(
-                (f"{report.model} in {chosen.dtype}{how}, {chosen.engine}", "bold"), f" against {report.reference}"
-            )
-        )
+        form = ", ".join([chosen.dtype, *([chosen.method] if chosen.dtype == "int8" else []), chosen.engine])
+        console.print(Text.assemble((f"{report.model} in {form}", "bold"), f" against {report.reference}"))
         _print_fidelity(report, report.fidelity)
     if report.written:
-        console.print(
-            Text.assemble("wrote ", (f"{report.folder}/{chosen.file}", "bold"), f", {decimal(report.size)}"),
-            soft_wrap=True,
-        )
+        line = Text.assemble("wrote ", (f"{report.folder}/{chosen.file}", "bold"), f", {decimal(report.size)}")
+        console.print(line, soft_wrap=True)
 
 
 def _print_fidelity(report: "ExportReport", fidelity: "Fidelity") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    floor = report.options.floor
     other = f"; calibrated on {report.calibration_queries} other queries" if report.calibration_queries else ""
-    good = fidelity.top_10 >= report.options.floor
-    rows = [
-        ("texts", Text(f"{report.texts}: {fidelity.queries} queries, {fidelity.pairs} pairs{other}")),
-        (
-            "top 10 shared",
-            Text.assemble(
-                (f"{fidelity.top_10:.2f}", "green" if good else "red"),
-                f" of 10, floor {report.options.floor:g}; least of a query {fidelity.least_top_10}",
-            ),
-        ),
-        ("Spearman", Text(f"{fidelity.spearman:.4f}")),
-        ("largest difference of a score", Text(f"{fidelity.difference:.2g}")),
-    ]
+    shared = Text(f"{fidelity.top_10:.2f}", "green" if fidelity.top_10 >= floor else "red")
+    shared.append(f" of 10, floor {floor:g}; least of a query {fidelity.least_top_10}", "default")
+    rows: dict[str, str | Text] = {
+        "texts": f"{report.texts}: {fidelity.queries} queries, {fidelity.pairs} pairs{other}",
+        "top 10 shared": shared,
+        "Spearman": f"{fidelity.spearman:.4f}",
+        "largest difference of a score": f"{fidelity.difference:.2g}",
+    }
     if fidelity.ndcg_change is not None:
-        figures = f"{fidelity.ndcg_before:.4f} -> {fidelity.ndcg_after:.4f} ({fidelity.ndcg_change:+.4f})"
-        rows.append(("nDCG@10", Text(figures)))
+        change = f"({fidelity.ndcg_change:+.4f})"
+        rows["nDCG@10"] = f"{fidelity.ndcg_before:.4f} -> {fidelity.ndcg_after:.4f} {change}"
     table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in rows:
-        table.add_row(Text(name, "dim"), value)
-    output.out().print(table)
+    for name, value in rows.items():
+        table.add_row(Text(name, "dim"), Text(value) if isinstance(value, str) else value)
+    output.console().print(table)
 
 
 def _advice(report: "ExportReport") -> str:
-    """Return a suggestion for an int8 model with too low fidelity."""
-    chosen = report.options
-    tries = [
-        'no export but dtype="auto" when loading, which is bfloat16 where the CPU has it',
-        "--force to write it anyway",
-    ]
-    if chosen.engine == "onnx":
-        tries.insert(0, "--engine openvino, whose int8 is more exact")
-    elif chosen.method == "calibrated":
-        tries.insert(0, "--method dynamic, which is more exact")
-    found = report.fidelity.top_10 if report.fidelity else 0.0
+    """Return the error for an export below the floor, with what else to type."""
+    options, shared = report.options, report.fidelity.top_10 if report.fidelity else 0.0
+    exact = "--engine openvino" if options.engine == "onnx" else "--method dynamic"
+    advice = f"{exact}, which is more exact; " if (options.engine, options.method) != ("openvino", "dynamic") else ""
     return (
-        f"{found:.2f} of the 10 best documents are the same, fewer than the floor of {chosen.floor:g}: nothing is "
-        f"written. Try: {'; '.join(tries)}"
+        f"{shared:.2f} of the 10 best documents are the same, fewer than the floor of {options.floor:g}: nothing is "
+        f'written. Try: {advice}dtype="auto" when loading, without an export, which is bfloat16 if the CPU supports '
+        "it; --force to write it anyway"
     )

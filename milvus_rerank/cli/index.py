@@ -24,13 +24,13 @@ def index(
 ) -> None:
     """Embed passages and store them in Milvus.
 
-    Run it again after a crash or a change of the file: what is there already is left as it is, nothing is doubled.
+    Run it again after a crash or a change of the file: it writes only new and changed passages.
     """
     from milvus_rerank.embedding import StaticEmbedder
     from milvus_rerank.indexing import corpus_file, index_passages, open_client, read_passages
 
     path = corpus_file(source)
-    total = sum(1 for _ in read_passages(path))  # read it all first: an invalid line fails before anything is written
+    total = sum(1 for _ in read_passages(path))  # an invalid line fails before anything is written
     encoder = StaticEmbedder(embedder)
     output.calm_milvus()
     with open_client(uri, token=token, timeout=timeout) as client, output.progress_bars() as bars:
@@ -46,7 +46,7 @@ def index(
         )
     if not report.bm25:
         output.note(
-            "This Milvus has no BM25 (it needs 2.5 or later): the collection can be searched by --mode dense only."
+            "This Milvus has no BM25, which needs version 2.5 or later: search the collection with --mode dense only."
         )
     if as_json:
         output.print_json({"uri": uri, **report.to_dict()})

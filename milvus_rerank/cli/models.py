@@ -21,13 +21,15 @@ def models(
     name: Annotated[
         str | None, typer.Argument(help="Print the card of this model, and nothing else.", show_default=False)
     ] = None,
-    load: Annotated[bool, typer.Option("--load", help="Load every model here, not only look at its files.")] = False,
+    load: Annotated[
+        bool, typer.Option("--load", help="Load every model, instead of only looking at its files.")
+    ] = False,
     known: Annotated[
-        bool, typer.Option("--known", help="List the known models, here or not, and nothing else.")
+        bool, typer.Option("--known", help="List the known models, installed or not, and nothing else.")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """List the rerankers, the models on this machine and what to install for the rest; or known models."""
+    """List the rerankers, the models on this machine and the optional packages; or the known models."""
     if (name is not None) + load + known > 1:
         raise typer.BadParameter("choose one of NAME, --load and --known")
     if name is not None:
@@ -81,8 +83,8 @@ def _show_known(as_json: bool) -> None:
             _print_table(family.title, ("name", "tokens", "documents", "reads", "from"), map(_service_row, members))
         else:
             _print_table(family.title, ("name", "size", "tokens", "reads", "licence"), map(_model_row, members))
-    _print_line("?: no source was found. One in full: milvus-rerank models NAME")
-    _print_line("Other models work, too, if they are cross-encoders or say yes or no.")
+    _print_line("?: unknown. To see all of a model's card, type: milvus-rerank models NAME")
+    _print_line("Other cross-encoders and language models that answer yes or no work, too.")
 
 
 def _model_row(card: "ModelCard") -> "Sequence[str]":
@@ -114,9 +116,9 @@ def _show_card(name: str, as_json: bool) -> None:
         output.print_json({"name": name, "card": None if card is None else card.to_dict()})
     elif card is None:
         _print_line(
-            f"{name} has no card. It works if it is a cross-encoder or says yes or no, on the hub or in a folder: "
-            f'CrossEncoderRerankFunction("{name}"), or --model on the command line. '
-            "If it brings Python code of its own: trust_remote_code=True."
+            f"{name} has no card. It works if it is a cross-encoder or a language model that answers yes or no, on the "
+            f'hub or in a folder: CrossEncoderRerankFunction("{name}"), or --model on the command line. '
+            "If it comes with Python code, add trust_remote_code=True."
         )
     else:
         _print_card(card)
@@ -153,20 +155,16 @@ def _print_line(text: str, label: str | None = None) -> None:
     from rich.text import Text
 
     line = Text(text) if label is None else Text.assemble((f"{label:11} ", "dim"), text)
-    output.out().print(line, soft_wrap=True)
+    output.console().print(line, soft_wrap=True)
 
 
 def _print_table(title: str, columns: "Sequence[str]", rows: "Iterable[Sequence[str | Text]]") -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        # Names are long: if they nearly fill 80 columns, the languages wrap to two lines instead of the names.
-        table.add_column(column, overflow="fold", max_width=5 if column == "reads" else None)
+    table = output.table(*columns, header_style="dim")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))  # no markup: [torch] is text
-    console = output.out()
+    console = output.console()
     console.print(Text(title, "bold"))
     console.print(table if table.rows else Text("none", "dim"))
     console.print()

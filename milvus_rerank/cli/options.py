@@ -4,6 +4,8 @@ import inspect
 import math
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URI = "./milvus.db"
 DEFAULT_EMBEDDER = "builtin/embed"
-DEFAULT_RERANKER = "cross-encoder"
+DEFAULT_MODEL = "builtin/rerank"
 FLAGS = {"model_name": "--model", "device": "--device", "dtype": "--dtype"}
 
 
@@ -46,7 +48,13 @@ Timeout = Annotated[
     float,
     typer.Option(help="Seconds that one call to Milvus may take.", min=0.001, max=86400, callback=check_number),
 ]
-Reranker = Annotated[str, typer.Option(help="A registered reranker; see: milvus-rerank models.")]
+Reranker = Annotated[
+    str | None,
+    typer.Option(
+        help="A registered reranker; see: milvus-rerank models. (default: the right one for the model)",
+        show_default=False,
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(help="A built-in model, a folder, or a name on the model hub. (default: builtin/rerank)"),
@@ -57,37 +65,40 @@ Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")
 TopK = Annotated[int, typer.Option("--top-k", "-k", help="How many results; 0 for all.", min=0)]
 
 
-def make_reranker(
-    name: str, model: str | None, device: str | None = None, dtype: str | None = None
-) -> "BaseRerankFunction":
-    """Create a reranker by its name, with only those options that are not None.
+def reranker_loader(name: str | None, model: str | None) -> "Callable[..., BaseRerankFunction]":
+    """Return the function that loads a reranker by its registered name, or the right one for a model."""
+    from milvus_rerank.registry import create, load
 
-    :param name: a registered name.
-    :param model: ``model_name``; None for the reranker's default.
-    :param device: ``device``; None for the reranker's default.
-    :param dtype: ``dtype``; None for the reranker's default.
-    :returns: the reranker.
-    """
-    from milvus_rerank.registry import available, create
+    if name is None:
+        return partial(load, model or DEFAULT_MODEL)
+    return partial(create, name) if model is None else partial(create, name, model_name=model)
+
+
+def make_reranker(
+    name: str | None, model: str | None, device: str | None = None, dtype: str | None = None
+) -> "BaseRerankFunction":
+    """Load a reranker with the options that are not None; it gets only options that it takes."""
+    from milvus_rerank.registry import available
 
     given = {"model_name": model, "device": device, "dtype": dtype}
-    chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    entries = [entry for entry in available() if entry.name == name]
-    takes = inspect.signature(entries[0].load()).parameters if len(entries) == 1 else None
-    if takes is None or any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values()):
-        return create(name, **chosen)
-    unknown = [key for key in chosen if key not in takes]
-    if unknown:
-        raise typer.BadParameter(f"the reranker {name!r} has no such option", param_hint=FLAGS[unknown[0]])
-    if "show_progress" in takes and sys.stderr.isatty() and not _is_local(name, model):
-        return create(name, **chosen, show_progress=True)  # a download shows its own progress bar
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    factory = next((entry.load() for entry in available() if entry.name == (name or "cross-encoder")), None)
+    parameters = inspect.signature(factory).parameters if factory else {}
+    if factory and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+        unknown = [key for key in options if key not in parameters]
+        if unknown:
+            raise typer.BadParameter(f"the reranker {name!r} does not take this option", param_hint=FLAGS[unknown[0]])
+    options.pop("model_name", None)
+    local = name in (None, "cross-encoder") if model is None else model.startswith("builtin/") or Path(model).is_dir()
+    if "show_progress" in parameters and sys.stderr.isatty() and not local:
+        return reranker_loader(name, model)(**options, show_progress=True)  # a download shows its own progress bar
     with output.spinner("Loading the reranker"):
-        return create(name, **chosen)
+        return reranker_loader(name, model)(**options)
 
 
-def reranker_label(name: str, model: str | None) -> str:
+def reranker_label(name: str | None, model: str | None) -> str:
     """Return the display name of a reranker."""
-    return model or ("builtin/rerank" if name == DEFAULT_RERANKER else name)
+    return model or (DEFAULT_MODEL if name in (None, "cross-encoder") else str(name))
 
 
 def collection_name(source: Path) -> str:
@@ -99,7 +110,3 @@ def collection_name(source: Path) -> str:
 def split_commas(values: list[str] | None) -> list[str] | None:
     """Return the items of a list option, which may be repeated or hold several items separated by commas."""
     return None if not values else [item.strip() for value in values for item in value.split(",") if item.strip()]
-
-
-def _is_local(name: str, model: str | None) -> bool:
-    return name == DEFAULT_RERANKER if model is None else model.startswith("builtin/") or Path(model).is_dir()

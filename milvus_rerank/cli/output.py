@@ -6,16 +6,32 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
+
+from milvus_rerank.progress import make_progress
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Table
 
 DEFAULT_WIDTH = 110
 """Width in columns if the output is not a terminal and COLUMNS is not set."""
+
+_TEXT: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis", "ratio": 1}
+_COLUMNS: dict[str, dict[str, Any]] = {
+    "#": {"justify": "right", "style": "dim"},
+    "score": {"justify": "right", "style": "cyan"},
+    "was": {"justify": "right", "style": "dim"},
+    "distance": {"justify": "right", "style": "dim"},
+    "id": {"no_wrap": True, "style": "green", "overflow": "ellipsis", "max_width": 32},
+    "text": _TEXT,
+    "text and fields": _TEXT,
+    # Names are long: if they nearly fill 80 columns, the languages wrap to two lines instead of the names.
+    "reads": {"overflow": "fold", "max_width": 5},
+}
 
 
 class _Notes(logging.Handler):
@@ -52,10 +68,9 @@ def calm() -> None:
         # Do not raise their level: only the log says why Milvus Lite cannot open a file, and open_client reads it.
         logger = logging.getLogger(name)
         logger.propagate, logger.handlers = False, [logging.NullHandler()]
-    own = logging.getLogger("milvus_rerank")
-    own.setLevel(logging.INFO)
-    own.propagate = False
-    own.handlers = [_Notes()]
+    package = logging.getLogger("milvus_rerank")
+    package.setLevel(logging.INFO)
+    package.propagate, package.handlers = False, [_Notes()]
 
 
 def calm_milvus() -> None:
@@ -67,49 +82,51 @@ def calm_milvus() -> None:
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
 
 
-def out() -> "Console":
-    """Return the console for results."""
-    return _console(stderr=False)
+def console(stderr: bool = False) -> "Console":
+    """Return the console for results, or on stderr that for notes and progress."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns
+    return Console(stderr=stderr, width=width, highlight=False, emoji=False)
 
 
-def err() -> "Console":
-    """Return the console for notes and progress."""
-    return _console(stderr=True)
+def table(*columns: str, header_style: str = "bold") -> "Table":
+    """Return a table without borders, with the usual style of each column."""
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, header_style=header_style, expand="text" in " ".join(columns))
+    for name in columns:
+        grid.add_column(name, **_COLUMNS.get(name, {"overflow": "fold"}))
+    return grid
 
 
-def print_json(document: Any) -> None:
-    """Print one JSON document to stdout."""
-    print(json.dumps(document, indent=2, ensure_ascii=not _is_utf8()))
-
-
-def print_json_line(record: Mapping[str, Any]) -> None:
-    """Print one JSON object as one line to stdout."""
-    print(json.dumps(record, ensure_ascii=not _is_utf8()))
+def print_json(document: Any, indent: int | None = 2) -> None:
+    """Print a JSON document to stdout; with ``indent=None`` on one line."""
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(document, indent=indent, ensure_ascii=not is_utf8))
 
 
 def note(text: str) -> None:
     """Print a note to stderr."""
     from rich.text import Text
 
-    err().print(Text(text, "dim"), soft_wrap=True)
+    console(stderr=True).print(Text(text, "dim"), soft_wrap=True)
 
 
 def print_error(text: str) -> None:
     """Print an error to stderr."""
     from rich.text import Text
 
-    err().print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+    console(stderr=True).print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
 
 
 @contextmanager
 def progress_bars() -> Iterator["Progress"]:
     """Show progress bars on stderr if stderr is a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = err()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    if not console.is_terminal:
+    stderr = console(stderr=True)
+    progress = make_progress(stderr, transient=True, disable=not stderr.is_terminal)
+    if not stderr.is_terminal:
         yield progress  # not entered: before rich 15 even a disabled bar prints an empty line at its end
         return
     with progress:
@@ -119,26 +136,11 @@ def progress_bars() -> Iterator["Progress"]:
 @contextmanager
 def spinner(text: str) -> Iterator[None]:
     """Show a spinner with a text if stderr is a terminal."""
-    console = err()
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(text):
+    stderr = console(stderr=True)
+    with stderr.status(text) if stderr.is_terminal else nullcontext():
         yield
 
 
 def milliseconds(seconds: float) -> str:
     """Format a short duration in a readable form."""
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
-def _console(stderr: bool) -> "Console":
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns
-    return Console(stderr=stderr, width=width, highlight=False, emoji=False)
-
-
-def _is_utf8() -> bool:
-    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

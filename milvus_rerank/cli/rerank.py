@@ -1,9 +1,8 @@
 """``milvus-rerank rerank``: read texts and print them ordered by score."""
 
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,33 +14,28 @@ if TYPE_CHECKING:
 RESULT_KEYS = ("rank", "index", "score")
 
 
-class InputFormat(str, Enum):
-    """Format of a file or of stdin."""
-
-    auto = "auto"
-    text = "text"
-    jsonl = "jsonl"
+InputFormat = Literal["auto", "text", "jsonl"]
 
 
 def rerank(
     query: options.Query,
     texts: Annotated[list[str] | None, typer.Argument(help="The texts to rerank.", show_default=False)] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Read the texts from this file, one a line; - is stdin.")
+        Path | None, typer.Option("--file", "-f", help="Read the texts from this file, one per line; - is stdin.")
     ] = None,
     input_format: Annotated[
-        InputFormat, typer.Option("--input", help="Lines of plain text or JSON objects; auto looks at the first one.")
-    ] = InputFormat.auto,
+        InputFormat, typer.Option("--input", help="Lines of plain text or JSON objects; auto looks at the first line.")
+    ] = "auto",
     text_field: Annotated[str, typer.Option(help="The key of the text in JSON objects.")] = "text",
     top_k: options.TopK = 0,
     threshold: Annotated[float | None, typer.Option(help="Keep only scores of at least this.")] = None,
-    reranker: options.Reranker = options.DEFAULT_RERANKER,
+    reranker: options.Reranker = None,
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     as_json: options.Json = False,
     as_jsonl: Annotated[
-        bool, typer.Option("--jsonl", help="Print one JSON object a line: the input's own keys, rank, index, score.")
+        bool, typer.Option("--jsonl", help="Print one JSON object per line: the keys of the input, rank, index, score.")
     ] = False,
 ) -> None:
     """Rerank texts from the arguments, a file or stdin.
@@ -57,7 +51,7 @@ def rerank(
     answers = [_answer(records[result.index], result, rank) for rank, result in enumerate(results, 1)]
     if as_jsonl:
         for answer in answers:
-            output.print_json_line(answer)
+            output.print_json(answer, indent=None)
     elif as_json:
         label = options.reranker_label(reranker, model)
         output.print_json({"query": query, "reranker": label, "documents": len(records), "results": answers})
@@ -74,10 +68,10 @@ def _records(texts: list[str] | None, file: Path | None, form: InputFormat, text
         return [{text_field: options.check_text(text)} for text in texts]
     if file is not None and str(file) != "-":
         with open_input(file) as lines:
-            return read_records(lines, str(file), text_field, form.value)
+            return read_records(lines, str(file), text_field, form)
     if sys.stdin is None or (file is None and sys.stdin.isatty()):  # stdin is None if the shell has closed it with <&-
         raise typer.BadParameter("give texts as arguments, with --file, or on stdin", param_hint="TEXTS")
-    return read_records(sys.stdin.buffer, "stdin", text_field, form.value)
+    return read_records(sys.stdin.buffer, "stdin", text_field, form)
 
 
 def _answer(record: dict[str, Any], result: "RerankResult", rank: int) -> dict[str, Any]:
@@ -91,14 +85,9 @@ def _answer(record: dict[str, Any], result: "RerankResult", rank: int) -> dict[s
 
 
 def _print_table(results: "list[RerankResult]") -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-    table.add_column("#", justify="right", style="dim")
-    table.add_column("score", justify="right", style="cyan")
-    table.add_column("was", justify="right", style="dim")
-    table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
+    table = output.table("#", "score", "was", "text")
     for rank, result in enumerate(results, 1):
         table.add_row(str(rank), f"{result.score:.4f}", str(result.index + 1), Text(" ".join(result.text.split())))
-    output.out().print(table)
+    output.console().print(table)

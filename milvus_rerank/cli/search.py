@@ -1,7 +1,6 @@
 """``milvus-rerank search``: run a two-stage search over a collection."""
 
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,32 +10,28 @@ from milvus_rerank.errors import HitError, InputError
 if TYPE_CHECKING:
     from milvus_rerank.search import SearchAnswer
 
-
-class SearchMode(str, Enum):
-    """Kind of first stage."""
-
-    dense = "dense"
-    bm25 = "bm25"
-    hybrid = "hybrid"
+Mode = Literal["dense", "bm25", "hybrid"]
+Collection = Annotated[
+    str | None, typer.Option(help="The collection. (default: the only collection)", show_default=False)
+]
+OutputFields = Annotated[
+    list[str] | None, typer.Option(help="Fields to print, separated by commas. (default: all)", show_default=False)
+]
 
 
 def search(
     query: options.Query,
     uri: options.Uri = options.DEFAULT_URI,
     token: options.Token = "",
-    collection: Annotated[
-        str | None, typer.Option(help="The collection. (default: the only one there is)", show_default=False)
-    ] = None,
+    collection: Collection = None,
     candidates: Annotated[int, typer.Option(help="How many hits the first stage may return.", min=1)] = 50,
     top_k: options.TopK = 10,
     expression: Annotated[str, typer.Option("--filter", help="Milvus' filter, such as 'year > 1950'.")] = "",
-    output_fields: Annotated[
-        list[str] | None, typer.Option(help="Fields to print, with commas between. (default: all)", show_default=False)
-    ] = None,
+    output_fields: OutputFields = None,
     text_field: Annotated[str, typer.Option(help="The field to rerank by.")] = "text",
-    mode: Annotated[SearchMode, typer.Option(help="What the first stage compares.")] = SearchMode.dense,
+    mode: Annotated[Mode, typer.Option(help="Search by vectors, by BM25, or by both.")] = "dense",
     rerank: Annotated[bool, typer.Option(help="Rerank, or print the first stage's order.")] = True,
-    reranker: options.Reranker = options.DEFAULT_RERANKER,
+    reranker: options.Reranker = None,
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -44,7 +39,7 @@ def search(
     timeout: options.Timeout = 30.0,
     as_json: options.Json = False,
 ) -> None:
-    """Search a Milvus collection, and rerank what it finds."""
+    """Search a Milvus collection, and rerank its hits."""
     from milvus_rerank.embedding import StaticEmbedder
     from milvus_rerank.indexing import describe, load, only_collection, open_client, open_search, without_scores
 
@@ -54,49 +49,34 @@ def search(
         two_stage = open_search(
             client,
             info,
-            mode=mode.value,
+            mode=mode,
             reranker=options.make_reranker(reranker, model, device, dtype) if rerank else None,
-            embedder=None if mode is SearchMode.bm25 else StaticEmbedder(embedder),
+            embedder=None if mode == "bm25" else StaticEmbedder(embedder),
             text_field=text_field,
         )
         load(client, info, timeout)
         fields = options.split_commas(output_fields) or list(info.fields)
         try:
+            limit = max(candidates, top_k)
             answer = two_stage(
-                query,
-                top_k=top_k,
-                candidates=max(candidates, top_k),
-                filter=expression,
-                output_fields=fields,
-                timeout=timeout,
+                query, top_k=top_k, candidates=limit, filter=expression, output_fields=fields, timeout=timeout
             )
         except HitError as error:  # the error's own advice is for callers of the function
             raise InputError(f"{error.problem}. Choose one with --text-field") from error
     answer = answer if rerank else without_scores(answer)
     if as_json:
-        output.print_json({"collection": info.name, "mode": mode.value, **_document(answer)})
+        values = {"collection": info.name, "mode": mode, **answer.to_dict()}
+        values["results"] = [{"rank": rank, **result} for rank, result in enumerate(values["results"], 1)]
+        output.print_json(values)
     else:
         _print_table(answer, text_field)
 
 
-def _document(answer: "SearchAnswer") -> dict[str, Any]:
-    values = answer.to_dict()
-    values["results"] = [{"rank": rank, **result} for rank, result in enumerate(values["results"], 1)]
-    return values
-
-
 def _print_table(answer: "SearchAnswer", text_field: str) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-    table.add_column("#", justify="right", style="dim")
-    if answer.reranked:
-        table.add_column("score", justify="right", style="cyan")
-        table.add_column("was", justify="right", style="dim")
-    table.add_column("distance", justify="right", style="dim")
-    table.add_column("id", no_wrap=True, style="green", overflow="ellipsis", max_width=32)
-    table.add_column("text and fields", overflow="ellipsis", no_wrap=True, ratio=1)
+    columns = ("#", "score", "was", "distance", "id", "text and fields")
+    table = output.table(*(name for name in columns if answer.reranked or name not in ("score", "was")))
     for rank, result in enumerate(answer, 1):
         entity = result.entity or {}
         shown = Text(" ".join(result.text.split()))
@@ -112,11 +92,6 @@ def _print_table(answer: "SearchAnswer", text_field: str) -> None:
     if not len(answer):
         output.note("Nothing found.")
     else:
-        output.out().print(table)
-    times = answer.timings
-    stages = [
-        ("embed", times.embed),
-        ("search", times.search),
-        *([("rerank", times.rerank)] if answer.reranked else []),
-    ]
-    output.note(" · ".join(f"{name} {output.milliseconds(seconds)}" for name, seconds in stages))
+        output.console().print(table)
+    stages = ("embed", "search", "rerank") if answer.reranked else ("embed", "search")
+    output.note(" · ".join(f"{name} {output.milliseconds(getattr(answer.timings, name))}" for name in stages))

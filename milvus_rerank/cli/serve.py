@@ -12,7 +12,6 @@ import typer
 
 from milvus_rerank.cli import options, output
 from milvus_rerank.errors import RerankError
-from milvus_rerank.registry import create, load
 from milvus_rerank.requirements import SERVER, TRACES, require
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def serve(
             "is the default. (default: builtin/rerank)",
         ),
     ] = None,
-    reranker: Annotated[str | None, typer.Option(help="A registered reranker. (default: as the model says)")] = None,
+    reranker: options.Reranker = None,
     device: options.Device = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, int8 or auto.")] = None,
     score_cache: Annotated[int, typer.Option(help="How many scores of pairs to remember; 0 for none.", min=0)] = 0,
@@ -113,12 +112,11 @@ def _loaders(
     """Return the function that loads each model, by the name under which the model is served."""
     chosen = {key: value for key, value in model_options.items() if value is not None}
     if reranker and not models:
-        return {reranker: partial(create, reranker, **chosen)}
+        return {reranker: partial(options.reranker_loader(reranker, None), **chosen)}
     loaders: dict[str, Callable[[], BaseRerankFunction]] = {}
-    for text in models or ["builtin/rerank"]:
+    for text in models or [options.DEFAULT_MODEL]:
         name, equals, model = text.partition("=")
         if name in loaders:
             raise typer.BadParameter(f"two models are called {name!r}; write NAME=MODEL", param_hint="--model")
-        model = model if equals else name
-        loaders[name] = partial(create, reranker, model, **chosen) if reranker else partial(load, model, **chosen)
+        loaders[name] = partial(options.reranker_loader(reranker, model if equals else name), **chosen)
     return loaders

@@ -83,7 +83,7 @@ def test_models_prints_a_services_limits_and_no_licence(cli: Cli) -> None:
 def test_an_unknown_model_is_no_error_and_the_answer_says_how_to_load_it(cli: Cli) -> None:
     code, out, err = cli("models", "org/[mine]")
     assert (code, err) == (0, "")
-    assert out.startswith("org/[mine] has no card. It works if it is a cross-encoder or says yes or no")
+    assert out.startswith("org/[mine] has no card. It works if it is a cross-encoder or a language model")
     assert 'CrossEncoderRerankFunction("org/[mine]")' in out
     code, out, err = cli("models", "org/[mine]", "--json")
     assert (code, err, json.loads(out)) == (0, "", {"name": "org/[mine]", "card": None})

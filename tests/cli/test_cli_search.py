@@ -83,7 +83,7 @@ def test_search_prints_a_table_and_the_times(indexed: Cli, embedder: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--collection", "none"), "there is no collection 'none'; there are: small"),
+        (("--collection", "none"), "the collection 'none' does not exist; the collections are: small"),
         (("--text-field", "body"), "'title', 'year']. Choose one with --text-field\n"),
         (("--text-field", "year"), "must hold a string, got int. Choose one with --text-field\n"),
         (("--filter", "year >"), "Milvus could not search 'small'"),
