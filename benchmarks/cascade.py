@@ -52,7 +52,7 @@ def int8_folder(requests: Sequence[Request]) -> Path:
     folder = MODELS / "cascade-int8"
     if not (folder / "fidelity.json").exists():
         texts = MODELS / "cascade-texts.jsonl"
-        lines = (json.dumps({"query": one.query, "documents": one.documents[:50]}) for one in requests)
+        lines = (json.dumps({"query": item.query, "documents": item.documents[:50]}) for item in requests)
         MODELS.mkdir(exist_ok=True)
         texts.write_text("\n".join(lines) + "\n", "utf-8")
         program = str(Path(sys.executable).with_name("milvus-rerank"))
@@ -100,7 +100,7 @@ def by_turns(
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, list[str]]]]:
     """Return seconds and the ids of the best documents, of each row for each request."""
     seconds: dict[str, list[float]] = {name: [] for name in rows}
-    found: dict[str, dict[str, list[str]]] = {name: {} for name in rows}
+    rankings: dict[str, dict[str, list[str]]] = {name: {} for name in rows}
     names = list(rows)
     for rank in rows.values():
         rank(requests[0].query, list(requests[0].documents[:20]))  # warms it
@@ -110,36 +110,41 @@ def by_turns(
             began = time.perf_counter()
             results = rows[name](request.query, list(request.documents))
             seconds[name].append(time.perf_counter() - began)
-            found[name][request.key] = [request.ids[result.index] for result in results]
+            rankings[name][request.key] = [request.ids[result.index] for result in results]
         print(
-            f"{number + 1} of {len(requests)}:", {name: round(own[-1], 2) for name, own in seconds.items()}, flush=True
+            f"{number + 1} of {len(requests)}:",
+            {name: round(times[-1], 2) for name, times in seconds.items()},
+            flush=True,
         )
-    return seconds, found
+    return seconds, rankings
 
 
 def times(seconds: Mapping[str, Sequence[float]], baseline: str) -> dict[str, dict[str, Any]]:
     """Return medians over the queries, and how many times faster than the baseline on the same query."""
     ratios = {
-        name: [alone / one for alone, one in zip(seconds[baseline], own, strict=True)] for name, own in seconds.items()
+        name: [alone / time for alone, time in zip(seconds[baseline], times, strict=True)]
+        for name, times in seconds.items()
     }
     return {
         name: {
-            "seconds_per_query": round(median(own), 3),
+            "seconds_per_query": round(median(times), 3),
             "times_faster": round(median(ratios[name]), 3),
             "times_faster_from_to": [round(min(ratios[name]), 3), round(max(ratios[name]), 3)],
         }
-        for name, own in seconds.items()
+        for name, times in seconds.items()
     }
 
 
 def trained(rows: Mapping[str, Rank], texts: Texts) -> dict[str, Any]:
     """Quality and time."""
-    seconds, found = by_turns(rows, texts.requests)
+    seconds, rankings = by_turns(rows, texts.requests)
     keys = [request.key for request in texts.requests]
     judgments = {key: texts.judgments[key] for key in keys}
     first = {request.key: list(request.ids[:TOP_K]) for request in texts.requests}
-    quality = {name: ndcg(run, judgments, TOP_K) for name, run in {"first stage": first, **found}.items()}
-    shared = {name: mean(len(set(run[key]) & set(found[ALONE][key])) for key in keys) for name, run in found.items()}
+    quality = {name: ndcg(run, judgments, TOP_K) for name, run in {"first stage": first, **rankings}.items()}
+    shared = {
+        name: mean(len(set(run[key]) & set(rankings[ALONE][key])) for key in keys) for name, run in rankings.items()
+    }
     figures = times(seconds, ALONE)
     baselines = ("first stage", ALONE, f"{ALONE} on the first {KEEP}")
     return {
@@ -147,23 +152,23 @@ def trained(rows: Mapping[str, Rank], texts: Texts) -> dict[str, Any]:
         "first_stage_ndcg10": round(mean(quality["first stage"].values()), 4),
         "rows": {
             name: {
-                **own,
+                **row,
                 "ndcg10": round(mean(quality[name].values()), 4),
                 "ndcg10_change_from_to": {
                     other: change(quality[name], quality[other]) for other in baselines if other != name
                 },
                 "top10_shared_with_alone": round(shared[name], 2),
             }
-            for name, own in figures.items()
+            for name, row in figures.items()
         },
     }
 
 
-def change(own: Mapping[str, float], other: Mapping[str, float]) -> list[float]:
+def change(run: Mapping[str, float], other: Mapping[str, float]) -> list[float]:
     """Return the mean difference over the queries, and the 95% interval of it by 10 000 seeded bootstrap samples."""
-    differences = np.array([own[key] - other[key] for key in own])
+    differences = np.array([run[key] - other[key] for key in run])
     samples = np.random.default_rng(0).choice(differences, (10_000, len(differences))).mean(axis=1)
-    return [round(float(one), 4) for one in (differences.mean(), *np.percentile(samples, (2.5, 97.5)))]
+    return [round(float(value), 4) for value in (differences.mean(), *np.percentile(samples, (2.5, 97.5)))]
 
 
 def strong(rows: Mapping[str, Rank], requests: Sequence[Request]) -> dict[str, Any]:

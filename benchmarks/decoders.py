@@ -105,14 +105,16 @@ def measure(runs: dict[str, Callable[[Request], list[float]]], requests: Sequenc
             if number:
                 times[name].append(time.perf_counter() - began)
         reference = np.array(scores["sentence-transformers"])
-        worst = max(worst, *(float(np.abs(np.array(own) - reference).max()) for own in scores.values()))
+        worst = max(worst, *(float(np.abs(np.array(row) - reference).max()) for row in scores.values()))
     baseline = times["sentence-transformers"]
-    ratios = {name: [a / b for a, b in zip(baseline, own, strict=True)] for name, own in times.items()}
+    ratios = {name: [a / b for a, b in zip(baseline, seconds, strict=True)] for name, seconds in times.items()}
     return {
         "rounds": len(baseline),
-        "median_seconds": {name: round(median(own), 3) for name, own in times.items()},
-        "times_baseline": {name: round(median(own), 2) for name, own in ratios.items()},
-        "times_baseline_from_to": {name: [round(min(own), 2), round(max(own), 2)] for name, own in ratios.items()},
+        "median_seconds": {name: round(median(seconds), 3) for name, seconds in times.items()},
+        "times_baseline": {name: round(median(ratio), 2) for name, ratio in ratios.items()},
+        "times_baseline_from_to": {
+            name: [round(min(ratio), 2), round(max(ratio), 2)] for name, ratio in ratios.items()
+        },
         "largest_difference_of_scores": float(f"{worst:.1e}"),
     }
 

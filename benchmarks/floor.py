@@ -66,11 +66,11 @@ class Floor:
     def peaks(self) -> dict[str, dict[str, Any]]:
         """For each precision: the peak in GFLOP/s, which library and shape reached it, and what each one reached."""
         result: dict[str, dict[str, Any]] = {}
-        for (precision, library, shape), rate in sorted(self._best.items(), key=lambda one: -one[1]):
-            own = result.setdefault(
+        for (precision, library, shape), rate in sorted(self._best.items(), key=lambda item: -item[1]):
+            peaks = result.setdefault(
                 precision, {"gflops": round(rate, 1), "library": library, "shape": shape, "rounds": self.rounds}
             )
-            own.setdefault("each", {}).setdefault(library, {})[shape] = round(rate, 1)
+            peaks.setdefault("each", {}).setdefault(library, {})[shape] = round(rate, 1)
         return result
 
 
@@ -152,6 +152,6 @@ def _openvino(left: np.ndarray, right: np.ndarray, precision: str, threads: int)
 
 
 if __name__ == "__main__":
-    own = Floor(len(os.sched_getaffinity(0)))
-    own.measure()
-    print(json.dumps(own.peaks(), indent=1))
+    floor = Floor(len(os.sched_getaffinity(0)))
+    floor.measure()
+    print(json.dumps(floor.peaks(), indent=1))

@@ -11,93 +11,21 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cases import Case, make_cases
 from client import Worker
 from floor import Floor
 from machine import machine
 from models import MAX_LENGTH, export_int8, make_model
 from peers import BASELINE, ROWS, Row, Setup
 from summary import print_tables, summarize
-from texts import Request, Texts, load_texts, other_requests
+from texts import Request, load_texts, other_requests
 
 RESULTS = Path(__file__).resolve().parent / "results"
 QUERIES = 50
-SLICE = 5  # queries of one round of the throughput case
 HOLDS_MIB = 3072  # a worker that keeps more than this after its turn is started afresh for the next
-
-
-@dataclass(slots=True)
-class Case:
-    """One column of the tables.
-
-    :param name: what ``--cases`` matches.
-    :param what: the same in words.
-    :param model: ``minilm6`` or ``base12``.
-    :param rounds: the requests of each round, different ones so that no cache of scores can answer.
-    :param weight: its part of the time budget.
-    :param least: so many rounds are run whatever the budget says.
-    :param others: rows that are not in ``every`` round take part in so many.
-    :param threads: 0 to call as one would; else each request is a call, made by so many threads.
-    """
-
-    name: str
-    what: str
-    model: str
-    rounds: list[list[Request]]
-    weight: float
-    least: int = 1
-    others: int = 1000
-    threads: int = 0
-    reports: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by row, one per round it took part in
-
-
-def make_cases(texts: Texts, quick: bool) -> list[Case]:
-    """The table of cases. Weights are about the seconds a round takes with fifteen rows on two cores."""
-    queries = texts.requests
-
-    def mixed(count: int, rounds: int) -> list[list[Request]]:
-        # The next query's documents: no pair of the throughput case comes again, for a cache of scores to answer.
-        others = [*queries[1:], queries[0]]
-        pairs = list(zip(queries, others, strict=True))[:rounds]
-        return [[Request(query.query, other.documents[:count])] for query, other in pairs]
-
-    short = {
-        count: [[texts.short(count, number)] for number in range(rounds)]
-        for count, rounds in ((20, 30), (100, 30), (1000, 3), (2000, 2))
-    }
-    thousand = [[Request(texts.query(0), texts.pool[:1000])]]
-    shared = [texts.mixture(number) for number in range(24)]
-    slices = [list(queries[start : start + SLICE]) for start in range(0, len(queries), SLICE)]
-    each = "one query, documents"
-    # Throughput first: its peak of memory is then nobody else's leftovers.
-    cases = [
-        Case("throughput", "50 queries x 100 documents", "minilm6", slices, 1300, len(slices), others=2),
-        Case("mixed-20", f"{each} as they are, 20", "minilm6", mixed(20, 30), 130, 3),
-        Case("mixed-100", f"{each} as they are, 100", "minilm6", mixed(100, 10), 200),
-        Case("mixed-1000", f"{each} as they are, 1000", "minilm6", thousand, 100, others=0),
-        Case("short-20", f"{each} of 30 tokens, 20", "minilm6", short[20], 60, 3),
-        Case("short-100", f"{each} of 30 tokens, 100", "minilm6", short[100], 100, 3),
-        Case("short-1000", f"{each} of 30 tokens, 1000", "minilm6", short[1000], 100),
-        Case("short-2000", f"{each} of 30 tokens, 2000", "minilm6", short[2000], 80, others=0),
-        Case("long-20", f"{each} of 512 tokens, 20", "minilm6", [[texts.long(20, one)] for one in range(5)], 100),
-        *(
-            Case(
-                f"threads-{count}", f"24 calls by {count} threads on one object", "minilm6", [shared], 50, threads=count
-            )
-            for count in (1, 2, 4)
-        ),
-        Case("base12-mixed-20", f"{each} as they are, 20; 12 layers, 768 wide", "base12", mixed(20, 5), 200),
-    ]
-    if quick:
-        keep = {"mixed-20", "short-100", "long-20", "threads-4", "throughput"}
-        cases = [case for case in cases if case.name in keep]
-        for case in cases:
-            case.rounds, case.least = case.rounds[:2], 1
-        cases[0].rounds = [list(queries[:1]), list(queries[1:2])]
-    return cases
 
 
 class Bench:
@@ -150,6 +78,10 @@ class Bench:
             self.floor.measure()
             print(f"  round {number + 1}: {time.monotonic() - until + seconds:.0f} s", flush=True)
 
+    def report(self) -> dict[str, Any]:
+        """Return the figures that no case has: this machine's peaks, idle CPU time, versions."""
+        return {"floor": self.floor.peaks(), "idle_cpu_seconds": self.idle_cpu, "versions": self.versions}
+
     def _revive(self, row: Row) -> bool:
         """Start a worker again that was stopped or broke down; tell whether it can be asked."""
         worker = self.workers[row.name]
@@ -199,11 +131,11 @@ def main() -> None:
         for number in range(1 if args.quick or first_calls else 3):
             print(f"{name}: start {number + 1}, seconds to the first scores")
             first_calls.append(bench.start(model, first))
-        for case in (one for one in cases if one.model == name):
+        for case in [case for case in cases if case.model == name]:
             print(f"{case.name}: {case.what}", flush=True)
             bench.run(case, seconds * case.weight)
             # After each case, so that a run that is cut short has its figures.
-            result = summarize(cases, rows, texts, bench, first_calls, head)
+            result = summarize(cases, rows, texts, bench.report(), first_calls, head)
             path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     bench.stop()
     print_tables(result)

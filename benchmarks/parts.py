@@ -32,7 +32,7 @@ def alternate(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
             run()
             if number:
                 times[name].append(1000 * (time.perf_counter() - started))
-    return {name: round(statistics.median(own), 3) for name, own in times.items()}
+    return {name: round(statistics.median(seconds), 3) for name, seconds in times.items()}
 
 
 def padding(encoder: PairEncoder, requests: Sequence[Request]) -> dict[str, float]:
@@ -42,7 +42,7 @@ def padding(encoder: PairEncoder, requests: Sequence[Request]) -> dict[str, floa
         rows = encoder.rows([(request.query, document) for document in request.documents])
         lengths += map(encoder.length, rows)
     slots = {budget: sum(len(rows) * lengths[rows[0]] for rows in cut(lengths, budget)) for budget in BUDGETS}
-    return {str(budget): round(1 - sum(lengths) / own, 4) for budget, own in slots.items()}
+    return {str(budget): round(1 - sum(lengths) / count, 4) for budget, count in slots.items()}
 
 
 def overhead(request: Request) -> dict[str, float]:

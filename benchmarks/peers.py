@@ -119,10 +119,10 @@ def cross_encoder(model: Any, *, rank: bool = False) -> Loaded:
         return model.predict(pairs).tolist()
 
     def ranked(query: str, documents: list[str]) -> list[float]:
-        return in_order((one["corpus_id"], one["score"]) for one in model.rank(query, documents))
+        return in_order((result["corpus_id"], result["score"]) for result in model.rank(query, documents))
 
     return (
-        Loaded(ranked) if rank else Loaded(lambda query, documents: pairs([(query, one) for one in documents]), pairs)
+        Loaded(ranked) if rank else Loaded(lambda query, documents: pairs([(query, text) for text in documents]), pairs)
     )
 
 
@@ -132,7 +132,7 @@ def flagembedding(setup: Setup) -> Loaded:
 
     model = FlagReranker(f"{setup.model}/hf", use_fp16=False, devices="cpu", max_length=setup.max_length)
     return Loaded(
-        lambda query, documents: model.compute_score([(query, one) for one in documents]), model.compute_score
+        lambda query, documents: model.compute_score([(query, text) for text in documents]), model.compute_score
     )
 
 
@@ -167,7 +167,7 @@ def rerankers(setup: Setup) -> Loaded:
     model = Reranker(f"{setup.model}/hf", model_type="cross-encoder", device="cpu", verbose=0)
     return Loaded(
         lambda query, documents: in_order(
-            (one.document.doc_id, one.score) for one in model.rank(query, documents).results
+            (result.document.doc_id, result.score) for result in model.rank(query, documents).results
         )
     )
 
@@ -183,8 +183,8 @@ def flashrank(setup: Setup) -> Loaded:
     ranker = Ranker(model_name=name, cache_dir=f"{setup.model}/flashrank", max_length=setup.max_length)
 
     def rank(query: str, documents: list[str]) -> list[float]:
-        passages = [{"id": place, "text": text} for place, text in enumerate(documents)]
-        return in_order((one["id"], one["score"]) for one in ranker.rerank(RerankRequest(query, passages)))
+        passages = [{"id": index, "text": text} for index, text in enumerate(documents)]
+        return in_order((result["id"], result["score"]) for result in ranker.rerank(RerankRequest(query, passages)))
 
     return Loaded(rank)
 
@@ -217,7 +217,7 @@ def infinity(setup: Setup) -> Loaded:
 
     def rank(query: str, documents: list[str]) -> list[float]:
         results, _ = engines.rerank(model="model", query=query, docs=documents, raw_scores=True).result()
-        return in_order((one.index, one.relevance_score) for one in results)
+        return in_order((result.index, result.relevance_score) for result in results)
 
     return Loaded(rank)
 
@@ -234,12 +234,12 @@ def milvus_rerank(setup: Setup, folder: str, options: dict[str, Any]) -> Loaded:
 
 def called(function: Any, query: str, documents: list[str]) -> list[float]:
     """Call what has pymilvus.model's signature for all documents."""
-    return in_order((one.index, one.score) for one in function(query, documents, top_k=len(documents)))
+    return in_order((result.index, result.score) for result in function(query, documents, top_k=len(documents)))
 
 
 def in_order(scored: Any) -> list[float]:
     """Put scores that come ranked back into the documents' order."""
-    return [float(score) for _, score in sorted(scored, key=lambda one: one[0])]
+    return [float(score) for _, score in sorted(scored, key=lambda pair: pair[0])]
 
 
 def ours(suffix: str, precision: str, *, every: bool = False, folder: str = "hf", **options: Any) -> Row:

@@ -20,37 +20,40 @@ BAR = 0.34  # inches
 
 
 def bars(result: dict[str, Any], *, exact: bool) -> list[tuple[str, float, bool, str]]:
-    """The rows of one panel, fastest first: name, times the baseline, whether ours, what stands beside."""
-    found = []
+    """The rows of one panel, fastest first: name, times the baseline, whether ours, a note."""
+    panel = []
     for name, row in result["rows"].items():
-        own = result["cases"][CASE]["rows"].get(name, {})
-        if (row["precision"] == "float32") == exact and "times_baseline" in own:
+        figures = result["cases"][CASE]["rows"].get(name, {})
+        if (row["precision"] == "float32") == exact and "times_baseline" in figures:
             label = name.replace("milvus-rerank dtype=", "milvus-rerank, dtype=")
-            found.append((label, own["times_baseline"], row["ours"], beside(result["fidelity"].get(name), exact=exact)))
-    return sorted(found, key=lambda bar: -bar[1])
+            panel.append(
+                (label, figures["times_baseline"], row["ours"], scores_note(result["fidelity"].get(name), exact=exact))
+            )
+    return sorted(panel, key=lambda bar: -bar[1])
 
 
-def beside(own: dict[str, Any] | None, *, exact: bool) -> str:
-    """How near the scores are to the baseline's."""
-    if not own:
+def scores_note(near: dict[str, Any] | None, *, exact: bool) -> str:
+    """Return how near a row's scores are to the baseline's, as text next to its bar."""
+    if not near:
         return ""
     if exact:
-        return f"scores within {own['largest_difference']:.0e}" if own["largest_difference"] else "the same scores"
+        return f"scores within {near['largest_difference']:.0e}" if near["largest_difference"] else "the same scores"
     return (
-        f"Spearman {own['spearman']:.4f}, {own['top10_shared']:.1f} of the top 10, nDCG@10 {own['ndcg10_change']:+.4f}"
+        f"Spearman {near['spearman']:.4f}, {near['top10_shared']:.1f} of the top 10, "
+        f"nDCG@10 {near['ndcg10_change']:+.4f}"
     )
 
 
 def draw(axes: Axes, panel: list[tuple[str, float, bool, str]], title: str, longest: float) -> None:
     """One panel of horizontal bars, the best on top."""
-    places = range(len(panel))
+    positions = range(len(panel))
     colours = [OURS if ours else PEERS for _, _, ours, _ in panel]
-    axes.barh(places, [times for _, times, _, _ in panel], color=colours, height=0.72)
-    for place, (_, times, ours, text) in zip(places, panel, strict=True):
+    axes.barh(positions, [times for _, times, _, _ in panel], color=colours, height=0.72)
+    for position, (_, times, ours, text) in zip(positions, panel, strict=True):
         weight = "bold" if ours else "normal"
-        axes.text(times + longest * 0.01, place, f"{times:.2f}x", va="center", color=INK, size=9, weight=weight)
-        axes.text(longest * 1.16, place, text, va="center", color=INK, size=8)
-    axes.set_yticks(places, [name for name, _, _, _ in panel], color=INK, size=9)
+        axes.text(times + longest * 0.01, position, f"{times:.2f}x", va="center", color=INK, size=9, weight=weight)
+        axes.text(longest * 1.16, position, text, va="center", color=INK, size=8)
+    axes.set_yticks(positions, [name for name, _, _, _ in panel], color=INK, size=9)
     for label, (_, _, ours, _) in zip(axes.get_yticklabels(), panel, strict=True):
         label.set_color(OURS if ours else INK)
         label.set_weight("bold" if ours else "normal")

@@ -23,8 +23,8 @@ def make_venv(name: str) -> bool:
     sources = [constraints] + [REPO / "pyproject.toml"] * ("-e" in VENVS[name])
     parts = (*VENVS[name], *(source.read_text("utf-8") for source in sources), sys.version)
     wanted = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    made, refused = folder / "made", folder / "refused"
-    if made.exists() and made.read_text() == wanted:
+    ready, refused = folder / "made", folder / "refused"
+    if ready.exists() and ready.read_text() == wanted:
         return True
     print(f"installing {name}: {' '.join(VENVS[name])}", flush=True)
     venv.create(folder, clear=True, with_pip=True)
@@ -37,7 +37,7 @@ def make_venv(name: str) -> bool:
         return False
     if name in UNINSTALL:
         subprocess.run([*pip[:3], "uninstall", "--quiet", "--yes", *UNINSTALL[name]], check=True)
-    made.write_text(wanted)
+    ready.write_text(wanted)
     return True
 
 

@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from cases import Case
 from floor import flops
 from models import MAX_LENGTH, MODELS
 from peers import BASELINE, Row
@@ -15,26 +16,22 @@ from texts import Request, Texts, token_counts
 
 from milvus_rerank.evaluation import ndcg
 
-if TYPE_CHECKING:
-    from measure import Bench, Case
-
 Report = dict[str, Any]
 WRONG = 1e-3  # a score that differs by more from the same call's in one thread is another score
 
 
 def summarize(
-    cases: list["Case"],
+    cases: list[Case],
     rows: list[Row],
     texts: Texts,
-    bench: "Bench",
+    bench: Report,
     first_calls: list[dict[str, Report]],
     head: Report,
 ) -> Report:
     """Put everything into one JSON-safe value."""
-    peaks = bench.floor.peaks()
     widest = "bfloat16" if any("bf16" in flag for flag in head["machine"]["flags"]) else "float32"
     precision = {row.name: widest if row.precision == "auto" else row.precision for row in rows}
-    own_peaks = {name: peaks[own] for name, own in precision.items()}
+    peaks = {row: bench["floor"][name] for row, name in precision.items()}
     alone = next((case.reports for case in cases if case.threads == 1), {})
     throughput = next((case for case in cases if case.name == "throughput"), None)
     return {
@@ -44,12 +41,12 @@ def summarize(
         "max_length": MAX_LENGTH,
         "baseline": BASELINE,
         "rows": {row.name: {"precision": precision[row.name], "ours": row.ours} for row in rows},
-        "floor": peaks,
-        "first_call": {row.name: first_call([one[row.name] for one in first_calls]) for row in rows},
-        "cases": {case.name: case_figures(case, rows, own_peaks, alone) for case in cases},
+        "floor": bench["floor"],
+        "first_call": {row.name: first_call([reports[row.name] for reports in first_calls]) for row in rows},
+        "cases": {case.name: case_figures(case, rows, peaks, alone) for case in cases},
         "fidelity": fidelity(throughput, rows, texts.judgments) if throughput else {},
-        "idle_cpu_seconds": bench.idle_cpu,
-        "versions": bench.versions,
+        "idle_cpu_seconds": bench["idle_cpu_seconds"],
+        "versions": bench["versions"],
     }
 
 
@@ -58,15 +55,15 @@ def first_call(reports: Sequence[Report]) -> Report:
     reports = reports[1:3] or reports
     if "error" in reports[-1]:
         return {"error": reports[-1]["error"]}
-    return {key: round(median(one[key] for one in reports), 3) for key in ("seconds", "load_seconds", "peak_mib")}
+    return {key: round(median(report[key] for report in reports), 3) for key in ("seconds", "load_seconds", "peak_mib")}
 
 
-def case_figures(case: "Case", rows: list[Row], peaks: Report, alone: dict[str, list[Report]]) -> Report:
+def case_figures(case: Case, rows: list[Row], peaks: Report, alone: dict[str, list[Report]]) -> Report:
     """All rows' figures of one case."""
     config = json.loads((MODELS / case.model / "hf" / "config.json").read_text("utf-8"))
     ran = max((len(reports) for reports in case.reports.values()), default=0)
     lengths = [token_counts(MODELS / case.model / "hf", requests, MAX_LENGTH) for requests in case.rounds[:ran]]
-    work = [flops(config, own) for own in lengths]
+    work = [flops(config, counts) for counts in lengths]
     base = case.reports.get(BASELINE, [])
     figures = {}
     for row in rows:
@@ -74,21 +71,17 @@ def case_figures(case: "Case", rows: list[Row], peaks: Report, alone: dict[str, 
         if reports and "error" in reports[-1]:
             figures[row.name] = {"error": reports[-1]["error"]}
         elif reports:
-            own = figures[row.name] = row_figures(reports, base, work, peaks[row.name], row)
-            own["milliseconds_per_document"] = round(
-                median(
-                    1000 * report["seconds"] / len(counts) for report, counts in zip(reports, lengths, strict=False)
-                ),
-                4,
-            )
+            result = figures[row.name] = row_figures(reports, base, work, peaks[row.name], row)
+            times = [1000 * report["seconds"] / len(counts) for report, counts in zip(reports, lengths, strict=False)]
+            result["milliseconds_per_document"] = round(median(times), 4)
             if case.threads and row.name in alone:
-                own["wrong_calls"] = wrong_calls(reports, alone[row.name])
+                result["wrong_calls"] = wrong_calls(reports, alone[row.name])
     return {
         "what": case.what,
         "model": case.model,
         "rounds": ran,
         "pairs_per_round": len(lengths[0]) if lengths else 0,
-        "mean_tokens": round(float(np.mean([count for own in lengths for count in own])), 1) if lengths else 0,
+        "mean_tokens": round(float(np.mean([count for counts in lengths for count in counts])), 1) if lengths else 0,
         "gflop_per_round": round(float(np.mean(work)) * 1e-9, 1) if work else 0,
         "rows": figures,
     }
@@ -103,25 +96,25 @@ def row_figures(reports: list[Report], base: list[Report], work: list[float], pe
         "p99": round(float(np.percentile(seconds, 99)), 4),
         "cpu_seconds": round(median(report["cpu_seconds"] for report in reports), 4),
         "peak_mib": max(report["peak_mib"] for report in reports),
-        "seconds": [round(one, 4) for one in seconds],
+        "seconds": [round(value, 4) for value in seconds],
     }
     if base and "error" not in base[-1]:
-        ratios = [other["seconds"] / own for other, own in zip(base, seconds, strict=False)]
+        ratios = [other["seconds"] / value for other, value in zip(base, seconds, strict=False)]
         differences = [
-            np.abs(np.subtract(logits(own, row), np.concatenate(other["scores"]))).max()
-            for own, other in zip(reports, base, strict=False)
+            np.abs(np.subtract(logits(report, row), np.concatenate(other["scores"]))).max()
+            for report, other in zip(reports, base, strict=False)
         ]
         result["times_baseline"] = round(median(ratios), 3)
         result["times_baseline_from_to"] = [round(min(ratios), 3), round(max(ratios), 3)]
         result["largest_difference"] = float(f"{max(differences):.2g}")
-    result["gflops"] = round(median(one * 1e-9 / own for one, own in zip(work, seconds, strict=False)), 1)
+    result["gflops"] = round(median(count * 1e-9 / value for count, value in zip(work, seconds, strict=False)), 1)
     result["share_of_peak"] = round(result["gflops"] / peak["gflops"], 3)
     return result
 
 
 def logits(report: Report, row: Row) -> np.ndarray:
     """All scores of a report as logits; float32 sigmoids near 1 come back with an error of 6e-8 / (1 - score)."""
-    scores = np.concatenate([np.asarray(own, dtype=np.float64) for own in report["scores"]])
+    scores = np.concatenate([np.asarray(row_scores, dtype=np.float64) for row_scores in report["scores"]])
     if not row.sigmoid:
         return scores
     scores = np.clip(scores, 1e-12, 1 - 2.0**-25)
@@ -133,10 +126,10 @@ def wrong_calls(reports: list[Report], alone: list[Report]) -> int | None:
     if not alone or "error" in alone[0]:
         return None
     pairs = [pair for report in reports for pair in zip(report["scores"], alone[0]["scores"], strict=True)]
-    return sum(bool(np.abs(np.subtract(own, other)).max() > WRONG) for own, other in pairs)
+    return sum(bool(np.abs(np.subtract(scores, other)).max() > WRONG) for scores, other in pairs)
 
 
-def fidelity(case: "Case", rows: list[Row], judgments: dict[str, dict[str, int]]) -> Report:
+def fidelity(case: Case, rows: list[Row], judgments: dict[str, dict[str, int]]) -> Report:
     """How near each row's scores and orders are to the baseline's float32 ones, and what the judgments say."""
     base = case.reports.get(BASELINE, [])
     result = {}
@@ -146,10 +139,10 @@ def fidelity(case: "Case", rows: list[Row], judgments: dict[str, dict[str, int]]
             continue
         requests = [request for requests in case.rounds[: len(reports)] for request in requests]
         sizes = np.cumsum([len(request.documents) for request in requests])[:-1]
-        own = np.split(np.concatenate([logits(report, row) for report in reports]), sizes)
-        other = [np.asarray(scores) for report in base[: len(reports)] for scores in report["scores"]]
-        pairs = list(zip(own, other, strict=True))
-        gained, before = (mean_ndcg(requests, scores, judgments) for scores in (own, other))
+        scores = np.split(np.concatenate([logits(report, row) for report in reports]), sizes)
+        exact = [np.asarray(values) for report in base[: len(reports)] for values in report["scores"]]
+        pairs = list(zip(scores, exact, strict=True))
+        gained, before = (mean_ndcg(requests, values, judgments) for values in (scores, exact))
         result[row.name] = {
             "queries": len(requests),
             "largest_difference": float(f"{max(np.abs(a - b).max() for a, b in pairs):.2g}"),
@@ -162,15 +155,15 @@ def fidelity(case: "Case", rows: list[Row], judgments: dict[str, dict[str, int]]
 
 
 def top(scores: np.ndarray) -> set[int]:
-    """The places of the ten best."""
+    """The indices of the ten best."""
     return set(np.argsort(-scores, kind="stable")[:10].tolist())
 
 
 def mean_ndcg(requests: list[Request], scores: list[np.ndarray], judgments: dict[str, dict[str, int]]) -> float:
     """nDCG@10 of the candidates reordered by these scores."""
     run = {
-        request.key: [request.ids[place] for place in np.argsort(-own, kind="stable")]
-        for request, own in zip(requests, scores, strict=True)
+        request.key: [request.ids[index] for index in np.argsort(-values, kind="stable")]
+        for request, values in zip(requests, scores, strict=True)
     }
     return float(np.mean(list(ndcg(run, {key: judgments[key] for key in run}).values())))
 
@@ -178,26 +171,28 @@ def mean_ndcg(requests: list[Request], scores: list[np.ndarray], judgments: dict
 def print_tables(result: Report) -> None:
     """Print what the rows took in all cases, and how near their scores are."""
     for key in ("times_baseline", "milliseconds_per_document", "share_of_peak", "peak_mib"):
-        names = [name for name in result["cases"] if any(key in own for own in result["cases"][name]["rows"].values())]
+        names = [
+            name for name, case in result["cases"].items() if any(key in figures for figures in case["rows"].values())
+        ]
         lines = {
             row: [_cell(result["cases"][name]["rows"].get(row, {}), key) for name in names] for row in result["rows"]
         }
         _table(key.replace("_", " "), names, lines)
     keys = ("seconds", "load_seconds", "peak_mib")
-    first = {row: [_cell(own, key) for key in keys] for row, own in result["first_call"].items()}
+    first = {row: [_cell(figures, key) for key in keys] for row, figures in result["first_call"].items()}
     _table("first call", [key.replace("_", " ") for key in keys], first)
     keys = ("queries", "largest_difference", "spearman", "top10_shared", "ndcg10", "ndcg10_change")
-    near = {row: [_cell(own, key) for key in keys] for row, own in result["fidelity"].items()}
+    near = {row: [_cell(figures, key) for key in keys] for row, figures in result["fidelity"].items()}
     _table("fidelity", [key.replace("_", " ") for key in keys], near)
 
 
-def _cell(own: Report, key: str) -> str:
-    return "error" if "error" in own else str(own.get(key, ""))
+def _cell(figures: Report, key: str) -> str:
+    return "error" if "error" in figures else str(figures.get(key, ""))
 
 
 def _table(title: str, head: Sequence[str], lines: dict[str, list[str]]) -> None:
     width = max(map(len, lines), default=0)
     widths = [max(len(name), 8) for name in head]
-    print(f"\n{title}\n{'':{width}}  " + "  ".join(f"{name:>{own}}" for name, own in zip(head, widths, strict=True)))
+    print(f"\n{title}\n{'':{width}}  " + "  ".join(f"{name:>{size}}" for name, size in zip(head, widths, strict=True)))
     for row, cells in lines.items():
-        print(f"{row:{width}}  " + "  ".join(f"{cell:>{own}}" for cell, own in zip(cells, widths, strict=True)))
+        print(f"{row:{width}}  " + "  ".join(f"{cell:>{size}}" for cell, size in zip(cells, widths, strict=True)))

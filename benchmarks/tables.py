@@ -16,23 +16,23 @@ def table(head: Sequence[str], lines: dict[str, list[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
-def cell(own: Result, key: str, form: str) -> str:
+def cell(figures: Result, key: str, form: str) -> str:
     """Return a figure; why there is none, in short, where a row could not run; nothing where it took no part."""
-    if "error" in own:
+    if "error" in figures:
         return "failed"
-    return format(own[key], form) if own.get(key) is not None else ""
+    return format(figures[key], form) if figures.get(key) is not None else ""
 
 
 def of_cases(result: Result, key: str, form: str) -> list[str]:
     """Return one figure for all rows and those cases that have it."""
     cases = {name: case["rows"] for name, case in result["cases"].items()}
-    names = [name for name, rows in cases.items() if any(key in own for own in rows.values())]
+    names = [name for name, rows in cases.items() if any(key in figures for figures in rows.values())]
     return table(names, {row: [cell(cases[name].get(row, {}), key, form) for name in names] for row in result["rows"]})
 
 
 def of_rows(result: Result, part: str, columns: dict[str, str]) -> list[str]:
     """Return several figures of all rows."""
-    lines = {row: [cell(own, key, form) for key, form in columns.items()] for row, own in result[part].items()}
+    lines = {row: [cell(figures, key, form) for key, form in columns.items()] for row, figures in result[part].items()}
     return table([key.replace("_", " ") for key in columns], lines)
 
 
@@ -44,20 +44,23 @@ def page(result: Result) -> str:
         f"- `{name}`: {case['what']}; {case['mean_tokens']:.0f} tokens a pair, {case['rounds']} rounds"
         for name, case in result["cases"].items()
     ]
-    peaks = {name: [f"{own['gflops']:.0f}", own["library"], own["shape"]] for name, own in result["floor"].items()}
+    peaks = {
+        name: [f"{figures['gflops']:.0f}", figures["library"], figures["shape"]]
+        for name, figures in result["floor"].items()
+    }
     failed = sorted(
         {
-            f"- {row}, `{name}`: {own['error']}"
+            f"- {row}, `{name}`: {figures['error']}"
             for name, case in result["cases"].items()
-            for row, own in case["rows"].items()
-            if "error" in own
+            for row, figures in case["rows"].items()
+            if "error" in figures
         }
     )
     parts = [
         [
             "# Speed",
-            "Made by `benchmarks/tables.py` from `benchmarks/results/speed.json`; `benchmarks/README.md` says how it "
-            "was measured and how to repeat it.",
+            "`benchmarks/tables.py` writes this page from `benchmarks/results/speed.json`; `benchmarks/README.md` "
+            "describes how to repeat the measurement.",
             f"{machine['cpu']}, {result['threads']} cores, {result['date']}, `{result['command']}`. "
             f"Texts: {result['texts']}; {result['max_length']} tokens at most.",
             "\n".join(cases),

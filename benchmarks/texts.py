@@ -75,10 +75,12 @@ def load_texts(queries: int, seed: int = 0) -> Texts:
     """Read the collections and let builtin/embed find each query's candidates."""
     judged = _collections()
     in_turn = _in_turn(judged, queries, seed)
-    judgments = {f"{one.name}/{query}": dict(relevant) for one in judged for query, relevant in one.judgments.items()}
-    pool = [passage.text for one in judged for passage in one.passages if passage.text]
+    judgments = {
+        f"{item.name}/{query}": dict(relevant) for item in judged for query, relevant in item.judgments.items()
+    }
+    pool = [passage.text for collection in judged for passage in collection.passages if passage.text]
     random.Random(seed).shuffle(pool)
-    return Texts(" + ".join(one.name for one in judged), tuple(in_turn[:queries]), judgments, tuple(pool))
+    return Texts(" + ".join(collection.name for collection in judged), tuple(in_turn[:queries]), judgments, tuple(pool))
 
 
 def other_requests(texts: Texts, queries: int) -> list[Request]:
@@ -89,12 +91,12 @@ def other_requests(texts: Texts, queries: int) -> list[Request]:
 
 
 def _collections() -> list[JudgedCollection]:
-    found = [SHARED / name for name in COLLECTIONS if (SHARED / name / "corpus.jsonl").is_file()]
-    return [load_judged(folder) for folder in found or [demo_folder()]]
+    folders = [SHARED / name for name in COLLECTIONS if (SHARED / name / "corpus.jsonl").is_file()]
+    return [load_judged(folder) for folder in folders or [demo_folder()]]
 
 
 def _in_turn(judged: Sequence[JudgedCollection], queries: int, seed: int) -> list[Request]:
-    per_collection = [_requests(one, -(-queries // len(judged)), seed) for one in judged]
+    per_collection = [_requests(collection, -(-queries // len(judged)), seed) for collection in judged]
     return [request for group in itertools.zip_longest(*per_collection) for request in group if request]
 
 
@@ -106,7 +108,7 @@ def _requests(collection: JudgedCollection, count: int, seed: int) -> list[Reque
     nearest = embedder.encode_queries([collection.queries[name] for name in chosen]) @ vectors.T
     requests = []
     for name, row in zip(chosen, nearest, strict=True):
-        best = [collection.passages[place] for place in (-row).argsort(kind="stable")[:CANDIDATES]]
+        best = [collection.passages[index] for index in (-row).argsort(kind="stable")[:CANDIDATES]]
         texts, ids = tuple(passage.text for passage in best), tuple(passage.id for passage in best)
         requests.append(Request(collection.queries[name], texts, f"{collection.name}/{name}", ids))
     return requests

@@ -52,7 +52,7 @@ def start(order: dict[str, Any]) -> tuple[Loaded, dict[str, Any]]:
         "seconds": done - order["started"],
         "peak_mib": peak,
         "scores": floats([scores]),
-        "versions": dict(sorted((own.metadata["Name"], own.version) for own in distributions())),
+        "versions": dict(sorted((package.metadata["Name"], package.version) for package in distributions())),
     }
 
 
@@ -87,16 +87,16 @@ def shared(loaded: Loaded, requests: Requests, threads: int) -> Scores:
 
     def work(first: int) -> None:
         try:
-            for place in range(first, len(requests), threads):
-                scores[place] = loaded.rank(*requests[place])
+            for number in range(first, len(requests), threads):
+                scores[number] = loaded.rank(*requests[number])
         except Exception as error:  # a peer that breaks under threads is a finding, not the end of the run
             errors.append(error)
 
     team = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-    for one in team:
-        one.start()
-    for one in team:
-        one.join()
+    for thread in team:
+        thread.start()
+    for thread in team:
+        thread.join()
     if errors:
         raise errors[0]
     return scores
@@ -118,7 +118,7 @@ def send(reply: TextIO, report: dict[str, Any]) -> None:
 
 def floats(scores: Scores) -> Scores:
     """Make numpy's floats ones that JSON knows."""
-    return [[float(score) for score in own] for own in scores]
+    return [[float(score) for score in row] for row in scores]
 
 
 def _own_stdout() -> TextIO:
@@ -135,8 +135,8 @@ def reset_peak() -> None:
 
 def peak_mib() -> float:
     """The most memory this process had resident since the last reset, in MiB."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return round(int(found[1]) / 1024, 1) if found else 0.0
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return round(int(peak[1]) / 1024, 1) if peak else 0.0
 
 
 if __name__ == "__main__":
