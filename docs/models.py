@@ -14,7 +14,7 @@ def cells(card: ModelCard) -> list[str]:
         middle = [str(card.max_documents or UNKNOWN)]
     else:
         middle = [card.size or UNKNOWN, licence(card), f"`{card.extra}`" if card.extra else "none"]
-    links = " ".join(f"[{place}]({link(url)})" for place, url in enumerate(card.source, 1))
+    links = " ".join(f"[{number}]({link(url)})" for number, url in enumerate(card.source, 1))
     return [
         f"`{card.name}`",
         ", ".join(card.languages) or UNKNOWN,
@@ -56,14 +56,14 @@ def page() -> str:
     """Return the whole page."""
     opening = [
         "# Known models",
-        "Made by `docs/models.py` from `milvus_rerank/models/catalogue.json`; `milvus-rerank models --known` prints "
-        "it, `milvus-rerank models NAME` one card.",
-        "A model that is not here works all the same, if it is a cross-encoder or says yes or no: give its name on the "
-        "model hub, or its folder, to `CrossEncoderRerankFunction`.",
-        "Tokens are the most of a query and a document together. The extra is what surely runs a model on a CPU: "
-        '`pip install "milvus-rerank[torch]"`. Scores are what the class returns by default: raw logits, or '
-        f"numbers from 0 to 1. Facts were looked up in {looked_up()}, each in a source that the last column links; "
-        "where none was found, it says unknown. Read a model's licence yourself before you rely on it.",
+        "`docs/models.py` writes this page from `milvus_rerank/models/catalogue.json`. `milvus-rerank models --known` "
+        "prints the list, and `milvus-rerank models NAME` a model's card.",
+        "Models that are not listed also work if they are cross-encoders or language models that answer yes or no: "
+        "pass the name on the model hub, or the folder, to `CrossEncoderRerankFunction`.",
+        "`tokens` is the limit of a query and a document together. `extra` is the extra that runs the model on a CPU, "
+        'as in `pip install "milvus-rerank[torch]"`. `scores` is the default range of the class: raw logits, '
+        f"or numbers from 0 to 1. The facts are from {looked_up()}; the last column links their sources, and unknown "
+        "means that no source was found. Check a model's licence before you rely on it.",
     ]
     return "\n\n".join([*opening, *(section(family) for family in families())]) + "\n"
 
