@@ -72,19 +72,48 @@ class TorchEngine:
         self.dtype = dtype
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
-        """Run one forward pass. Logits are float32 for weights of any dtype, so that a later sigmoid makes no ties."""
+        """Run one forward pass. Logits are float32 for weights of any dtype, so that a later sigmoid makes no ties.
+
+        :param batch: the padded pairs.
+        :returns: raw logits, shape ``(pairs,)``.
+        :raises OutOfMemoryError: if torch cannot allocate the memory for the batch.
+        """
+        return self.start(batch)()
+
+    def start(self, batch: Batch) -> "Callable[[], NDArray[np.float32]]":
+        """Start a forward pass. A GPU works on it while the caller prepares the next batch.
+
+        :param batch: the padded pairs.
+        :returns: a function that waits for the logits and returns them.
+        :raises OutOfMemoryError: if torch cannot allocate the memory for the batch.
+        """
         try:
             with self._turn, torch.inference_mode():
-                output = self._forward(self._model, batch, self._to_device).float().cpu().numpy()
-            return as_logits(output, len(batch.input_ids), type(self._model).__name__, self._label)
+                output, finished = self._to_host(self._forward(self._model, batch, self._to_device).float())
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            message = f"a batch of shape {batch.input_ids.shape} does not fit the memory of {self.device}"
+        else:
+
+            def wait() -> NDArray[np.float32]:
+                finished()
+                return as_logits(output.numpy(), len(batch.input_ids), type(self._model).__name__, self._label)
+
+            return wait
         # Outside the except block: the traceback there would keep the failed batch's tensors alive.
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
-        raise OutOfMemoryError(message)
+        raise OutOfMemoryError(f"a batch of shape {batch.input_ids.shape} does not fit the memory of {self.device}")
+
+    def _to_host(self, output: torch.Tensor) -> "tuple[torch.Tensor, Callable[[], object]]":
+        """Start the copy to the CPU; return the copy, and a function that waits for it."""
+        if not output.is_cuda:
+            return output.cpu(), lambda: None
+        copy = torch.empty(output.shape, dtype=output.dtype, pin_memory=True)
+        copy.copy_(output, non_blocking=True)
+        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return copy, event.synchronize
 
     def _to_device(self, array: NDArray[np.int64]) -> torch.Tensor:
         tensor = torch.from_numpy(array)

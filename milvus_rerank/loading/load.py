@@ -14,7 +14,7 @@ from milvus_rerank.scoring.activation import pick_activation
 from milvus_rerank.scoring.caches import ScoreCache
 from milvus_rerank.scoring.encoder import Encoder
 from milvus_rerank.scoring.pair_encoder import Affixes, PairEncoder
-from milvus_rerank.scoring.scorer import PairScorer
+from milvus_rerank.scoring.scorer import AT_ONCE, PairScorer
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,12 @@ CPU_BATCH_TOKENS = 1024
 
 GPU_BATCH_TOKENS = 65_536
 """Upper limit of the default budget on other devices: language models take 32,000 tokens and more for one pair."""
+
+PACKED_WIDTH = 4096
+"""Over a model's width: factor on the budget of batches without padding, 4 for bge-reranker-v2-m3, 10 for MiniLM. Small
+batches of small models keep a GPU waiting for the next launch (benchmarks/results/gpu.json)."""
+PACKED_AT_ONCE = 2048
+"""Pairs sorted together without padding. Their order hardly matters, and a GPU waits for the first to be tokenised."""
 
 _CONTENTS = (".json", ".safetensors", ".bin", ".onnx", ".onnx_data", ".xml", ".jinja")
 
@@ -53,7 +59,10 @@ def load_scorer(options: LoadOptions) -> PairScorer:
     encoder = _encoder(options, loaded)
     size = options.score_cache
     cache = size if isinstance(size, ScoreCache) else ScoreCache(size) if size else None
+    packed = getattr(engine, "packed", False)
     full = min(options.batch_size * encoder.max_length, GPU_BATCH_TOKENS)
+    if packed:
+        full *= max(1, PACKED_WIDTH // int(loaded.config["hidden_size"]))
     return PairScorer(
         encoder,
         engine,
@@ -64,6 +73,7 @@ def load_scorer(options: LoadOptions) -> PairScorer:
         score_cache=cache,
         settings=_settings(info, options, loaded, encoder.max_length) if cache is not None else None,
         chunks=options.chunks,
+        at_once=PACKED_AT_ONCE if packed else AT_ONCE,
     )
 
 

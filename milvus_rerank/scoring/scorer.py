@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from milvus_rerank.engines.base import Engine
+from milvus_rerank.engines.base import Engine, start
 from milvus_rerank.errors import OutOfMemoryError
 from milvus_rerank.progress import Bar, progress_bar
 from milvus_rerank.scoring import Request, check_stop
@@ -27,7 +27,7 @@ from milvus_rerank.scoring.prepared import LOGIT, Logits, Prepared, TokenLimits,
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 4096
-"""Pairs sorted together: the next ones are tokenised while these are scored. Enough for batches without padding."""
+"""Default number of pairs sorted together: enough for batches without padding."""
 AT_ONCE_CHARACTERS = 16_000_000
 """The most characters of documents among them: some 4 million tokens, 8 bytes each, and 10,000 windows over them."""
 
@@ -45,6 +45,7 @@ class PairScorer:
     :param score_cache: the cache of logits; None for no cache.
     :param settings: the key of this model and its settings in a shared ``score_cache``.
     :param chunks: how to read documents that are too long for the model; None truncates them.
+    :param at_once: the pairs sorted together. The next ones are tokenised while these are scored.
     """
 
     encoder: Encoder
@@ -56,6 +57,7 @@ class PairScorer:
     score_cache: ScoreCache | None = None
     settings: Hashable = None
     chunks: Chunks | None = None
+    at_once: int = AT_ONCE
 
     def score(self, requests: Sequence[Request], stop: threading.Event | None = None) -> list[list[float]]:
         """Score every document of every request: the activation of :meth:`logits`, as lists."""
@@ -83,7 +85,7 @@ class PairScorer:
         stop = stop or threading.Event()
         logits = [np.empty(0, LOGIT)]
         with progress_bar("rerank", len(pairs)) if self.show_progress else nullcontext() as bar:
-            parts = list(split_pairs(pairs, AT_ONCE, AT_ONCE_CHARACTERS))
+            parts = list(split_pairs(pairs, self.at_once, AT_ONCE_CHARACTERS))
             prepare = partial(self.prepare, stop=stop)
             for prepared in map(prepare, parts) if len(parts) < 2 else _ahead(prepare, parts):
                 if bar is not None:
@@ -129,8 +131,11 @@ class PairScorer:
         :returns: one logit per row.
         :raises OutOfMemoryError: if they do not fit the device; ``max_batch_tokens`` is then half of their tokens.
         """
+        return self._start(rows)()
+
+    def _start(self, rows: Sequence[Row]) -> Callable[[], NDArray[np.float32]]:
         try:
-            return self.engine.logits(self.encoder.batch(rows))
+            return start(self.engine, self.encoder.batch(rows))
         except OutOfMemoryError:
             if len(rows) > 1:
                 self._shrink(len(rows) * max(self.encoder.padded_length(self.encoder.length(row)) for row in rows))
@@ -187,19 +192,23 @@ class PairScorer:
         lengths, widths = prepared.lengths, prepared.widths
         logits = np.empty(len(prepared.rows), dtype=np.float32)
         waiting = deque(cut(lengths, self.max_batch_tokens, widths))
-        while waiting:
+        running: deque[tuple[list[int], Callable[[], NDArray[np.float32]]]] = deque()
+        while waiting or running:
             check_stop(stop)
-            batch = waiting.popleft()
-            try:
-                logits[batch] = self.run([prepared.rows[index] for index in batch])
-            except OutOfMemoryError:
-                if len(batch) == 1:
-                    raise
-                rest = [*batch, *itertools.chain.from_iterable(waiting)]
-                waiting = deque(cut(lengths, self.max_batch_tokens, widths, rest))
-            else:
-                if bar is not None:
-                    bar.advance(len(batch))
+            if waiting and len(running) < 2:  # a second batch, so that a GPU need not wait for the next one
+                batch = waiting.popleft()
+                try:
+                    running.append((batch, self._start([prepared.rows[index] for index in batch])))
+                except OutOfMemoryError:
+                    if len(batch) == 1:
+                        raise
+                    rest = [*batch, *itertools.chain.from_iterable(waiting)]
+                    waiting = deque(cut(lengths, self.max_batch_tokens, widths, rest))
+                continue
+            batch, wait = running.popleft()
+            logits[batch] = wait()
+            if bar is not None:
+                bar.advance(len(batch))
         return logits
 
     def _shrink(self, tokens: int) -> None:

@@ -1,5 +1,6 @@
 """A forward pass on packed pairs gives the logits of the padded one."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,21 @@ def test_one_pair_alone_and_several_labels(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = classify(model, batch, to_device)
         torch.testing.assert_close(PackedClassifier(model)(model, batch, to_device), expected, atol=1e-5, rtol=0)
+
+
+def test_threads_share_a_packed_model(tiny: dict[str, Path]) -> None:
+    model = load(tiny["xlm-roberta"])
+    batches = [padded(ROWS[:count], model.config.pad_token_id, False) for count in range(1, 6)]
+    expected = [TorchEngine(model).logits(batch) for batch in batches]
+    forward = PackedClassifier(model)
+
+    def run(index: int) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return forward(model, batches[index], torch.from_numpy).numpy().ravel()
+
+    with ThreadPoolExecutor(5) as pool:
+        for index, logits in zip([0, 1, 2, 3, 4] * 20, pool.map(run, [0, 1, 2, 3, 4] * 20), strict=True):
+            np.testing.assert_allclose(logits, expected[index], atol=1e-5)
 
 
 def test_only_half_precision_on_cuda_is_packed(tiny: dict[str, Path]) -> None:
