@@ -3,9 +3,7 @@
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file, save_file
 from tiny_embedder import write_jsonl
-from tiny_models import save_tiny_model
 
 TOPICS = ("vector search", "the moon", "a moth in a relay", "Unix", "the history of chess machines", "Turing's test")
 
@@ -30,6 +28,9 @@ def close(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with weights so large that int8 has no steps left for the others: all its scores become equal."""
+    from safetensors.numpy import load_file, save_file
+    from tiny_models import save_tiny_model
+
     folder = save_tiny_model("distilbert", tmp_path_factory.mktemp("fragile") / "model")
     weights = load_file(folder / "model.safetensors")
     for name in ("weight", "bias"):  # what the large weights multiply, so that float32 does not notice them
