@@ -101,3 +101,26 @@ def test_the_servers_figures_are_those_of_the_results() -> None:
         f"{overload['statuses'].get('504', 0)} late",
     ):
         assert figure in section
+
+
+def test_the_gpus_figures_are_those_of_the_results() -> None:
+    results = json.loads((RESULTS / "gpu.json").read_text("utf-8"))
+    text = (REPO / "docs" / "gpu.md").read_text("utf-8")
+    names = {
+        "bge-v2-m3": "bge-reranker-v2-m3",
+        "minilm-l6": "ms-marco-MiniLM-L6",
+        "modernbert-base": "gte-reranker-modernbert-base",
+    }
+    peer = "sentence-transformers, 512"
+    assert results["machine"]["gpu"] in text
+    assert set(results["models"]) == set(names)
+    for model, name in names.items():
+        case = results["models"][model]
+        speed, times = case["pairs_per_second"], case["milliseconds_of_100_documents"]
+        assert (
+            f"| {name} | {speed['packed']} | {speed[peer]} | {speed['packed'] / speed[peer]:.2f} "
+            f"| {times['packed']:.0f} ms | {times[peer]:.0f} ms |\n"
+        ) in text
+        near = [case["against_float32"][way] for way in ("packed, float16", "packed", peer)]
+        cells = " | ".join(f"{way['largest_difference']:.4f}, {way['spearman']:.4f}" for way in near)
+        assert f"| {name} | {cells} |\n" in text
