@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 PYTEST := pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 COMPAT := $(PYTEST) -m "compat and not hub" -o filterwarnings=default
 
-.PHONY: install demo test test-base test-newest test-oldest integration coverage bench check dist lock fix clean
+.PHONY: install demo test test-base test-newest test-oldest integration coverage bench check docs dist lock fix clean
 
 # $(call environment,FOLDER): an empty environment with a pip that knows dependency groups
 define environment
@@ -83,6 +83,11 @@ check: $(VENV)/.dev
 	$(BIN)/pydoclint milvus_rerank
 	docker/lint.sh
 	scripts/lint.sh
+
+# The site, in build/site; a warning is an error.
+docs: $(VENV)/.dev
+	$(BIN)/sphinx-build -q -W --keep-going docs build/site
+	@echo "open build/site/index.html"
 
 # What is published, built and checked.
 dist: $(VENV)/.dev

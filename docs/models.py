@@ -1,10 +1,21 @@
-"""Write docs/models.md, the page of known models, from their cards: python docs/models.py."""
+"""Write the pages of known and of recommended models from their cards: python docs/models.py."""
 
 from pathlib import Path
 
-from milvus_rerank.models.catalogue import SERVICE, Family, ModelCard, all_cards, families, looked_up
+from milvus_rerank.models.catalogue import (
+    SERVICE,
+    Family,
+    ModelCard,
+    all_cards,
+    families,
+    find_card,
+    looked_up,
+    recommendations,
+)
 
 PAGE = Path(__file__).with_name("models.md")
+CHOICES = Path(__file__).with_name("choose-a-model.md")
+TEMPLATE = Path(__file__).with_name("choose-a-model.in.md")
 UNKNOWN = "unknown"
 
 
@@ -20,6 +31,7 @@ def cells(card: ModelCard) -> list[str]:
         ", ".join(card.languages) or UNKNOWN,
         str(card.max_length or UNKNOWN),
         *middle,
+        f"{card.ndcg10:.4f}" if card.ndcg10 else UNKNOWN,
         card.scores or UNKNOWN,
         ", ".join([f"`{card.function}`", *(f"`{name}={value!r}`" for name, value in card.options)]),
         card.note or "",
@@ -41,7 +53,7 @@ def link(source: str) -> str:
 def table(family: Family) -> str:
     """Return a family's table."""
     middle = ["documents"] if family.name == SERVICE else ["size", "licence", "extra"]
-    head = ["model", "languages", "tokens", *middle, "scores", "class", "note", "source"]
+    head = ["model", "languages", "tokens", *middle, "nDCG@10", "scores", "class", "note", "source"]
     rows = [head, ["---"] * len(head), *(cells(card) for card in all_cards() if card.family == family.name)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -61,12 +73,37 @@ def page() -> str:
         "Models that are not listed also work if they are cross-encoders or language models that answer yes or no: "
         "pass the name on the model hub, or the folder, to `CrossEncoderRerankFunction`.",
         "`tokens` is the limit of a query and a document together. `extra` is the extra that runs the model on a CPU, "
-        'as in `pip install "milvus-rerank[torch]"`. `scores` is the default range of the class: raw logits, '
-        f"or numbers from 0 to 1. The facts are from {looked_up()}; the last column links their sources, and unknown "
-        "means that no source was found. Check a model's licence before you rely on it.",
+        'as in `pip install "milvus-rerank[torch]"`. `nDCG@10` is published: the mean over the English retrieval '
+        "tasks of MTEB with the first 100 hits of six embedders. `scores` is the default range of the class: raw "
+        f"logits, or numbers from 0 to 1. The facts are from {looked_up()}; the last column links their sources, and "
+        "unknown means that no source was found. Check a model's licence before you rely on it.",
     ]
     return "\n\n".join([*opening, *(section(family) for family in families())]) + "\n"
 
 
+def choices() -> str:
+    """Return the page that helps to choose a model."""
+    head = ["for", "model", "size", "languages", "tokens", "licence", "extra", "nDCG@10"]
+    rows = [head, ["---"] * len(head)]
+    for entry in recommendations():
+        card = find_card(entry.name)
+        assert card is not None  # a test holds each to its card
+        rows.append(
+            [
+                entry.need,
+                f"`{card.name}`",
+                card.size or "",
+                ", ".join(card.languages),
+                str(card.max_length or "up to 8K"),
+                "a service" if card.family == SERVICE else licence(card),
+                f"`{card.extra}`" if card.extra else "none",
+                f"{card.ndcg10:.3f}" if card.ndcg10 else "",
+            ]
+        )
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return TEMPLATE.read_text("utf-8").replace("TABLE", lines)
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), "utf-8")
+    CHOICES.write_text(choices(), "utf-8")

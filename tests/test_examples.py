@@ -1,4 +1,4 @@
-"""The programs in examples/ and the code in README.md, run as a user would run them."""
+"""The programs in examples/, run as a user would run them."""
 
 import os
 import re
@@ -54,18 +54,3 @@ def test_a_cascade_says_which_stage_scored_what(tmp_path: Path) -> None:
     printed = run(str(ROOT / "examples" / "cascade.py"), cwd=tmp_path)
     assert re.match(r"stage 1  +-?\d+\.\d\d  Grace Hopper's team taped a moth", printed), printed
     assert [line[:7] for line in printed.splitlines()] == ["stage 1", "stage 1", "stage 0", "stage 0"]
-
-
-@pytest.mark.needs("milvus_lite")
-def test_the_readme_prints_what_it_says(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code, printed = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", text, re.DOTALL)[0]
-    assert len(code.strip().splitlines()) <= 12
-    assert run("-c", code, cwd=tmp_path) == printed
-
-
-@pytest.mark.needs("milvus_lite")
-def test_the_page_of_scores_prints_what_it_says(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "scores.md").read_text(encoding="utf-8")
-    parts = {kind: re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "text")}
-    assert run("-c", "".join(parts["python"]), cwd=tmp_path) == "".join(parts["text"])

@@ -1,7 +1,6 @@
-"""Figures in the README come from results files."""
+"""Figures in the README and the docs come from results files."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -11,48 +10,43 @@ RESULTS = REPO / "benchmarks" / "results"
 
 pytestmark = pytest.mark.skipif(not RESULTS.is_dir(), reason="the benchmarks' results are not part of this package")
 
-# What the README's table calls a row -> what results/speed.json does.
-ROWS = {
-    "the default, float32": "milvus-rerank",
-    '`dtype="auto"`, bfloat16 here': 'milvus-rerank dtype="auto"',
-    '`dtype="int8"`, exported': 'milvus-rerank dtype="int8"',
-}
 
-
-def test_the_table_of_speeds_is_that_of_the_results() -> None:
+def test_the_readmes_figures_are_those_of_the_results() -> None:
     speed = json.loads((RESULTS / "speed.json").read_text("utf-8"))
-    text = (REPO / "README.md").read_text("utf-8")
-    lines = {
-        cells[1]: cells[2:-1]
-        for cells in ([cell.strip() for cell in line.split("|")] for line in text.split("\n"))
-        if len(cells) > 3 and cells[1] in ROWS
-    }
-    assert set(lines) == set(ROWS)
-    for label, row in ROWS.items():
-        own, near = speed["cases"]["throughput"]["rows"][row], speed["fidelity"][row]
-        assert lines[label] == [
-            f"{own['times_baseline']:.2f}",
-            f"{own['peak_mib']:.0f} MiB",
-            f"{speed['first_call'][row]['seconds']:.1f} s",
-            f"{near['spearman']:.4f}",
-            f"{near['top10_shared']:.2f}",
-            f"{near['ndcg10_change']:+.4f}",
-        ]
-
-
-def test_other_figures_of_the_section_are_those_of_the_results() -> None:
-    speed = json.loads((RESULTS / "speed.json").read_text("utf-8"))
-    parts = json.loads((RESULTS / "parts.json").read_text("utf-8"))
-    text = (REPO / "README.md").read_text("utf-8")
-    section = re.sub(r"\s+", " ", text[text.index("## How fast") : text.index("## Coming from")])
-    outside = parts["milliseconds of 100 short documents"]["outside tokenizer and model"]
+    gpu = json.loads((RESULTS / "gpu.json").read_text("utf-8"))
+    text = " ".join((REPO / "README.md").read_text("utf-8").split())
     rows = speed["cases"]["throughput"]["rows"]
-    for sentence in (
-        f"{outside:.1f} ms",
-        f"{100 * rows['milvus-rerank']['share_of_peak']:.0f}%",
-        f"{100 * rows['sentence-transformers predict']['share_of_peak']:.0f}%",
+    default, auto, int8 = (rows[f"milvus-rerank{option}"] for option in ("", ' dtype="auto"', ' dtype="int8"'))
+    for figure in (
+        f"{default['times_baseline']:.2f} times sentence-transformers",
+        f"{auto['times_baseline']:.2f} times in bfloat16",
+        f"{int8['times_baseline']:.2f} times in int8",
+        f"with {default['peak_mib']:.0f} MiB at the peak",
     ):
-        assert sentence in section
+        assert figure in text
+    cases = [case["pairs_per_second"] for case in gpu["models"].values()]
+    times = [case["packed"] / case["sentence-transformers, 512"] for case in cases]
+    assert f"On a GPU {min(times):.1f} to {max(times):.1f} times" in text
+
+
+def test_the_figures_for_choosing_a_model_are_those_of_the_results() -> None:
+    speed = json.loads((RESULTS / "speed.json").read_text("utf-8"))
+    gpu = json.loads((RESULTS / "gpu.json").read_text("utf-8"))
+    quality = json.loads((RESULTS / "quality.json").read_text("utf-8"))["collections"]
+    text = " ".join((REPO / "docs" / "choose-a-model.md").read_text("utf-8").split())
+    case = speed["cases"]["throughput"]
+    default, auto = (case["rows"][f"milvus-rerank{option}"] for option in ("", ' dtype="auto"'))
+    packed = {name: model["pairs_per_second"]["packed"] for name, model in gpu["models"].items()}
+    history, cisi = quality["history"], quality["cisi"]
+    for figure in (
+        f"takes {default['milliseconds_per_document']:.0f} ms for a pair of {case['mean_tokens']:.0f} tokens",
+        f"and {auto['milliseconds_per_document']:.0f} ms in bfloat16",
+        f"scores {packed['bge-v2-m3']} pairs",
+        f"MiniLM-L6 {packed['minilm-l6']:,}",
+        f"from {history['ndcg_before']:.3f} to {history['ndcg_after']:.3f}",
+        f"from {cisi['ndcg_before']:.3f} to {cisi['ndcg_after']:.3f}",
+    ):
+        assert figure in text
 
 
 def test_the_table_of_cascades_is_that_of_the_results() -> None:
@@ -76,7 +70,7 @@ def test_the_table_of_cascades_is_that_of_the_results() -> None:
 
 def test_what_sharing_a_beginning_brings_is_that_of_the_results() -> None:
     found = json.loads((RESULTS / "decoders.json").read_text("utf-8"))
-    text = " ".join((REPO / "README.md").read_text("utf-8").split())
+    text = " ".join((REPO / "docs" / "concepts.md").read_text("utf-8").split())
     faster = found["cases"]["short-20"]["times_baseline"]["shared"]
     assert f"of a query share runs once: {faster:.2f} times faster than sentence-transformers on 20 short" in text
 

@@ -27,13 +27,18 @@ def models(
     known: Annotated[
         bool, typer.Option("--known", help="List the known models, installed or not, and nothing else.")
     ] = False,
+    recommend: Annotated[
+        bool, typer.Option("--recommend", help="Name a model for each usual need, and nothing else.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """List the rerankers, the models on this machine and the optional packages; or the known models."""
-    if (name is not None) + load + known > 1:
-        raise typer.BadParameter("choose one of NAME, --load and --known")
+    if (name is not None) + load + known + recommend > 1:
+        raise typer.BadParameter("choose one of NAME, --load, --known and --recommend")
     if name is not None:
         _show_card(name, as_json)
+    elif recommend:
+        _show_recommendations(as_json)
     elif known:
         _show_known(as_json)
     else:
@@ -85,6 +90,22 @@ def _show_known(as_json: bool) -> None:
             _print_table(family.title, ("name", "size", "tokens", "reads", "licence"), map(_model_row, members))
     _print_line("?: unknown. To see all of a model's card, type: milvus-rerank models NAME")
     _print_line("Other cross-encoders and language models that answer yes or no work, too.")
+
+
+def _show_recommendations(as_json: bool) -> None:
+    from milvus_rerank.models.catalogue import find_card, recommendations
+
+    pairs = [(entry.need, card) for entry in recommendations() if (card := find_card(entry.name))]
+    if as_json:
+        output.print_json({"recommended": [{"need": need, **card.to_dict()} for need, card in pairs]})
+        return
+    rows = [
+        (card.name, need, card.size or "?", _languages(card), "" if card.ndcg10 is None else f"{card.ndcg10:.3f}")
+        for need, card in pairs
+    ]
+    _print_table("Recommended", ("name", "for", "size", "reads", "nDCG@10"), rows)
+    _print_line("nDCG@10: published, English retrieval tasks of MTEB; milvus-rerank models NAME has the source.")
+    _print_line("Then compare two of them on queries of your own: their order differs from collection to collection.")
 
 
 def _model_row(card: "ModelCard") -> "Sequence[str]":
@@ -139,6 +160,7 @@ def _print_card(card: "ModelCard") -> None:
         "documents": f"{_number(card.max_documents)} a request" if service and card.max_documents else "",
         "licence": "" if service else card.licence or UNKNOWN,
         "scores": card.scores or UNKNOWN,
+        "nDCG@10": "" if card.ndcg10 is None else f"{card.ndcg10:.4f} on MTEB(eng, v2) Retrieval, published",
         "install": card.install or "",
         "load": card.code,
         "note": card.note or "",

@@ -50,11 +50,11 @@ class BatchOptions:
 class FlagOptions:
     """Options of FlagEmbedding's rerankers, under FlagEmbedding's names.
 
-    :param query_instruction_for_rerank: the text before each query; None for the model's default: none, or ``A: `` for
-        language models.
+    :param query_instruction_for_rerank: the text before each query; None for the model's default: none, or
+        ``"A: "`` for language models.
     :param query_instruction_format: the order of instruction and query, such as ``"{}{}"``.
     :param passage_instruction_for_rerank: the text before each document; None for the model's default: none,
-        or ``B: `` for language models.
+        or ``"B: "`` for language models.
     :param passage_instruction_format: the order of instruction and document.
     :param cutoff_layers: the layer whose score head is read, for models with heads on layers; None for the last.
         Layers after it are not loaded.

@@ -17,6 +17,7 @@ SERVICE = "service"
 MULTILINGUAL = "multilingual"
 """Placeholder for a list of languages that is too long to give."""
 
+_FILE = Path(__file__).with_name("catalogue.json")
 _HUB_CACHE = "models--"  # the hub client's prefix of ORG--NAME in its cache
 
 
@@ -37,6 +38,18 @@ class Family:
 
 
 @dataclass(frozen=True, slots=True)
+class Recommendation:
+    """A model for a need.
+
+    :param need: the need, in a few words.
+    :param name: the model's name.
+    """
+
+    need: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """Known facts about one model. None means that no source was found.
 
@@ -51,6 +64,7 @@ class ModelCard:
     :param max_documents: the most documents of a request to a service.
     :param licence: the licence of the weights, as an SPDX identifier if it has one; None for a service.
     :param scores: the scale of the scores that ``function`` returns: ``logit`` or ``0 to 1``.
+    :param ndcg10: published nDCG@10 on MTEB(eng, v2) Retrieval: the mean over the first 100 hits of six embedders.
     :param note: other useful facts, in a sentence or two.
     :param source: the sources of the facts: URLs, or files of this repository.
     :param aliases: other names of the model.
@@ -67,6 +81,7 @@ class ModelCard:
     max_documents: int | None = None
     licence: str | None = None
     scores: str | None = None
+    ndcg10: float | None = None
     note: str | None = None
     source: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
@@ -123,6 +138,12 @@ def all_cards() -> tuple[ModelCard, ...]:
     return _read()[1]
 
 
+def recommendations() -> tuple[Recommendation, ...]:
+    """Return a model for each usual need."""
+    data = json.loads(_FILE.read_text("utf-8"))
+    return tuple(Recommendation(**entry) for entry in data["recommended"])
+
+
 def families() -> tuple[Family, ...]:
     """Return the families in the order of their cards."""
     return _read()[0]
@@ -135,7 +156,7 @@ def looked_up() -> str:
 
 @cache
 def _read() -> tuple[tuple[Family, ...], tuple[ModelCard, ...], str]:
-    data = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
+    data = json.loads(_FILE.read_text("utf-8"))
     families = tuple(Family(name, **values) for name, values in data["families"].items())
     return families, tuple(_card(values, data["sources"]) for values in data["cards"]), data["looked_up"]
 

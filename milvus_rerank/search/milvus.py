@@ -1,6 +1,8 @@
 """Calls to Milvus through any of pymilvus' clients, and explanations of its errors."""
 
+import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -72,6 +74,30 @@ class Source:
         common |= {"anns_field": request.stage.field or "", "search_params": params, "filter": request.filter}
         return partial(self.client.search, *target, data, **common)
 
+    def load(self, timeout: float | None) -> Callable[[], Any] | None:
+        """Return the call that loads the collection into memory if it is not there; None if the client cannot do so.
+
+        A new process finds a collection of Milvus Lite released, and pymilvus logs a traceback for the failed search.
+        Other errors are left to the search: a role may be allowed to search, but not to ask for the state.
+        """
+        client = self.client
+        if self.collection is None or not (hasattr(client, "get_load_state") and hasattr(client, "load_collection")):
+            return None
+        ask = partial(client.get_load_state, self.collection, timeout=timeout)
+        load = partial(client.load_collection, self.collection, timeout=timeout)
+
+        def run() -> None:
+            with suppress(*milvus_errors()):
+                if _is_released(ask()):
+                    load()
+
+        async def arun() -> None:
+            with suppress(*milvus_errors()):
+                if _is_released(await ask()):
+                    await load()
+
+        return arun if inspect.iscoroutinefunction(client.get_load_state) else run
+
     def describe(self, timeout: float | None) -> Callable[[], Any]:
         """Return the call that describes the collection.
 
@@ -128,6 +154,10 @@ def explain(error: Exception, source: Source, request: SearchRequest, schema: Ma
         advice = _schema_advice(request, schema) if schema else ""
     text = f"Milvus could not search {source.name!r} ({request}): {message_of(error)}"
     return SearchError(f"{text.rstrip('.')}. {advice}".rstrip())
+
+
+def _is_released(state: Mapping[str, Any]) -> bool:
+    return getattr(state.get("state"), "name", "") == "NotLoad"
 
 
 def _hybrid(request: SearchRequest, stage: Hybrid) -> tuple[list[Any], Any]:

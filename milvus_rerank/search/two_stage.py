@@ -78,6 +78,7 @@ class TwoStageSearch:
         self.missing: Missing = missing
         self.on_rerank_error = on_rerank_error
         self._clock = clock
+        self._looked = False  # whether the collection is loaded
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is also a Sequence[str]; here it is one query
@@ -230,6 +231,8 @@ class TwoStageSearch:
 
     def _retrieve(self, request: SearchRequest) -> Any:
         try:
+            if (load := self._first_load(request)) is not None:
+                here(load)
             return here(bounded(self.source.search(request), request.timeout))
         except RerankError:
             raise
@@ -238,11 +241,19 @@ class TwoStageSearch:
 
     async def _aretrieve(self, request: SearchRequest) -> Any:
         try:
+            if (load := self._first_load(request)) is not None:
+                await off_loop(load)
             return await off_loop(bounded(self.source.search(request), request.timeout))
         except RerankError:
             raise
         except milvus_errors() as error:
             raise explain(error, self.source, request, await self._aschema(request, error)) from error
+
+    def _first_load(self, request: SearchRequest) -> Callable[[], Any] | None:
+        """Return the call that loads the collection if necessary, before the first search only."""
+        load = None if self._looked else self.source.load(request.timeout)
+        self._looked = True
+        return None if load is None else bounded(load, request.timeout)
 
     def _schema(self, request: SearchRequest, error: Exception) -> Mapping[str, Any] | None:
         """Return the collection's description if Milvus refused the search, to make the error clearer."""

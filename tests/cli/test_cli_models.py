@@ -93,8 +93,8 @@ def test_an_unknown_model_is_no_error_and_the_answer_says_how_to_load_it(cli: Cl
     ("arguments", "told"),
     [
         (("",), "the name is empty; see: milvus-rerank models --known"),
-        (("x", "--known"), "choose one of NAME, --load and --known"),
-        (("--known", "--load"), "choose one of NAME, --load and --known"),
+        (("x", "--known"), "choose one of NAME, --load, --known and --recommend"),
+        (("--known", "--load"), "choose one of NAME, --load, --known and --recommend"),
     ],
 )
 def test_wrong_usage_of_models_is_told(cli: Cli, arguments: Any, told: str) -> None:
@@ -117,7 +117,18 @@ def test_json_holds_the_cards_whole(cli: Cli) -> None:
         "name": "cross-encoder/ms-marco-MiniLM-L6-v2", "family": "cross-encoder",
         "function": "CrossEncoderRerankFunction", "options": {}, "extra": "", "languages": ["en"],
         "parameters": 22713601, "max_length": 512, "max_documents": None, "licence": "Apache-2.0", "scores": "logit",
-        "note": None, "source": None, "aliases": [],
+        "ndcg10": 0.5082, "note": None, "source": None, "aliases": [],
         "code": 'CrossEncoderRerankFunction("cross-encoder/ms-marco-MiniLM-L6-v2")',
         "install": "pip install milvus-rerank",
     }  # fmt: skip
+
+
+def test_models_recommend_names_a_model_for_each_need(cli: Cli) -> None:
+    code, out, err = cli("models", "--recommend")
+    assert (code, err) == (0, "")
+    line = next(line for line in out.splitlines() if line.startswith("cross-encoder/ms-marco-MiniLM-L6-v2"))
+    assert line.split()[1:] == ["English,", "CPU,", "fast", "22.7M", "en", "0.508"]
+    code, out, _ = cli("models", "--recommend", "--json")
+    first, second, *_ = json.loads(out)["recommended"]
+    assert (first["need"], first["name"]) == ("first steps and tests, no download", "builtin/rerank")
+    assert (second["ndcg10"], second["parameters"]) == (0.5082, 22713601)

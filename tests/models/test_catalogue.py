@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 import milvus_rerank
-from milvus_rerank.models.catalogue import MULTILINGUAL, SERVICE, ModelCard, all_cards, families, find_card
+from milvus_rerank.models.catalogue import (
+    MULTILINGUAL,
+    SERVICE,
+    ModelCard,
+    all_cards,
+    families,
+    find_card,
+    recommendations,
+)
 
 REPO = Path(__file__).resolve().parents[2]
 FUNCTIONS = {
@@ -55,6 +63,21 @@ def test_a_cards_facts_are_of_the_right_kind_and_have_a_source(card: ModelCard) 
     assert card.source
     assert all(source.startswith("https://") or (REPO / source).is_file() for source in card.source)
     assert card.note is None or card.note.endswith(".")
+
+
+def test_published_quality_is_between_the_weakest_and_the_best_and_has_its_source() -> None:
+    figures = {card.name: card.ndcg10 for card in all_cards() if card.ndcg10 is not None}
+    assert len(figures) == 21
+    assert min(figures.values()) == figures["mixedbread-ai/mxbai-rerank-base-v1"] == 0.4865
+    assert max(figures.values()) == figures["Qwen/Qwen3-Reranker-4B"] == 0.6367
+    assert all(any("ettin-reranker" in url for url in card.source) for card in all_cards() if card.ndcg10 is not None)
+
+
+def test_every_recommended_model_has_a_card_and_no_need_comes_twice() -> None:
+    entries = recommendations()
+    assert all(find_card(entry.name) is not None for entry in entries)
+    assert len({entry.need for entry in entries}) == len(entries) >= 8
+    assert all("-NC" not in (card.licence or "") for entry in entries if (card := find_card(entry.name)))
 
 
 def test_a_licence_that_forbids_commercial_use_is_said_in_words_too() -> None:
@@ -155,7 +178,7 @@ def test_the_cards_are_read_without_a_heavy_import() -> None:
 
 
 @pytest.mark.skipif(not (REPO / "docs").is_dir(), reason="the docs are not part of this package")
-def test_the_page_is_what_the_cards_give() -> None:
+def test_the_pages_are_what_the_cards_give() -> None:
     path = REPO / "docs" / "models.py"
     spec = importlib.util.spec_from_file_location("docs_models", path)
     assert spec is not None
@@ -164,6 +187,8 @@ def test_the_page_is_what_the_cards_give() -> None:
     spec.loader.exec_module(script)
     made = script.page()
     assert path.with_suffix(".md").read_text("utf-8") == made, "run: python docs/models.py"
+    assert path.with_name("choose-a-model.md").read_text("utf-8") == script.choices(), "run: python docs/models.py"
+    assert f"lists all {len(all_cards())}." in script.choices()
     assert all(made.count(f"| `{card.name}` |") == 1 for card in all_cards())
     lengths = {line.count(" | ") for line in made.splitlines() if line.startswith("| `")}
-    assert lengths == {9, 7}  # no cell holds a bar
+    assert lengths == {10, 8}  # no cell holds a bar

@@ -70,10 +70,13 @@ def test_a_filter_that_does_not_parse_is_shown(client: MilvusClient) -> None:
     assert "filter='year >>> 3', partitions=['late']): unexpected token '>' at column 7" in text
 
 
-def test_a_collection_that_is_not_loaded(client: MilvusClient) -> None:
+def test_a_released_collection_is_loaded_by_the_first_search(client: MilvusClient) -> None:
     make_docs(client, "idle")
     client.release_collection("idle")
-    assert message(docs(client, "idle")).endswith("Load it first: client.load_collection(...).")
+    search = docs(client, "idle")
+    assert len(search(MILVUS_INDEX, top_k=3)) == 3
+    client.release_collection("idle")  # by somebody else, while this search is in use
+    assert message(search).endswith("Load it first: client.load_collection(...).")
 
 
 @pytest.mark.parametrize("stage", [Dense("dense"), FullText(), Hybrid((Dense("dense"), FullText()))])
