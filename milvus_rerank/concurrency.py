@@ -72,7 +72,7 @@ def _in_thread(work: Callable[[], Any], seconds: float) -> Any:
     def run() -> None:
         try:
             answer.set_result(work())
-        except BaseException as error:  # the waiting thread must get any exception
+        except BaseException as error:  # noqa: BLE001  the waiting thread must get any exception
             answer.set_exception(error)
 
     context = contextvars.copy_context()  # for example, a trace's span must reach the client

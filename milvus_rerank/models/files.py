@@ -73,7 +73,7 @@ def list_hub_files(source: ModelSource) -> tuple[str, ...] | None:
 
     try:
         return tuple(sorted(HfApi().list_repo_files(source.name, revision=source.revision)))
-    except Exception:  # offline, or an error of the HTTP client, whose classes depend on the hub client's version
+    except Exception:  # noqa: BLE001  offline, or an error of the HTTP client, whose classes depend on the hub client's version
         return None
 
 

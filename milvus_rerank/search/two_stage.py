@@ -132,7 +132,7 @@ class TwoStageSearch:
         error = None
         try:
             results = self._rerank(self.reranker.rerank_search_result, arguments, hits)
-        except Exception as raised:  # a custom reranker may raise anything; on_rerank_error decides
+        except Exception as raised:  # noqa: BLE001  a custom reranker may raise anything; on_rerank_error decides
             results, error = self._fall_back(raised, arguments, hits), raised
         answers = _answers(arguments, results, error, clock)
         return answers[0] if isinstance(query, str) else answers
@@ -176,7 +176,7 @@ class TwoStageSearch:
         error = None
         try:
             results = await self._rerank(self.reranker.arerank_search_result, arguments, hits)
-        except Exception as raised:  # a custom reranker may raise anything; on_rerank_error decides
+        except Exception as raised:  # noqa: BLE001  a custom reranker may raise anything; on_rerank_error decides
             results, error = self._fall_back(raised, arguments, hits), raised
         answers = _answers(arguments, results, error, clock)
         return answers[0] if isinstance(query, str) else answers

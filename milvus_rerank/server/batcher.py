@@ -134,7 +134,7 @@ class Batcher:
         while batch := self._next():
             try:
                 self._run(batch)
-            except BaseException as error:  # any error at all must reach the waiting requests; the thread goes on
+            except BaseException as error:  # noqa: BLE001  any error at all must reach the waiting requests; the thread goes on
                 logger.error("a batch failed: %s", type(error).__name__)  # the message might hold a user's text
                 for job in {row.job for row in batch}:
                     self._finish(job, error)
@@ -158,7 +158,7 @@ class Batcher:
         started = self._clock()
         try:
             logits = batch[0].job.model.run([waiting.job.rows[waiting.row] for waiting in batch])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  out of memory among others; _recover decides
             self._recover(batch, error)
             return
         for waiting, logit in zip(batch, logits, strict=True):

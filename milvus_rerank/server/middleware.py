@@ -144,7 +144,7 @@ class RequestMiddleware:
             tasks.start_soon(exchange.watch, tasks.cancel_scope)
             try:
                 await self._app(exchange.scope, _receive_nothing, exchange.send)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  every request gets an answer
                 # Log neither the error's message nor its values: they may hold texts.
                 frames = traceback.format_tb(error.__traceback__)[-_FRAMES:]
                 request_id = exchange.request_id

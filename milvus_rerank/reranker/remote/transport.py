@@ -182,7 +182,7 @@ async def _send_in_thread(client: httpx.Client, request: Mapping[str, Any]) -> A
                 while not (answer.is_complete or future.cancelled()):
                     answer.add(next(chunks, None))
             finish: Callable[[], None] = partial(future.set_result, answer)
-        except BaseException as error:  # the waiting task must get any exception
+        except BaseException as error:  # noqa: BLE001  the waiting task must get any exception
             finish = partial(future.set_exception, error)
         with suppress(concurrent.futures.InvalidStateError):  # nobody waits any more
             finish()
