@@ -12,8 +12,8 @@ Missing = Literal["error", "skip", "last"]
 """The treatment of a hit whose text is absent or null."""
 
 MISSING: tuple[Missing, ...] = get_args(Missing)
-# Keys beside the primary key in pymilvus' hits; the remaining key is the primary key.
-_HIT_KEYS = frozenset({"distance", "entity", "offset", "highlight", "score"})
+# Keys of a pymilvus hit beside its primary key.
+_HIT_KEYS = frozenset({"distance", "entity", "offset", "highlight"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,14 @@ class Candidates:
 def read_hits(hits: Any, text_field: str, *, missing: str = "error", id_field: str | None = None) -> Candidates:
     """Read one query's hits.
 
+    Objects of pymilvus say what they are. A plain dict, such as a row of ``query`` or a hit that went through JSON, is
+    a hit if it has exactly a hit's keys: ``distance``, ``entity``, the primary key, and ``offset`` or
+    ``highlight``. Any other dict is a row, and so are all with ``id_field``, for fields may have any names.
+
     :param hits: hits, a page of a search iterator, query rows, or a search result of a single query.
     :param text_field: the field that holds the text.
     :param missing: ``error``, ``skip`` or ``last``: the treatment of a hit whose text is absent or null.
-    :param id_field: the primary key's name, if plain dicts do not show it.
+    :param id_field: the name of the rows' primary key; plain dicts are then rows.
     :returns: the hits, in input order.
     :raises HitError: if a text is not a string, or is missing and ``missing`` is ``error``.
     :raises InputError: for any value but a list of hits.
@@ -104,24 +108,34 @@ def _read(item: Any, index: int, text_field: str, id_field: str | None) -> tuple
         item = item.to_dict()  # ORM hits of pymilvus before 2.6
     # dict(...) has only the keys of a pymilvus hit; its [] and get() fall through to the entity's fields.
     keys = dict(item)
-    entity = keys.get("entity")
-    if isinstance(entity, Mapping):
+    if _is_hit(item, keys, id_field):
         others = [name for name in keys if name not in _HIT_KEYS]
         named = [name for name in ("id", "pk") if name in others] or (others if len(others) == 1 else [])
-        key = getattr(item, "_pk_name", None) or id_field or next(iter(named), None)
+        key = getattr(item, "_pk_name", None) or next(iter(named), None)
         extra = {name: value for name, value in keys.items() if name not in ("entity", "distance", key)}
-        fields = dict(entity)
-        text = (fields if text_field in fields else keys).get(text_field)
-    else:  # a row of query() or get(), or a plain dict
+        fields, distance = dict(keys["entity"]), keys.get("distance")
+        text = fields.get(text_field, keys[key] if text_field == key else None)
+    else:
         if id_field is not None and id_field not in keys:
             raise HitError(f"row {index} has no field {id_field!r} to be its id; it has {sorted(map(str, keys))}")
-        key, extra, fields = id_field or _row_key(keys, index), {}, keys
+        key, extra, fields, distance = id_field or _row_key(keys, index), {}, keys, None
         text = keys.get(text_field)
     if text is not None and not isinstance(text, str):
         raise HitError(f"hit {index}: field {text_field!r} must hold a string, got {type(text).__name__}")
     text = text and check_text(text, f"hit {index}: field {text_field!r}")
     primary_key = keys.get(key) if key else None
-    return RerankResult(text or "", None, index, primary_key, keys.get("distance"), fields, extra or None), text
+    return RerankResult(text or "", None, index, primary_key, distance, fields, extra or None), text
+
+
+def _is_hit(item: Any, keys: Mapping[str, Any], id_field: str | None) -> bool:
+    """Tell whether a dict is a hit of a search; else it is a row."""
+    if not isinstance(keys.get("entity"), Mapping):
+        return False
+    if hasattr(item, "_pk_name"):  # a Hit of pymilvus
+        return True
+    distance, others = keys.get("distance"), keys.keys() - _HIT_KEYS
+    is_number = hasattr(distance, "__float__") and not isinstance(distance, bool)
+    return id_field is None and is_number and len(others) == 1
 
 
 def _row_key(keys: Mapping[str, Any], index: int) -> str | None:

@@ -2,9 +2,12 @@
 
 import ipaddress
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any
 
 from milvus_rerank.errors import InputError
+
+_TEXT_NAMES = ("text", "content", "page_content", "body", "passage")  # of documents in Milvus examples and frameworks
 
 
 def check_text(text: object, name: str) -> str:
@@ -16,7 +19,7 @@ def check_text(text: object, name: str) -> str:
     :raises InputError: if the value is not a string, or holds half of a surrogate pair, as JSON can.
     """
     if not isinstance(text, str):
-        raise InputError(f"{name} must be a string, got {describe(text)}")
+        raise InputError(f"{name} must be a string, got {describe(text)}{_where_the_text_is(text)}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -39,19 +42,57 @@ def check_documents(documents: object, name: str = "documents") -> list[str]:
 
 
 def check_list(items: object, name: str, of: str) -> list[object]:
-    """Return any iterable as a list, but refuse strings and mappings, which are passed by mistake.
+    """Return any iterable as a list, but refuse containers that hold something else than what the caller means.
+
+    Iterating over a table gives names of columns, over a mapping its keys, and over a set an order by chance.
 
     :param items: the caller's value.
     :param name: the name of the argument in an error.
     :param of: the expected items, in plural.
     :returns: the items.
-    :raises InputError: if the value is a string, bytes, a mapping or not iterable.
+    :raises InputError: if the value is a string, bytes, a mapping, a set, a table or one of its columns, or not
+        iterable; the message says what to pass.
     """
+    if isinstance(items, (list, tuple)):
+        return list(items)
     if isinstance(items, str):
         raise InputError(f"{name} must be a list of {of}, got a single string; write [{items[:40]!r}]")
-    if isinstance(items, (bytes, dict)) or not isinstance(items, Iterable):
-        raise InputError(f"{name} must be a list of {of}, got {describe(items)}")
+    advice = _what_to_pass(items, name)
+    if advice or isinstance(items, (bytes, bytearray, memoryview)) or not isinstance(items, Iterable):
+        raise InputError(f"{name} must be a list of {of}, got {describe(items)}{advice}")
     return list(items)
+
+
+def _what_to_pass(items: object, name: str) -> str:
+    """Return advice for a container whose iteration does not give its items in their order; "" for any other value."""
+    columns = getattr(items, "columns", None)
+    if columns is not None and hasattr(items, "shape"):  # a table of pandas, polars or pyarrow
+        return f"; pass one of its columns as a list, such as {name}[{_column(columns)!r}].tolist()"
+    if hasattr(items, "to_frame"):  # a column of pandas or polars: its labels need not be positions
+        return f"; pass {name}.{'tolist' if hasattr(items, 'tolist') else 'to_list'}()"
+    if isinstance(items, Mapping):
+        return f"; pass its values in the order that result.index shall count: list({name}.values())"
+    if isinstance(items, Set):
+        return f"; a set has no order for result.index to count: pass sorted({name})"
+    return ""
+
+
+def _column(columns: Any) -> str:
+    names = [str(getattr(column, "_name", column)) for column in columns]
+    return next(
+        (name for name in names if name in ("text", "content", "body", "passage")), names[0] if names else "text"
+    )
+
+
+def _where_the_text_is(item: object) -> str:
+    """Return advice for a document that is an object with a text, such as a dict or a framework's document."""
+    if isinstance(item, Mapping):
+        key = next((name for name in _TEXT_NAMES if isinstance(item.get(name), str)), None)
+        return f"; pass its text, such as document[{key!r}]" if key else "; pass its text"
+    if hasattr(item, "ravel"):  # a row of an array
+        return "; pass a flat list, such as array.ravel().tolist()"
+    name = next((name for name in _TEXT_NAMES if isinstance(getattr(item, name, None), str)), None)
+    return f"; pass its text, such as document.{name}" if name else ""
 
 
 def check_top_k(top_k: object) -> int | None:

@@ -217,7 +217,7 @@ def test_plain_dicts() -> None:
     ]
     by_index = {hit.index: hit for hit in lexical.rerank_hits("two", hits)}
     assert [by_index[index].id for index in range(5)] == [7, "k", 8, 9, None]
-    assert [by_index[index].distance for index in range(5)] == [0.9, 0.5, 0.8, 0.1, None]
+    assert [by_index[index].distance for index in range(5)] == [0.9, 0.5, 0.8, None, None]
     assert by_index[1].extra == {"offset": 2}
     assert by_index[3].entity == {"text": "four", "id": 9, "distance": 0.1}
     assert by_index[1].score == 1.0
