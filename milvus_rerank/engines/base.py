@@ -1,6 +1,6 @@
 """Interface between batching and a model: padded token ids in, logits out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,21 +60,6 @@ class Engine(Protocol):
         :raises OutOfMemoryError: if the batch does not fit the device.
         """
         ...
-
-
-def start(engine: Engine, batch: Batch) -> Callable[[], NDArray[np.float32]]:
-    """Start a forward pass on an engine.
-
-    :param engine: one with a ``start`` of its own goes on in the background; the others finish here.
-    :param batch: the padded pairs.
-    :returns: a function that waits for the logits and returns them.
-    :raises OutOfMemoryError: if the batch does not fit the device.
-    """
-    in_background: Callable[[Batch], Callable[[], NDArray[np.float32]]] | None = getattr(engine, "start", None)
-    if in_background is not None:
-        return in_background(batch)
-    logits = engine.logits(batch)
-    return lambda: logits
 
 
 def check_inputs(names: Iterable[str], path: Path) -> frozenset[str]:

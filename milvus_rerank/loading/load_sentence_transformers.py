@@ -44,7 +44,7 @@ class LibraryEncoder:
     def __init__(self, max_length: int) -> None:
         self.max_length = max_length
 
-    def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None) -> list[Pair]:
+    def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None, *, whole: bool = False) -> list[Pair]:
         """Return the pairs."""
         return list(pairs)
 

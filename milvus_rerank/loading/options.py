@@ -39,7 +39,7 @@ class BatchOptions:
     """Rarely used options for batches.
 
     :param max_batch_tokens: the most tokens of a batch, padding included; None derives it from ``batch_size``.
-    :param token_cache: the most document tokens to keep in the token cache, 8 bytes each; 0 turns the cache off.
+    :param token_cache: the most bytes of the token cache, which keeps texts and their tokens; 0 turns the cache off.
     """
 
     max_batch_tokens: int | None = None

@@ -79,11 +79,12 @@ class Encoder(Protocol):
         """Most tokens of a pair."""
         ...
 
-    def rows(self, pairs: Sequence[Pair], stop: threading.Event) -> list[Row]:
+    def rows(self, pairs: Sequence[Pair], stop: threading.Event, *, whole: bool = False) -> list[Row]:
         """Prepare pairs.
 
         :param pairs: queries and documents.
         :param stop: an event that ends the work early.
+        :param whole: whether all of a long document is wanted, for windows or its end; else only what fits a pair.
         :returns: one row per pair.
         :raises StoppedError: if ``stop`` was set.
         """

@@ -14,7 +14,7 @@ from milvus_rerank.scoring import check_stop
 from milvus_rerank.scoring.caches import TOKEN_CACHE, Ids, TokenCache
 from milvus_rerank.scoring.encoder import FILLERS, Chunks, Pair, Span, common, starts
 from milvus_rerank.scoring.pair_template import PairTemplate, find_template
-from milvus_rerank.scoring.tokenizing import TOKENIZE_AT_ONCE, TokenizingEncoder, private_copy
+from milvus_rerank.scoring.tokenizing import TOKENIZE_CHARACTERS, TokenizingEncoder, groups, private_copy
 
 Truncation = Literal["longest_first", "only_second"]
 Row: TypeAlias = tuple[Ids, Ids]
@@ -54,7 +54,7 @@ class PairEncoder(TokenizingEncoder):
     :param template: the special tokens of a pair; None reads them from the tokenizer.
     :param pad_right: whether to pad at the end even if the tokenizer pads at the beginning.
     :param with_bounds: whether batches hold the bounds of documents, for engines that need them.
-    :param token_cache: the most tokens of texts to keep in the token cache; 0 turns the cache off.
+    :param token_cache: the most bytes of texts and tokens to keep in the token cache; 0 turns the cache off.
     :raises InputError: if ``max_length`` leaves no room next to the special tokens.
     """
 
@@ -106,22 +106,43 @@ class PairEncoder(TokenizingEncoder):
         affixed = self._affixes.document_before or self._affixes.document_after
         self._around = self._tokens_around() if affixed else (0, 0)
 
-    def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None) -> list[Row]:
-        """Return pairs of texts as pairs of token ids; each text is tokenised once, unless it is in the cache."""
+    def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None, *, whole: bool = False) -> list[Row]:
+        """Return pairs of texts as pairs of token ids; each text is tokenised once, unless it is in the cache.
+
+        :param pairs: queries and documents.
+        :param stop: when set, the work ends early.
+        :param whole: whether all tokens of long documents are wanted, not only those that fit a pair.
+        :returns: one row per pair.
+        :raises StoppedError: if ``stop`` was set.
+        """
         texts, affixes = pairs, self._affixes
         if affixes != Affixes():
             texts = [(affixes.query(query), affixes.document(document)) for query, document in pairs]
         distinct = list(dict.fromkeys(text for pair in texts for text in pair))
         ids = self._tokens.get(distinct)
-        absent = [text for text in distinct if text not in ids]
-        for start in range(0, len(absent), TOKENIZE_AT_ONCE):
+        absent = [text for text in distinct if text not in ids and len(text) <= TOKENIZE_CHARACTERS]
+        for group in groups(absent):
             if stop is not None:
                 check_stop(stop)
-            group = absent[start : start + TOKENIZE_AT_ONCE]
             tokenized = self.tokenize(group)
             self._tokens.put(group, tokenized)
             ids.update(zip(group, tokenized, strict=True))
+        if len(ids) < len(distinct):
+            self._add_long_texts(ids, texts, stop, whole or self._left)
         return [(ids[query], ids[document]) for query, document in texts]
+
+    def _add_long_texts(
+        self, ids: dict[str, Ids], texts: Sequence[Pair], stop: threading.Event | None, whole: bool
+    ) -> None:
+        """Add the token ids of long texts, of documents only those that can enter a pair; they are not cached."""
+        for query, _ in texts:
+            if query not in ids:
+                ids[query] = self.tokenize_long(query, None, stop)
+        # Next to a query that fills the pair alone, the lengths of both texts decide which tokens are kept.
+        wanted = None if whole or any(len(ids[query]) > self._room for query, _ in texts) else self._room
+        for _, document in texts:
+            if document not in ids:
+                ids[document] = self.tokenize_long(document, wanted, stop)
 
     def lengths(self, query: int, document: int) -> tuple[int, int]:
         """Return how many tokens of a query and of a document enter their pair.

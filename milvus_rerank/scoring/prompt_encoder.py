@@ -16,7 +16,9 @@ from milvus_rerank.errors import InputError
 from milvus_rerank.scoring import check_stop
 from milvus_rerank.scoring.caches import Ids
 from milvus_rerank.scoring.encoder import FILLERS, Chunks, Pair, Span, common, starts
-from milvus_rerank.scoring.tokenizing import TOKENIZE_AT_ONCE, TokenizingEncoder, private_copy
+from milvus_rerank.scoring.tokenizing import TOKENIZE_CHARACTERS, TokenizingEncoder, groups, private_copy
+
+_MARGIN = 256  # tokens before the cut of a long document, which may differ from those of the whole
 
 Render: TypeAlias = Callable[[str, str], str]
 """Function from a query and a document to the whole prompt."""
@@ -85,18 +87,24 @@ class PromptEncoder(TokenizingEncoder):
         limit = max(1, (max_length - fixed) * 3 // 4)
         self._query_max_length = limit if query_max_length is None else min(query_max_length, limit)
 
-    def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None) -> list[Prompt]:
-        """Return pairs of texts as prompts."""
+    def rows(self, pairs: Sequence[Pair], stop: threading.Event | None = None, *, whole: bool = False) -> list[Prompt]:
+        """Return pairs of texts as prompts; of long documents only what can enter a prompt, unless ``whole``."""
         frames: dict[str, _Frame] = {}
-        rows = []
-        for first in range(0, len(pairs), TOKENIZE_AT_ONCE):
+        rows: list[Prompt] = []
+        queries = {query: self._query(query) for query in dict.fromkeys(query for query, _ in pairs)}
+        prompts = (self._render(queries[query], document[: _beginning(document, whole)]) for query, document in pairs)
+        for group in groups(prompts):
             if stop is not None:
                 check_stop(stop)
-            group = [(self._query(query), document) for query, document in pairs[first : first + TOKENIZE_AT_ONCE]]
-            for (query, _), ids in zip(group, self.tokenize([self._render(*pair) for pair in group]), strict=True):
+            for ids in self.tokenize(group):
+                query, document = queries[pairs[len(rows)][0]], pairs[len(rows)][1]
                 frame = frames.get(query)
                 if frame is None:
                     frame = frames[query] = self._frame(query)
+                length = _beginning(document, whole)
+                while length < len(document) and len(ids) < self.max_length + frame.start + frame.tail + _MARGIN:
+                    length *= 4
+                    ids = self.tokenize([self._render(query, document[:length])])[0]
                 rows.append(Prompt(ids, max(0, min(frame.start, len(ids) - frame.tail)), frame.tail))
         return rows
 
@@ -184,3 +192,8 @@ class PromptEncoder(TokenizingEncoder):
         if len(row.ids) <= length:
             return row.ids
         return np.concatenate([row.ids[: length - row.tail], row.ids[len(row.ids) - row.tail :]])
+
+
+def _beginning(document: str, whole: bool) -> int:
+    """Return how many characters of a document are tokenised at first."""
+    return len(document) if whole else min(len(document), TOKENIZE_CHARACTERS)

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from milvus_rerank.engines.base import Engine, start
+from milvus_rerank.engines.base import Engine
 from milvus_rerank.errors import OutOfMemoryError
 from milvus_rerank.progress import Bar, progress_bar
 from milvus_rerank.scoring import Request, check_stop
@@ -111,7 +111,8 @@ class PairScorer:
                 if score is not None:
                     logits[index] = score
         missing = np.flatnonzero(np.isnan(logits["value"]))
-        rows = encoder.rows([pairs[index] for index in missing.tolist()], stop)
+        whole = self.chunks is not None or (limits is not None and limits.left)
+        rows = encoder.rows([pairs[index] for index in missing.tolist()], stop, whole=whole)
         if limits is not None:
             document, pair = limits.document_tokens, limits.pair_tokens
             rows = [encoder.shorten(row, document_tokens=document, pair_tokens=pair, left=limits.left) for row in rows]
@@ -134,8 +135,14 @@ class PairScorer:
         return self._start(rows)()
 
     def _start(self, rows: Sequence[Row]) -> Callable[[], NDArray[np.float32]]:
+        """Start a forward pass; return the function that waits for its logits."""
         try:
-            return start(self.engine, self.encoder.batch(rows))
+            batch = self.encoder.batch(rows)
+            in_background: Callable[..., Callable[[], NDArray[np.float32]]] | None = getattr(self.engine, "start", None)
+            if in_background is not None:
+                return in_background(batch)
+            logits = self.engine.logits(batch)
+            return lambda: logits
         except OutOfMemoryError:
             if len(rows) > 1:
                 self._shrink(len(rows) * max(self.encoder.padded_length(self.encoder.length(row)) for row in rows))
@@ -181,7 +188,7 @@ class PairScorer:
         if self.chunks is None or self.chunks.score == "mean":
             return spans
         pairs = [(request[0], request[1][index]) for index in wanted]
-        for index, pair, row in zip(wanted, pairs, self.encoder.rows(pairs, stop), strict=True):
+        for index, pair, row in zip(wanted, pairs, self.encoder.rows(pairs, stop, whole=True), strict=True):
             check_stop(stop)
             if self.encoder.windows(row, self.chunks)[0] is not row:  # it did not fit
                 spans[index] = self.encoder.span(pair, int(logits["window"][index]), self.chunks)

@@ -1,5 +1,6 @@
 """Token ids and scores remembered: bounded, shared by threads, and never those of another model or setting."""
 
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,28 @@ def test_documents_seen_before_are_not_tokenised_again(tokenizer: Any) -> None:
 
 
 def test_the_token_cache_keeps_to_its_size_and_forgets_the_oldest() -> None:
-    cache = TokenCache(10)
-    ids = {text: np.arange(size) for text, size in {"four": 4, "five": 5, "empty": 0, "three": 3, "huge": 11}.items()}
+    cache = TokenCache(4000)
+    ids = {
+        text: np.arange(size) for text, size in {"four": 40, "five": 50, "empty": 0, "three": 60, "huge": 500}.items()
+    }
     cache.put(["four", "five", "empty"], [ids["four"], ids["five"], ids["empty"]])
     assert set(cache.get(["four"])) == {"four"}, "now five is the oldest"
     cache.put(["three", "huge"], [ids["three"], ids["huge"]])
-    assert set(cache.get(list(ids))) == {"four", "empty", "three"}
+    assert set(cache.get(list(ids))) == {"four", "five", "empty", "three"}
+    cache.put(["big"], [np.arange(200)])
+    assert set(cache.get([*ids, "big"])) == {"empty", "three", "big"}
+
+
+@pytest.mark.parametrize(("characters", "tokens"), [(0, 0), (150, 40), (1000, 235), (50_000, 1), (60_000, 15_000)])
+def test_the_token_cache_takes_the_bytes_that_it_says(characters: int, tokens: int) -> None:
+    cache = TokenCache(2_000_000)
+    tracemalloc.start()
+    try:
+        for number in range(2_000_000 // (characters + 8 * tokens + 200) + 100):
+            cache.put([f"{number:08d}{'x' * characters}"], [np.arange(tokens)])
+        assert tracemalloc.get_traced_memory()[0] == pytest.approx(2_000_000, rel=0.1)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_token_cache_of_nothing_remembers_nothing() -> None:
@@ -136,7 +153,7 @@ def test_rerankers_that_share_a_cache_share_only_what_is_the_same(tiny: dict[str
 def test_caches_are_right_under_threads(tiny: dict[str, Path]) -> None:
     plain = CrossEncoderRerankFunction(str(tiny["bert"]), device="cpu", batching=BatchOptions(token_cache=0))
     cached = CrossEncoderRerankFunction(
-        str(tiny["bert"]), device="cpu", batching=BatchOptions(token_cache=60), score_cache=20
+        str(tiny["bert"]), device="cpu", batching=BatchOptions(token_cache=3000), score_cache=20
     )
     jobs = [(query, TEXTS[start:]) for query in QUERIES for start in range(4)] * 4
     expected = [plain.score(*job) for job in jobs]
