@@ -1,7 +1,7 @@
 """Request and response JSON of each rerank service whose clients the server answers.
 
-Each request class converts itself to a :class:`Call` and formats the scores as its service does. Unknown keys are
-ignored, as those services do, because clients send more keys than the services document.
+Each request class converts itself to a :class:`Call` and formats the scores as its service does. A key that no service
+has is an error; keys that services have and that change nothing here are ignored (``IGNORED``).
 
 Sources: Milvus' model rankers (internal/util/function/models), text-embeddings-inference (router/src/http/types.rs),
 vLLM (vllm/entrypoints), infinity, the cohere and voyageai SDKs, the API references of Jina, SiliconFlow and DashScope.
@@ -9,70 +9,28 @@ vLLM (vllm/entrypoints), infinity, the cohere and voyageai SDKs, the API referen
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AliasChoices, Discriminator, Field, Tag
 from typing_extensions import NotRequired, TypedDict
 
-from milvus_rerank.scoring import Request
+from milvus_rerank.errors import InputError
 from milvus_rerank.scoring.prepared import TokenLimits
+from milvus_rerank.server.body import (
+    RETURN_DOCUMENTS,
+    TOP_N,
+    Body,
+    Call,
+    Checked,
+    Count,
+    Scale,
+    Scored,
+    Texts,
+    Tokens,
+)
 
-Scale = Literal["model", "sigmoid", "raw"]
-"""The requested scores: the model's default scores in this package, scores between 0 and 1, or logits."""
-
-Count = Annotated[int | None, Field(ge=0, description="How many results; 0 or absent for all.")]
-Tokens = Annotated[int | None, Field(ge=1, description="The most tokens; absent for the model's limit.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request in one form, independent of the service's format.
-
-    :param requests: queries with their documents.
-    :param top_k: the number of results to return; None for all.
-    :param scale: the scores to return.
-    :param limits: token limits of this request; None for the model's limits.
-    """
-
-    requests: list[Request]
-    top_k: int | None = None
-    scale: Scale = "model"
-    limits: TokenLimits | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """Scores of a request's documents.
-
-    :param model: the model's name.
-    :param scores: one score per document, in input order.
-    :param order: positions of the documents to return, best first.
-    :param tokens: the number of tokens that the model read.
-    """
-
-    model: str
-    scores: Sequence[float]
-    order: Sequence[int]
-    tokens: int
-
-
-class Body(BaseModel):
-    """Base class of all request bodies.
-
-    :param model: the model's name; None for the server's first model.
-    """
-
-    model_config = ConfigDict(extra="ignore")
-    model: str | None = None
-
-    def call(self) -> Call:
-        """Convert the request to a :class:`Call`."""
-        raise NotImplementedError
-
-    def answer(self, scored: Scored) -> Any:
-        """Format the scores as the client expects them."""
-        raise NotImplementedError
+RANK_FIELDS = 100
+"""The most fields of a document that make its text."""
 
 
 class Usage(TypedDict):
@@ -133,16 +91,18 @@ class TeiRequest(Body):
     """
 
     query: str
-    texts: list[str]
+    texts: Texts
+    top_n: Count = TOP_N
     raw_scores: bool = False
-    return_text: bool = False
+    return_text: Annotated[bool | None, RETURN_DOCUMENTS] = None
     truncate: bool = False
     truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
         limits = TokenLimits(left=True) if self.truncation_direction.lower() == "left" else None
-        return Call([(self.query, self.texts)], scale="raw" if self.raw_scores else "sigmoid", limits=limits)
+        scale: Scale = "raw" if self.raw_scores else "sigmoid"
+        return Call([(self.query, self.texts)], self.top_n or None, scale, limits)
 
     def answer(self, scored: Scored) -> list[TeiResult]:
         """Format the scores as the client expects them."""
@@ -160,17 +120,17 @@ class RerankRequest(Body):
     """
 
     query: str
-    documents: list[str | dict[str, Any]]
-    top_n: Count = None
-    return_documents: bool | None = None
-    rank_fields: list[str] | None = None
+    documents: Annotated[list[str | dict[str, Any]], Field(fail_fast=True)]
+    top_n: Count = TOP_N
+    return_documents: bool | None = RETURN_DOCUMENTS
+    rank_fields: Annotated[list[str], Field(min_length=1, max_length=RANK_FIELDS)] | None = None
     raw_scores: bool = False
     max_tokens_per_doc: Tokens = None
     truncate_prompt_tokens: Annotated[int | None, Field(ge=-1, description="vLLM's; -1 for the model's limit.")] = None
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
-        texts = [self._text(document) for document in self.documents]
+        texts = [self._text(document, index) for index, document in enumerate(self.documents)]
         pair = None if self.truncate_prompt_tokens == -1 else self.truncate_prompt_tokens
         return Call(
             [(self.query, texts)],
@@ -184,38 +144,47 @@ class RerankRequest(Body):
         documents = self.documents if self.return_documents else ()
         return _rerank_answer(scored, [{"text": text} if isinstance(text, str) else text for text in documents])
 
-    def _text(self, document: str | dict[str, Any]) -> str:
+    def _text(self, document: str | dict[str, Any], index: int) -> str:
         """Return a document's text; with ``rank_fields``, the values of those fields of an object, one per line."""
         if isinstance(document, str):
             return document
-        values = [document.get(name) for name in self.rank_fields or ["text"]]
-        return "\n".join(str(value) for value in values if value is not None)
+        fields = list(dict.fromkeys(self.rank_fields or ["text"]))
+        values = [value for name in fields if (value := document.get(name)) is not None]
+        if not values or not all(isinstance(value, (str, int, float)) for value in values):
+            kind = "text" if not values else "text or number"
+            keys = ", ".join(repr(key[:50]) for key in list(document)[:10]) or "none"
+            raise InputError(
+                f"documents[{index}] has no {kind} in {', '.join(map(repr, fields))[:200]}; its keys are {keys}. "
+                "Send a string, an object with 'text', or 'rank_fields' with the names of the fields to read"
+            )
+        return "\n".join(map(str, values))
 
 
 class CohereRequest(Body):
     """Request to Cohere's ``/v2/rerank``; Milvus' and Milvus Lite's ``cohere`` provider send it."""
 
     query: str
-    documents: list[str]
-    top_n: Count = None
+    documents: Texts
+    top_n: Count = TOP_N
     max_tokens_per_doc: Tokens = None
+    return_documents: bool | None = RETURN_DOCUMENTS
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
         return Call([(self.query, self.documents)], self.top_n or None, limits=_limits(self.max_tokens_per_doc))
 
     def answer(self, scored: Scored) -> RerankAnswer:
-        """Format the scores as the client expects them."""
-        return _rerank_answer(scored)
+        """Format the scores as the client expects them; Cohere's API v2 itself returns no documents."""
+        return _rerank_answer(scored, [{"text": text} for text in self.documents if self.return_documents])
 
 
 class VoyageRequest(Body):
     """Request to Voyage's ``/v1/rerank``, served here under ``/voyage``; Milvus' ``voyageai`` provider sends it."""
 
     query: str
-    documents: list[str]
-    top_k: Count = None
-    return_documents: bool = False
+    documents: Texts
+    top_k: Count = Field(None, validation_alias=AliasChoices("top_k", "top_n"))
+    return_documents: bool | None = RETURN_DOCUMENTS
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
@@ -227,18 +196,18 @@ class VoyageRequest(Body):
         return {"object": "list", "data": data, "model": scored.model, "usage": {"total_tokens": scored.tokens}}
 
 
-class DashScopeInput(BaseModel):
+class DashScopeInput(Checked):
     """The texts of a DashScope request."""
 
     query: str
-    documents: list[str]
+    documents: Texts
 
 
-class DashScopeParameters(BaseModel):
+class DashScopeParameters(Checked):
     """The options of a DashScope request."""
 
-    top_n: Count = None
-    return_documents: bool = False
+    top_n: Count = TOP_N
+    return_documents: bool | None = RETURN_DOCUMENTS
 
 
 class DashScopeRequest(Body):
@@ -258,11 +227,11 @@ class DashScopeRequest(Body):
         return {"request_id": str(uuid.uuid4()), "output": {"results": _results(scored, documents)}, "usage": usage}
 
 
-class SimilarityInputs(BaseModel):
+class SimilarityInputs(Checked):
     """The texts of a sentence-similarity request."""
 
     source_sentence: str
-    sentences: list[str]
+    sentences: Texts
 
 
 class SimilarityRequest(Body):

@@ -1,4 +1,4 @@
-"""Request bodies: JSON parsed in one place, from the bytes that the middleware has read."""
+"""Request bodies: values counted before they are built, and JSON parsed in one place."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -6,6 +6,34 @@ from typing import Any
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+
+
+class ValueCounter:
+    """Count the values of a JSON body as its bytes arrive, before any of them is built.
+
+    A number of two bytes, comma included, becomes an object of 32, and a list of them takes more time to check than its
+    text to read. The count is that of commas, colons and opening brackets outside strings.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._inside = 0  # 1 inside a string
+        self._backslash = b""  # the last byte of the part before, if it escapes the first byte of the next
+
+    def add(self, part: bytes) -> int:
+        """Count the values of the next part.
+
+        :param part: bytes; a part of 256 KiB takes about a millisecond.
+        :returns: the values so far.
+        """
+        part = self._backslash + part
+        odd = (len(part) - len(part.rstrip(b"\\"))) % 2
+        part, self._backslash = (part[:-1], b"\\") if odd else (part, b"")
+        pieces = part.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        outside = b"".join(pieces[self._inside :: 2])
+        self._inside = (self._inside + len(pieces) - 1) % 2
+        self.count += sum(outside.count(sign) for sign in (b",", b":", b"[", b"{"))
+        return self.count
 
 
 class JSONRequest(Request):

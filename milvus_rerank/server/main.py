@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import queue
 import signal
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -68,11 +71,13 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         """Refuse new requests, finish the admitted ones, and refuse those that remain."""
         self._application.middleware.stopping = True
-        drain = asyncio.create_task(
-            asyncio.to_thread(self._application.models.close, self._settings.limits.drain_seconds)
-        )
+        drain = asyncio.create_task(self._drain())
         await super().shutdown(sockets)
         await drain
+
+    async def _drain(self) -> None:
+        await asyncio.to_thread(self._application.models.close, self._settings.limits.drain_seconds)
+        self._application.service.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Refuse new requests from now on and let the event loop shut down; a second Ctrl-C forces the exit.
@@ -88,19 +93,46 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-class _Lines:
-    """Stream for log lines that ignores write errors: the server goes on when the reader of its log is gone."""
+LOG_LINES = 10_000
+"""The most log lines that wait to be written; further ones are dropped and counted."""
+
+
+class LineWriter(logging.Handler):
+    """Write log lines in a thread: a reader that does not read, or is gone, must not stop the server.
+
+    :param stream: the stream to write to.
+    """
 
     def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self.dropped = 0
         self._stream = stream
+        self._lines: queue.Queue[str] = queue.Queue(LOG_LINES)
+        threading.Thread(target=self._write, name="log", daemon=True).start()
 
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a line."""
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self.dropped += 1
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
+        """Wait until the lines are written, but not for a reader that does not read."""
+        end = time.monotonic() + 1.0
+        while self._lines.unfinished_tasks and time.monotonic() < end:
+            time.sleep(0.005)
+
+    def _write(self) -> None:
+        while True:
+            line, dropped = self._lines.get(), self.dropped
+            with contextlib.suppress(OSError, ValueError):
+                self._stream.write(f"{line}\n")
+                if dropped:
+                    self.dropped -= dropped
+                    self._stream.write(f'{{"event": "log lines dropped", "level": "warning", "count": {dropped}}}\n')
+                self._stream.flush()
+            self._lines.task_done()
 
 
 def log_to(stream: Any) -> None:
@@ -118,7 +150,7 @@ def log_to(stream: Any) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(_Lines(stream))
+    handler = LineWriter(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -10,6 +10,7 @@ import re
 import time
 import traceback
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import anyio
@@ -17,6 +18,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
+from milvus_rerank.server.json_body import ValueCounter
 from milvus_rerank.server.metrics import Metrics
 from milvus_rerank.server.settings import Limits, Settings
 
@@ -24,6 +26,10 @@ SIMILARITY = "/hf-inference/models/{model:path}/pipeline/sentence-similarity"
 
 logger = structlog.get_logger("milvus_rerank.server")
 
+_JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;|$)", re.IGNORECASE)
+HEADER_BYTES = 64 * 1024
+"""The most bytes of a request's headers; the parser itself only bounds headers that arrive in parts."""
+_SINGLE = frozenset({b"authorization", b"content-length", b"content-type", b"host", b"transfer-encoding"})
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LEFT = 499  # nginx's status for a client that disconnected; it is never sent
 _OUTCOMES = {401: "unauthorized", 429: "overloaded", 503: "shutting_down", 504: "deadline_exceeded"}
@@ -96,11 +102,18 @@ class RequestMiddleware:
     async def _answer(self, headers: dict[bytes, str], exchange: "_Exchange") -> None:
         """Read a request and pass it on, or raise the reason for a refusal."""
         scope, limits = exchange.scope, self._settings.limits
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES:
+            raise _RefusedError(431, f"the headers have more than {HEADER_BYTES} bytes")
+        if repeated := _repeated(scope["headers"]):
+            raise _RefusedError(400, f"the header {repeated!r} came more than once; send it once")
         if scope["path"] not in self._public and not self._settings.admits(headers.get(b"authorization")):
             raise _RefusedError(401, "no key, or a wrong one; send the header 'Authorization: Bearer KEY'")
         if scope["method"] != "POST":
             await self._run(exchange)
             return
+        if not _JSON.match(content_type := headers.get(b"content-type", "")):
+            got = f"got {content_type[:100]!r}" if content_type else "it is missing"
+            raise _RefusedError(415, f"send the header 'Content-Type: application/json'; {got}")
         if self.stopping:
             raise _RefusedError(503, "the server is shutting down", retry_after=5)
         if self._active >= limits.requests:
@@ -118,7 +131,7 @@ class RequestMiddleware:
 
     async def _read(self, headers: dict[bytes, str], exchange: "_Exchange", body: bytearray) -> None:
         """Read the whole body; if the client disconnects meanwhile, the part that has arrived."""
-        limits = self._settings.limits
+        limits, counter = self._settings.limits, ValueCounter()
         too_large = f"the body is larger than {limits.body_bytes} bytes"
         announced = headers.get(b"content-length", "0")
         if announced.isdigit() and int(announced) > limits.body_bytes:
@@ -126,6 +139,8 @@ class RequestMiddleware:
         try:
             with anyio.fail_after(limits.body_seconds):
                 while part := await exchange.part():
+                    if counter.add(part) > limits.values:
+                        raise _RefusedError(422, f"the body holds more than {limits.values} JSON values")
                     body += part
                     exchange.received += len(part)
                     self.held_bytes += len(part)
@@ -229,6 +244,12 @@ class _Exchange:
             while await self.part():
                 pass
         await self.asgi_send({"type": "http.response.body", "body": b""})
+
+
+def _repeated(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the name of a header that must come once and came more often; "" if there is none."""
+    names = [name.lower() for name, _ in headers if name.lower() in _SINGLE]
+    return next((name.decode() for name in names if names.count(name) > 1), "")
 
 
 async def _receive_nothing() -> Message:

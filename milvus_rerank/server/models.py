@@ -17,8 +17,8 @@ from milvus_rerank.results import check_scores
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.activation import Activation, raw, sigmoid
 from milvus_rerank.scoring.prepared import TokenLimits, distinct_pairs
-from milvus_rerank.server.api_formats import Scale
 from milvus_rerank.server.batcher import Batcher, BatchReport
+from milvus_rerank.server.body import Scale
 from milvus_rerank.server.queue import Batchable
 
 

@@ -7,9 +7,10 @@ from pydantic import PrivateAttr, model_validator
 from typing_extensions import TypedDict
 
 from milvus_rerank.scoring import Request
-from milvus_rerank.server.api_formats import Body, Call, Scored, Usage
+from milvus_rerank.server.api_formats import Usage
+from milvus_rerank.server.body import Body, Call, Scored, Texts
 
-Side = str | list[str]
+Side = str | Texts
 
 
 class ScoreResult(TypedDict):

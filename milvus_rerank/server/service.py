@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,11 +16,11 @@ from pydantic_core import to_json
 from starlette.datastructures import State
 from starlette.responses import Response
 
-from milvus_rerank.errors import DeadlineError, InputError
+from milvus_rerank.errors import DeadlineError, InputError, StoppedError
 from milvus_rerank.results import rank
-from milvus_rerank.server.api_formats import Body, Call, Scored
+from milvus_rerank.server.body import Body, Call, Scored
 from milvus_rerank.server.metrics import Metrics
-from milvus_rerank.server.models import Model, Models
+from milvus_rerank.server.models import Model, ModelRequest, Models
 from milvus_rerank.server.queue import Job
 from milvus_rerank.server.settings import Limits
 
@@ -43,10 +45,11 @@ class Service:
         self._limits = limits
         self._metrics = metrics
         self._span = span
-        # Separate limiters, not the default that all libraries share: a load may take minutes and must not block the
-        # threads that tokenise.
-        self._tokenizing = anyio.CapacityLimiter(4)
+        # Separate threads, not those that all libraries share: a load may take minutes and must not block the threads
+        # that tokenise.
+        self._tokenizers = ThreadPoolExecutor(4, thread_name_prefix="tokenize")
         self._loading = anyio.CapacityLimiter(4)
+        self._stops: set[threading.Event] = set()
 
     async def rerank(self, state: State, body: Body) -> Response:
         """Score the documents of a request and rank them.
@@ -73,6 +76,12 @@ class Service:
         answer = body.answer(Scored(log["model"], scores, rank(scores, call.top_k), log["tokens"]))
         return Response(to_json(answer), media_type="application/json")
 
+    def close(self) -> None:
+        """Stop the tokenising of all requests, which then fail with a :class:`StoppedError`."""
+        for stop in list(self._stops):
+            stop.set()
+        self._tokenizers.shutdown(wait=False, cancel_futures=True)
+
     async def model(self, name: str) -> Model:
         """Return a model; load it in a thread at first use."""
         model = self.models.loaded.get(name)
@@ -85,15 +94,8 @@ class Service:
     async def _score(self, call: Call, log: dict[str, Any], scope: anyio.CancelScope) -> list[float]:
         """Return one score per document, in the order of the requests."""
         model = await self.model(log["model"])
-        stop = threading.Event()
-        try:
-            with self._stage("tokenize"):
-                request = await anyio.to_thread.run_sync(
-                    model.prepare, call.requests, call.limits, stop, limiter=self._tokenizing, abandon_on_cancel=True
-                )
-        except asyncio.CancelledError:  # the client disconnected, or the deadline passed
-            stop.set()
-            raise
+        with self._stage("tokenize"):
+            request = await self._prepare(model, call)
         log["tokens"] = request.tokens
         logits = np.empty(0, dtype=np.float32)
         if request.rows:
@@ -111,6 +113,29 @@ class Service:
         self._metrics.documents.labels(log["model"]).inc(log["documents"])
         self._metrics.tokens.labels(log["model"]).inc(log["tokens"])
         return request.finish(logits, call.scale)
+
+    async def _prepare(self, model: Model, call: Call) -> ModelRequest:
+        """Tokenise a request in a thread. If its client leaves or its deadline passes, the work ends first."""
+        stop, context = threading.Event(), contextvars.copy_context()
+        try:
+            work = self._tokenizers.submit(context.run, model.prepare, call.requests, call.limits, stop)
+        except RuntimeError as error:  # after close()
+            raise StoppedError("the server is shutting down") from error
+        self._stops.add(stop)
+        waiting = asyncio.wrap_future(work)
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            stop.set()
+            if work.cancelled():  # by close()
+                raise StoppedError("the server is shutting down") from None
+            if not work.cancel():
+                with anyio.CancelScope(shield=True):  # the texts are held until the thread lets them go
+                    await asyncio.wait([waiting])
+                waiting.exception()  # a StoppedError, which nobody waits for
+            raise
+        finally:
+            self._stops.discard(stop)
 
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[None]:

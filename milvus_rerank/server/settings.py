@@ -16,6 +16,7 @@ class Limits:
     """Limits of one request and of all requests together.
 
     :param body_bytes: the most bytes of a body.
+    :param values: the most values in the JSON of a body: texts, numbers, names, lists and objects.
     :param documents: the most documents of a request.
     :param text_characters: the most characters of a query or a document; the model reads fewer anyway.
     :param requests: the most requests at once, from the first byte of the body to the response.
@@ -28,6 +29,7 @@ class Limits:
     """
 
     body_bytes: int = 16 * 1024 * 1024
+    values: int = 50_000
     documents: int = 2000
     text_characters: int = 200_000
     requests: int = 512

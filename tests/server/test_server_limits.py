@@ -9,6 +9,9 @@ import pytest
 from serving import TIMEOUT, serving, wait_for
 from stubborn import BODY, Stubborn
 
+JSON = {"content-type": "application/json"}
+SLOW = b"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"
+
 
 def test_a_request_that_is_not_done_at_its_deadline_is_told_so(function: Stubborn) -> None:
     with serving({"m": lambda: function}, deadline=0.2) as server:
@@ -87,8 +90,8 @@ def test_limits_of_documents_and_texts(function: Stubborn) -> None:
 
 def test_a_body_that_is_too_large_is_refused_whether_announced_or_not(function: Stubborn) -> None:
     with serving({"m": lambda: function}, body_bytes=1000) as server:
-        announced = server.client.post("/rerank", content=b"x" * 100_000)
-        chunked = server.client.post("/rerank", content=(b"x" * 100 for _ in range(1000)))
+        announced = server.client.post("/rerank", content=b"x" * 100_000, headers=JSON)
+        chunked = server.client.post("/rerank", content=(b"x" * 100 for _ in range(1000)), headers=JSON)
         for answer in (announced, chunked):
             assert answer.status_code == 413
             assert answer.json()["error"] == "the body is larger than 1000 bytes"
@@ -100,7 +103,7 @@ def test_a_body_that_is_too_large_is_refused_whether_announced_or_not(function: 
 def test_a_hundred_megabytes_are_refused_without_being_kept(function: Stubborn) -> None:
     with serving({"m": lambda: function}) as server:
         block = b"x" * 2**20
-        answer = server.client.post("/rerank", content=(block for _ in range(100)))
+        answer = server.client.post("/rerank", content=(block for _ in range(100)), headers=JSON)
         assert answer.status_code == 413
         assert server.post("/rerank", BODY).status_code == 200
 
@@ -109,7 +112,7 @@ def test_a_slow_body_is_given_up(function: Stubborn) -> None:
     with serving({"m": lambda: function}, body_seconds=0.2) as server:
         host, port = server.address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=TIMEOUT) as connection:
-            connection.sendall(b"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+            connection.sendall(SLOW)
             got = b""
             while not got.endswith(b"}"):
                 got += connection.recv(65536)
