@@ -1,7 +1,7 @@
 """Draw playground.png: python docs/screenshot.py. Needs Chromium, and what the tests need."""
 
+import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from playwright.sync_api import sync_playwright
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = str(Path(sys.executable).with_name("milvus-rerank"))
-QUERY = "who wrote the first program"
+QUERY = "UK cuts money for artificial intelligence in the 1970s"
 
 
 def main() -> None:
@@ -22,10 +22,10 @@ def main() -> None:
         uri = f"{folder}/history.db"
         history = HERE.parent / "milvus_rerank" / "data" / "history"
         subprocess.run([PROGRAM, "index", str(history), "--uri", uri], check=True)
-        command = [PROGRAM, "serve", "--port", "0", "--milvus-uri", uri]
+        command = [PROGRAM, "serve", "--port", "0", "--milvus-uri", uri, "--collection", "*"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
             assert server.stderr is not None
-            address = next(found[1] for line in server.stderr if (found := re.search(r" at (http://\S+)", line)))
+            address = next(json.loads(line)["address"] for line in server.stderr if '"listening"' in line)
             browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1080, "height": 860}, device_scale_factor=1.25)
             page.goto(address)

@@ -41,7 +41,18 @@ def serve(
     port: Annotated[int, typer.Option(help="The port; 0 for a free one.", min=0, max=65535)] = 8787,
     keys_file: Annotated[Path | None, typer.Option(help="Keys, one a line; or set MILVUS_RERANK_API_KEYS.")] = None,
     open_to_all: Annotated[bool, typer.Option("--open", help="Let other machines in without a key.")] = False,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option("--allowed-host", help="A name by which clients address the server; repeatable."),
+    ] = None,
     milvus_uri: Annotated[str, typer.Option(help="A Milvus for the playground: a *.db path, or a server's URL.")] = "",
+    collection: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--collection",
+            help="A collection that the playground may search, or a pattern such as 'docs*'; repeatable.",
+        ),
+    ] = None,
     token: options.Token = "",
     embedder: options.EmbedderName = options.DEFAULT_EMBEDDER,
     traces: Annotated[bool, typer.Option("--traces", help="Send spans to OTEL_EXPORTER_OTLP_ENDPOINT.")] = False,
@@ -72,12 +83,12 @@ def serve(
         drain_seconds=drain,
     )
     keys = read_keys(os.environ.get(KEYS_VARIABLE), keys_file)
-    settings = Settings(host, port, keys, limits, open_to_all)
+    settings = Settings(host, port, keys, limits, open_to_all, tuple(allowed_host or ()))
     settings.check()
     log_to(sys.stderr)
     loaders = _loaders(model or [], reranker, {"device": device, "dtype": dtype, "score_cache": score_cache or None})
     with ExitStack() as resources:
-        milvus = _open_milvus(milvus_uri, token, embedder, resources) if milvus_uri else None
+        milvus = _open_milvus(milvus_uri, token, embedder, collection or [], resources) if milvus_uri else None
         spans = None
         if traces:
             from milvus_rerank.server.tracing import export
@@ -95,15 +106,20 @@ def serve(
         raise RerankError(f"cannot listen on {host}:{port}; see the log line above, or choose another --port")
 
 
-def _open_milvus(uri: str, token: str, embedder: str, resources: ExitStack) -> "Milvus":
+def _open_milvus(uri: str, token: str, embedder: str, collections: list[str], resources: ExitStack) -> "Milvus":
     """Open the Milvus that the playground may search."""
+    if not collections:
+        raise typer.BadParameter(
+            "name the collections that the playground may search, or '*' for all: --collection NAME",
+            param_hint="--milvus-uri",
+        )
     from milvus_rerank.embedding import StaticEmbedder
     from milvus_rerank.indexing import open_client
     from milvus_rerank.server.playground import Milvus
 
     output.calm_milvus()
     client = resources.enter_context(open_client(uri, token=token, must_exist=True))
-    return Milvus(client, StaticEmbedder(embedder))
+    return Milvus(client, StaticEmbedder(embedder), allowed=tuple(collections))
 
 
 def _loaders(

@@ -38,7 +38,7 @@ _STATUSES: tuple[tuple[type[errors.RerankError], int], ...] = (
     (errors.InputError, 422),
     (errors.SearchError, 502),
 )
-_ERRORS = (400, 401, 404, 408, 413, 415, 422, 429, 431, 500, 502, 503, 504)
+_ERRORS = (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 431, 500, 502, 503, 504)
 
 _SCORING_ROUTES: tuple[tuple[str, Any, Any, str], ...] = (
     (

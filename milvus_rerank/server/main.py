@@ -16,7 +16,7 @@ import structlog
 import uvicorn
 
 from milvus_rerank.server.app import Application
-from milvus_rerank.server.header_timeout import HeaderTimeoutProtocol
+from milvus_rerank.server.protocol import LimitedProtocol
 from milvus_rerank.server.settings import Settings
 
 logger = structlog.get_logger("milvus_rerank.server")
@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
             application,
             host=settings.host,
             port=settings.port,
-            http=partial(HeaderTimeoutProtocol, settings.limits.header_seconds),  # type: ignore[arg-type]  # it is called
+            http=partial(LimitedProtocol, settings.limits),  # type: ignore[arg-type]  # it is called
             log_config=None,
             access_log=False,
             server_header=False,

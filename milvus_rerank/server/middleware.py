@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from milvus_rerank.server.json_body import ValueCounter
 from milvus_rerank.server.metrics import Metrics
-from milvus_rerank.server.settings import Limits, Settings
+from milvus_rerank.server.settings import Limits, Settings, host_name
 
 SIMILARITY = "/hf-inference/models/{model:path}/pipeline/sentence-similarity"
 
@@ -29,6 +29,10 @@ logger = structlog.get_logger("milvus_rerank.server")
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;|$)", re.IGNORECASE)
 HEADER_BYTES = 64 * 1024
 """The most bytes of a request's headers; the parser itself only bounds headers that arrive in parts."""
+UNSENT_BYTES = 64 * 1024
+"""The size above which an answer is held until its client reads it."""
+PROBES = frozenset({"/health", "/ready"})
+"""Paths that load balancers ask by address, whatever the server's name is."""
 _SINGLE = frozenset({b"authorization", b"content-length", b"content-type", b"host", b"transfer-encoding"})
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LEFT = 499  # nginx's status for a client that disconnected; it is never sent
@@ -102,10 +106,7 @@ class RequestMiddleware:
     async def _answer(self, headers: dict[bytes, str], exchange: "_Exchange") -> None:
         """Read a request and pass it on, or raise the reason for a refusal."""
         scope, limits = exchange.scope, self._settings.limits
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES:
-            raise _RefusedError(431, f"the headers have more than {HEADER_BYTES} bytes")
-        if repeated := _repeated(scope["headers"]):
-            raise _RefusedError(400, f"the header {repeated!r} came more than once; send it once")
+        self._check_headers(scope, headers)
         if scope["path"] not in self._public and not self._settings.admits(headers.get(b"authorization")):
             raise _RefusedError(401, "no key, or a wrong one; send the header 'Authorization: Bearer KEY'")
         if scope["method"] != "POST":
@@ -128,6 +129,21 @@ class RequestMiddleware:
         finally:
             self._active -= 1
             self.held_bytes -= exchange.received
+
+    def _check_headers(self, scope: Scope, headers: dict[bytes, str]) -> None:
+        """Raise the reason to refuse a request for its headers."""
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES:
+            raise _RefusedError(431, f"the headers have more than {HEADER_BYTES} bytes")
+        if repeated := _repeated(scope["headers"]):
+            raise _RefusedError(400, f"the header {repeated!r} came more than once; send it once")
+        host = headers.get(b"host", "")
+        if scope["path"] not in PROBES and self._settings.refuses_host(host):
+            name = host_name(host)[:100] or "NAME"
+            raise _RefusedError(
+                421, f"the host {host[:100]!r} is not this server's; start it with --allowed-host {name}"
+            )
+        if self._settings.refuses_origin(headers.get(b"origin"), host):
+            raise _RefusedError(403, "a page of another site may not use this server; set a key, or use a proxy")
 
     async def _read(self, headers: dict[bytes, str], exchange: "_Exchange", body: bytearray) -> None:
         """Read the whole body; if the client disconnects meanwhile, the part that has arrived."""
@@ -221,6 +237,12 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+        if len(message.get("body", b"")) > UNSENT_BYTES and not message.get("more_body", False):
+            # uvicorn waits for the reader before a message, not after it. So the end is sent apart: it waits until the
+            # client has read the answer, and until then the request counts as being worked on.
+            await self.asgi_send({**message, "more_body": True})
+            await self.asgi_send({"type": "http.response.body", "body": b"", "more_body": True})
+            message = {"type": "http.response.body", "body": b""}
         # Set before sending: a client may disconnect as soon as it has its response.
         self.done = message["type"] == "http.response.body" and not message.get("more_body", False)
         await self.asgi_send(message)

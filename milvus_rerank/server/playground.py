@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from importlib import resources
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
-from milvus_rerank.errors import SearchError
+from milvus_rerank.errors import InputError, SearchError
 from milvus_rerank.indexing import describe, load, open_search
 from milvus_rerank.indexing.collection import Embedder
 from milvus_rerank.search.milvus import message_of, milvus_errors
@@ -37,20 +38,22 @@ class Milvus:
     :param client: a ``MilvusClient``.
     :param embedder: creates query vectors.
     :param text_field: the field that holds the text.
+    :param allowed: the collections that the page may search, as names or patterns such as ``docs*``.
     """
 
     client: Any
     embedder: Embedder
     text_field: str = "text"
+    allowed: tuple[str, ...] = ()
 
     def collections(self) -> list[str]:
-        """List the collections.
+        """List the collections that the page may search.
 
         :returns: their names, sorted.
         :raises SearchError: if Milvus does not answer.
         """
         try:
-            return sorted(self.client.list_collections(timeout=TIMEOUT))
+            return sorted(filter(self._allows, self.client.list_collections(timeout=TIMEOUT)))
         except milvus_errors() as error:
             raise SearchError(f"Milvus does not list its collections: {message_of(error)}") from error
 
@@ -59,14 +62,21 @@ class Milvus:
 
         :param body: the search request.
         :returns: hits with ``id``, ``distance`` and ``text``, best first.
-        :raises InputError: if the collection does not support the search mode.
+        :raises InputError: if the page may not search the collection, or it does not support the search mode.
         :raises SearchError: if Milvus fails.
         """
+        if not self._allows(body.collection):
+            raise InputError(
+                f"the playground may not search {body.collection[:100]!r}; start the server with --collection NAME"
+            )
         info = describe(self.client, body.collection, TIMEOUT)
         search = open_search(self.client, info, mode=body.mode, embedder=self.embedder, text_field=self.text_field)
         load(self.client, info, TIMEOUT)
         answer = search(body.query, top_k=body.candidates, candidates=body.candidates, timeout=TIMEOUT)
         return [{"id": hit.id, "distance": hit.distance, "text": hit.text} for hit in answer]
+
+    def _allows(self, collection: str) -> bool:
+        return any(fnmatchcase(collection, pattern) for pattern in self.allowed)
 
 
 def page() -> tuple[str, dict[str, str]]:

@@ -24,6 +24,8 @@ class Limits:
     :param queue_tokens: the most tokens that wait for a device.
     :param deadline: the most seconds from a body's arrival to the response.
     :param header_seconds: the most seconds for the headers of a request to arrive.
+    :param send_seconds: the most seconds until a client has read an answer, all but 64 KiB of it.
+    :param connections: the most open connections; a further one closes the one that has been idle longest.
     :param body_seconds: the most seconds for a body to arrive.
     :param drain_seconds: the most seconds to finish waiting requests at shutdown.
     """
@@ -38,6 +40,8 @@ class Limits:
     deadline: float = 30.0
     header_seconds: float = 10.0
     body_seconds: float = 10.0
+    send_seconds: float = 30.0
+    connections: int = 1000
     drain_seconds: float = 20.0
 
 
@@ -50,6 +54,8 @@ class Settings:
     :param keys: API keys, of which clients must send one; an empty tuple disables the check.
     :param limits: limits of requests.
     :param open: True to listen without a key on an address that other machines can reach.
+    :param allowed_hosts: the names by which clients may address the server, beside those of this machine's loopback; an
+        empty tuple allows any name, unless the server listens on loopback without a key.
     """
 
     host: str = "127.0.0.1"
@@ -57,6 +63,24 @@ class Settings:
     keys: tuple[bytes, ...] = field(default=(), repr=False)
     limits: Limits = field(default_factory=Limits)
     open: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+
+    def refuses_host(self, header: str) -> bool:
+        """Tell whether a request with this ``Host`` header is refused.
+
+        A web page can make a browser send requests here under the page's own name (DNS rebinding), and read answers.
+        """
+        if not self.allowed_hosts and (self.keys or not is_loopback(self.host)):
+            return False
+        name = host_name(header)
+        return not is_loopback(name) and name not in {host.lower().rstrip(".") for host in self.allowed_hosts}
+
+    def refuses_origin(self, origin: str | None, header: str) -> bool:
+        """Tell whether a request with these ``Origin`` and ``Host`` headers comes from a page of another site."""
+        if origin is None or self.keys:
+            return False
+        scheme, _, address = origin.partition("://")
+        return scheme not in ("http", "https") or address.lower() != header.lower()
 
     def check(self) -> None:
         """Check that only clients with a key can reach the server from other machines, unless ``open`` is set.
@@ -78,6 +102,14 @@ class Settings:
         # Compare with every key, each in constant time: the duration reveals nothing about the keys.
         matches = [hmac.compare_digest(token, key) for key in self.keys]
         return scheme.lower() == "bearer" and any(matches)
+
+
+def host_name(header: str) -> str:
+    """Return the name in a ``Host`` header, in lower case, without port, brackets and the dot at its end."""
+    name = header.strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0].rstrip(".")
 
 
 def read_keys(variable: str | None, file: Path | None) -> tuple[bytes, ...]:

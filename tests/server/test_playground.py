@@ -36,7 +36,7 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     embedder = StaticEmbedder("builtin/embed")
     with open_client(str(tmp_path_factory.mktemp("milvus") / "x.db")) as client:
         index_passages(client, "animals", [Passage(str(place), "", text) for place, text in enumerate(texts)], embedder)
-        yield Milvus(client, embedder)
+        yield Milvus(client, embedder, allowed=("ani*",))
 
 
 @pytest.fixture(scope="module")

@@ -143,9 +143,9 @@ def test_a_client_that_leaves_takes_its_queued_work_with_it(function: Stubborn) 
     [
         b"",
         b"POST /rer",
-        b"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n",
-        b"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n",
-        b"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
+        b"POST /rerank HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n",
+        b"POST /rerank HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n",
+        b"POST /rerank HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
         b'{"query": "q',
         b"nonsense\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS where none is spoken

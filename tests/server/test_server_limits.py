@@ -10,7 +10,7 @@ from serving import TIMEOUT, serving, wait_for
 from stubborn import BODY, Stubborn
 
 JSON = {"content-type": "application/json"}
-SLOW = b"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"
+SLOW = b"POST /rerank HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"
 
 
 def test_a_request_that_is_not_done_at_its_deadline_is_told_so(function: Stubborn) -> None:
@@ -122,7 +122,11 @@ def test_a_slow_body_is_given_up(function: Stubborn) -> None:
 
 @pytest.mark.parametrize(
     ("after", "sent"),
-    [(False, b""), (False, b"POST /rerank HTTP/1.1\r\nhost: x\r\n"), (True, b"POST /rerank HTTP/1.1\r\nhost: x\r\n")],
+    [
+        (False, b""),
+        (False, b"POST /rerank HTTP/1.1\r\nhost: localhost\r\n"),
+        (True, b"POST /rerank HTTP/1.1\r\nhost: localhost\r\n"),
+    ],
     ids=["nothing", "half", "half after an answer"],
 )
 def test_slow_headers_are_given_up(function: Stubborn, after: Any, sent: Any) -> None:
@@ -131,7 +135,7 @@ def test_slow_headers_are_given_up(function: Stubborn, after: Any, sent: Any) ->
         began = time.monotonic()
         with socket.create_connection((host, int(port)), timeout=TIMEOUT) as connection:
             if after:
-                connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+                connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
                 got = b""
                 while not got.endswith(b'{"status":"ok"}'):
                     got += connection.recv(65536)
