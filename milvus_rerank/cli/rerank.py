@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from milvus_rerank.cli import options, output
+from milvus_rerank.errors import InputError
 
 if TYPE_CHECKING:
     from milvus_rerank.results import RerankResult
@@ -14,19 +15,20 @@ if TYPE_CHECKING:
 RESULT_KEYS = ("rank", "index", "score")
 
 
-InputFormat = Literal["auto", "text", "jsonl"]
+InputFormat = Literal["auto", "text", "jsonl", "json", "csv", "tsv"]
 
 
 def rerank(
     query: options.Query,
     texts: Annotated[list[str] | None, typer.Argument(help="The texts to rerank.", show_default=False)] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Read the texts from this file, one per line; - is stdin.")
+        Path | None, typer.Option("--file", "-f", help="Read the texts from this file; - is stdin.")
     ] = None,
     input_format: Annotated[
-        InputFormat, typer.Option("--input", help="Lines of plain text or JSON objects; auto looks at the first line.")
+        InputFormat,
+        typer.Option("--input", help="A text a line, a JSON object a line, a JSON array, or a table; auto looks."),
     ] = "auto",
-    text_field: Annotated[str, typer.Option(help="The key of the text in JSON objects.")] = "text",
+    text_field: Annotated[str, typer.Option(help="The key or column of the text.")] = "text",
     top_k: options.TopK = 0,
     threshold: Annotated[float | None, typer.Option(help="Keep only scores of at least this.")] = None,
     reranker: options.Reranker = None,
@@ -45,6 +47,8 @@ def rerank(
     """
     if as_json and as_jsonl:
         raise typer.BadParameter("choose one of --json and --jsonl", param_hint="--jsonl")
+    if not query.strip():
+        raise typer.BadParameter("the query is empty", param_hint="QUERY")
     records = _records(texts, file, input_format, text_field)
     function = options.make_reranker(reranker, model, device, dtype)
     results = function(query, [record[text_field] for record in records], top_k=top_k, threshold=threshold)
@@ -62,16 +66,24 @@ def rerank(
 def _records(texts: list[str] | None, file: Path | None, form: InputFormat, text_field: str) -> list[dict[str, Any]]:
     from milvus_rerank.jsonl import open_input, read_records
 
+    if texts == ["-"] and file is None:
+        texts, file = None, Path("-")
     if texts and file:
         raise typer.BadParameter("give texts as arguments or in a file, not both", param_hint="--file")
     if texts:
         return [{text_field: options.check_text(text)} for text in texts]
     if file is not None and str(file) != "-":
         with open_input(file) as lines:
-            return read_records(lines, str(file), text_field, form)
+            return _some(read_records(lines.read(), str(file), text_field, form), str(file))
     if sys.stdin is None or (file is None and sys.stdin.isatty()):  # stdin is None if the shell has closed it with <&-
         raise typer.BadParameter("give texts as arguments, with --file, or on stdin", param_hint="TEXTS")
-    return read_records(sys.stdin.buffer, "stdin", text_field, form)
+    return _some(read_records(sys.stdin.buffer.read(), "stdin", text_field, form), "stdin")
+
+
+def _some(records: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    if not records:
+        raise InputError(f"{name} holds no texts; expected one a line, JSON objects, a JSON array, or a CSV table")
+    return records
 
 
 def _answer(record: dict[str, Any], result: "RerankResult", rank: int) -> dict[str, Any]:

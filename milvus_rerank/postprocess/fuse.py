@@ -57,16 +57,18 @@ def fuse(results: Sequence[RerankResult], fusion: RRF | Weighted = RRF(), *, met
 
     :param results: the reranked hits of one query.
     :param fusion: the fusion method.
-    :param metric: the first stage's metric, in upper or lower case: ``COSINE``, ``IP`` or ``BM25`` (larger is better),
-        ``L2``, ``JACCARD`` or ``HAMMING`` (smaller is better). Use ``IP`` for hits of a hybrid search, whose distance
+    :param metric: the first stage's metric, in upper or lower case: ``COSINE``, ``IP`` or ``BM25`` (larger is better;
+        Milvus Lite's BM25 distances are negative, and the smallest is best), ``L2``, ``JACCARD`` or ``HAMMING``
+        (smaller is better). Use ``IP`` for hits of a hybrid search, whose distance
         is a fused score.
     :returns: the hits, best first, ties in input order; ``score`` is the fused score, and ``extra["rerank_score"]``
         holds the reranker's. Hits without a score follow unchanged.
     :raises InputError: for an unknown metric, a number of weights other than two, or a scored hit without a distance.
     """
     checked, scores = read_results(results)
-    sign = _sign(metric)
-    first = [sign * _distance(checked[index], index) for index in scores]
+    distances = [_distance(checked[index], index) for index in scores]
+    sign = _sign(metric, distances)
+    first = [sign * distance for distance in distances]
     fused = dict(zip(scores, _fused((list(scores.values()), first), fusion), strict=True))
     order = [list(scores)[position] for position in rank(list(fused.values()))]
     return [rescored(checked[index], fused[index]) for index in order] + unscored(checked)
@@ -91,10 +93,12 @@ def _fused(lists: tuple[Sequence[float], Sequence[float]], fusion: RRF | Weighte
     return [rerank_weight * score + first_weight * other for score, other in zip(reranked, first, strict=True)]
 
 
-def _sign(metric: object) -> int:
+def _sign(metric: object, distances: Sequence[float]) -> int:
     smaller = _SMALLER.get(metric.upper()) if isinstance(metric, str) else None
     if smaller is None:
         raise InputError(f"metric must be one of {', '.join(sorted(_SMALLER))} in upper or lower case, got {metric!r}")
+    if str(metric).upper() == "BM25":  # never negative, but Milvus Lite returns it with its sign reversed
+        smaller = min(distances, default=0.0) < 0
     return -1 if smaller else 1
 
 

@@ -1,9 +1,11 @@
 """Calls to Milvus through any of pymilvus' clients, and explanations of its errors."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -217,6 +219,30 @@ def _schema_advice(request: SearchRequest, schema: Mapping[str, Any]) -> str:
     if unknown and not schema.get("enable_dynamic_field"):
         return f"The collection has no field {unknown[0]!r}; its fields are {sorted(fields)}."
     return ""
+
+
+def unknown_field(request: SearchRequest, schema: Mapping[str, Any]) -> str:
+    """Return why a search found nothing: a field in its filter that the collection does not have; "" if all exist.
+
+    Milvus takes an unknown name for a key of the dynamic field, or for a field that no row has.
+    """
+    if schema.get("enable_dynamic_field") or not schema.get("fields"):
+        return ""
+    names = {entry["name"] for entry in schema["fields"]}
+    for match in _NAME.finditer(_TEXT.sub("''", request.filter)):
+        name = match[0]
+        if name not in names and name.lower() not in _WORDS:
+            near = get_close_matches(name, names, 1)
+            advice = f"did you mean {near[0]!r}?" if near else f"its fields are {sorted(names)}"
+            return f"the filter {request.filter!r} names {name!r}, which the collection does not have; {advice}"
+    return ""
+
+
+_TEXT = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"|\[\s*['"][^\]]*\]|\{\w+\}""")
+"""Texts, keys of JSON fields and template variables in a filter."""
+_NAME = re.compile(r"(?<![\w.$])[A-Za-z_]\w*(?!\w|\s*\()")
+"""Names in a filter, except those of functions."""
+_WORDS = frozenset({"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists"})
 
 
 def _name(field: str | None, kind: str) -> str:

@@ -18,7 +18,7 @@ from milvus_rerank.results import RerankResult
 from milvus_rerank.search.answer import SearchAnswer, Stopwatch
 from milvus_rerank.search.arguments import SearchArguments, SearchOptions, check_arguments
 from milvus_rerank.search.first_stage import Dense, Embed, FirstStage, FullText, Hybrid, check_vectors, searches_of
-from milvus_rerank.search.milvus import SearchRequest, explain, is_refusal, milvus_errors, open_source
+from milvus_rerank.search.milvus import SearchRequest, explain, is_refusal, milvus_errors, open_source, unknown_field
 from milvus_rerank.validation import check_choice
 
 logger = logging.getLogger(__name__)
@@ -233,7 +233,10 @@ class TwoStageSearch:
         try:
             if (load := self._first_load(request)) is not None:
                 here(load)
-            return here(bounded(self.source.search(request), request.timeout))
+            result = here(bounded(self.source.search(request), request.timeout))
+            if request.filter and not any(map(len, result)):
+                _check_filter(request, here(self._describe(request)))
+            return result
         except RerankError:
             raise
         except milvus_errors() as error:
@@ -243,7 +246,10 @@ class TwoStageSearch:
         try:
             if (load := self._first_load(request)) is not None:
                 await off_loop(load)
-            return await off_loop(bounded(self.source.search(request), request.timeout))
+            result = await off_loop(bounded(self.source.search(request), request.timeout))
+            if request.filter and not any(map(len, result)):
+                _check_filter(request, await off_loop(self._describe(request)))
+            return result
         except RerankError:
             raise
         except milvus_errors() as error:
@@ -292,6 +298,11 @@ class TwoStageSearch:
         lists = read_search_result(hits, self.text_field, len(arguments.queries), missing=self.missing)
         ordered = [sorted((*hits.scored, *hits.unscored), key=lambda hit: hit.index) for hits in lists]
         return [results[: arguments.top_k] for results in ordered]
+
+
+def _check_filter(request: SearchRequest, schema: Mapping[str, Any]) -> None:
+    if problem := unknown_field(request, schema):
+        raise InputError(problem)
 
 
 def _answers(

@@ -75,9 +75,10 @@ def test_rerank_takes_a_line_that_looks_like_json_as_text_if_told_so(cli: Cli) -
     assert json.loads(cli(*command, stdin='{"text": "a"}')[1])["text"] == '{"text": "a"}'
 
 
-def test_rerank_without_documents_returns_none(cli: Cli) -> None:
-    code, out, _ = cli("rerank", "a", "--reranker", "lexical", "--json", stdin="")
-    assert (code, json.loads(out)["results"]) == (0, [])
+def test_rerank_without_documents_says_what_it_expected(cli: Cli) -> None:
+    code, out, err = cli("rerank", "a", "--reranker", "lexical", "--json", stdin="")
+    assert (code, out) == (1, "")
+    assert "stdin holds no texts; expected one a line" in " ".join(err.split())
 
 
 def test_rerank_scores_with_the_model_it_is_given(cli: Cli, tiny: dict[str, Path]) -> None:
@@ -115,3 +116,66 @@ def test_rerank_tells_the_line_that_it_cannot_read(cli: Cli, stdin: Any, told: s
     code, out, err = cli("rerank", "q", "--reranker", "lexical", stdin=stdin)
     assert (code, out) == (1, "")
     assert err.startswith("error: " + told)
+
+
+FORMS = {
+    "hits.json": b'["green pear", "red apple"]',
+    "objects.json": b'\xef\xbb\xbf [\n {"text": "green pear", "id": 7},\n {"text": "red apple"}]\n',
+    "hits.jsonl": b'{"text": "green pear"}\n\n{"text": "red apple"}\n',
+    "hits.csv": b'id,text\r\n1,"green pear"\r\n2,"red apple"\r\n',
+    "hits.tsv": b"text\tid\ngreen pear\t1\nred apple\t2\n",
+    "utf16.txt": "green pear\nred apple\n".encode("utf-16"),
+    "marks.txt": b"[green] pear\n[red] apple\n",
+    "lines": b"green pear\nred apple",
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_rerank_reads_a_file_as_what_it_is(cli: Cli, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(FORMS[name])
+    code, out, err = cli("rerank", "red apple", "--file", tmp_path / name, "--reranker", "lexical", "--json")
+    assert (code, err) == (0, "")
+    texts = [result["text"].replace("[", "").replace("]", "") for result in json.loads(out)["results"]]
+    assert texts == ["red apple", "green pear"]
+
+
+@pytest.mark.parametrize("option", [("-",), ("--file", "-")])
+def test_a_dash_is_stdin(cli: Cli, option: tuple[str, ...]) -> None:
+    code, out, err = cli("rerank", "red", *option, "--reranker", "lexical", "--json", stdin=b"green\nred\n")
+    assert (code, err) == (0, "")
+    assert [result["text"] for result in json.loads(out)["results"]] == ["red", "green"]
+
+
+REFUSED = [
+    (b"\x1f\x8b\x08\x00", "a.gz", "is compressed with gzip"),
+    (b"PK\x03\x04....", "a.docx", "is a zip archive or an office document"),
+    (b"%PDF-1.7", "a.pdf", "is a PDF document"),
+    (b"PAR1", "a.parquet", "is a Parquet file"),
+    (b"ab\x00\x01", "a.txt", "is binary data"),
+    (b"", "a.txt", "holds no texts"),
+    (b"\n \n", "a.jsonl", "holds no texts"),
+    (b"[]", "a.json", "holds no texts"),
+    (b'["a", 1]', "a.json", "item 1 must be a text or an object, got int"),
+    (b'[{"body": "a"}]', "a.json", "item 0: 'text' is missing; the object has the keys ['body']"),
+    (b'["a",', "a.json", "cannot be read as a JSON array"),
+    (b"id,body\n1,a\n", "a.csv", "'text' is missing; the object has the keys ['body', 'id']"),
+    (b"id,body\n", "a.csv", "'text' is missing"),
+    (b"id,text\n1,a,b\n", "a.csv", "a.csv:2: expected 2 columns"),
+    (b"id,text\n1\n", "a.csv", "a.csv:2: expected 2 columns"),
+]
+
+
+@pytest.mark.parametrize(("content", "name", "message"), REFUSED)
+def test_a_file_that_holds_no_texts_is_refused_by_its_form(
+    cli: Cli, tmp_path: Path, content: bytes, name: str, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    code, out, err = cli("rerank", "red", "--file", tmp_path / name, "--reranker", "lexical")
+    assert (code, out) == (1, "")
+    assert message in " ".join(err.split())
+
+
+def test_an_empty_query_is_refused(cli: Cli) -> None:
+    code, out, err = cli("rerank", " ", "a", "--reranker", "lexical")
+    assert (code, out) == (2, "")
+    assert "the query is empty" in err

@@ -132,3 +132,13 @@ def test_a_later_stage_of_a_cascade_ranks_above_an_earlier_one_in_fusion() -> No
 def test_what_cannot_be_fused_is_named(results: Any, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         fuse(results, **options)
+
+
+def test_bm25_of_milvus_lite_is_negative_and_the_lowest_is_best() -> None:
+    server = [hit(0, 0.1, 1.5), hit(1, 0.9, 0.5), hit(2, 0.5, 3.0)]
+    lite = [hit(0, 0.1, -1.5), hit(1, 0.9, -0.5), hit(2, 0.5, -3.0)]
+    for results in (server, lite):
+        assert ids(fuse(results, Weighted((0.0, 1.0)), metric="BM25")) == [2, 0, 1]
+        assert ids(fuse(results, Weighted((1.0, 0.0)), metric="bm25")) == [1, 2, 0]
+    assert [one.score for one in fuse(lite, metric="BM25")] == [one.score for one in fuse(server, metric="BM25")]
+    assert ids(fuse(lite, Weighted((0.0, 1.0)), metric="IP")) == [1, 0, 2]

@@ -14,6 +14,7 @@ from two_stage_docs import docs
 from milvus_rerank.errors import HitError, InputError, SearchError
 from milvus_rerank.search import Dense, FullText, Hybrid, TwoStageSearch
 from milvus_rerank.search.first_stage import FirstStage
+from milvus_rerank.search.milvus import SearchRequest, unknown_field
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +187,44 @@ def test_an_asynchronous_embedder_belongs_to_asearch(client: MilvusClient) -> No
 
     with pytest.raises(InputError, match=r"await search.asearch\(...\)"):
         docs(client, embed=embed_later)(MILVUS_INDEX)
+
+
+NO_DYNAMIC = {"fields": [{"name": "id"}, {"name": "year"}, {"name": "meta"}, {"name": "tags"}]}
+
+
+@pytest.mark.parametrize(
+    ("expression", "name"),
+    [
+        ("yaer > 1950", "yaer"),
+        ("year > 1950 and autor == 'yaer'", "autor"),
+        ("year in [1, 2] AND not (yeer < 3)", "yeer"),
+        ("meta['yaer'] > 1 and array_contains(tags, 'x')", ""),
+        ('meta["a"]["b"] == "yaer > 1" or tags is null', ""),
+        ("text_match(txt, 'a')", "txt"),
+        ("year > {least} and 1e3 < year", ""),
+        ("year like 'a%' and exists meta", ""),
+        ("1.5 < year < 0x7f", ""),
+    ],
+)
+def test_a_filter_that_names_an_unknown_field_is_named(expression: str, name: str) -> None:
+    request = SearchRequest(Dense(), ([],), 3, [], expression, None, None)
+    problem = unknown_field(request, NO_DYNAMIC)
+    assert (f"names {name!r}, which the collection does not have" in problem) if name else problem == ""
+    assert unknown_field(request, NO_DYNAMIC | {"enable_dynamic_field": True}) == ""
+
+
+def test_a_search_that_finds_nothing_because_of_an_unknown_field_says_so(client: MilvusClient) -> None:
+    schema = client.create_schema(enable_dynamic_field=False)
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    schema.add_field("text", DataType.VARCHAR, max_length=100)
+    schema.add_field("year", DataType.INT64)
+    schema.add_field("dense", DataType.FLOAT_VECTOR, dim=DIM)
+    index = client.prepare_index_params()
+    index.add_index("dense", index_type="FLAT", metric_type="COSINE")
+    client.create_collection("strict", schema=schema, index_params=index)
+    client.insert("strict", [{"id": 1, "text": "a", "year": 1950, "dense": vector(0)}])
+    search = docs(client, "strict", first_stage=Dense("dense"))
+    with pytest.raises((InputError, SearchError), match="yaer"):
+        search(MILVUS_INDEX, filter="yaer > 1950")
+    assert len(search(MILVUS_INDEX, filter="year > 3000")) == 0
+    assert len(search(MILVUS_INDEX, filter="year > 1900")) == 1
