@@ -40,9 +40,11 @@ class LimitedProtocol(H11Protocol):
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self._idle_since = self.loop.time()
         self._headers = self.loop.call_later(self._limits.header_seconds, self._close)
-        if len(self.connections) > self._limits.connections:
-            others = [other for other in self.connections if isinstance(other, LimitedProtocol) and other._is_idle]
-            min(others, key=lambda other: other._idle_since, default=self).transport.abort()
+        # A connection that is being closed stays in the set until the loop's next turn.
+        opened = [other for other in self.connections if not other.transport.is_closing()]
+        if len(opened) > self._limits.connections:
+            idle = [other for other in opened if isinstance(other, LimitedProtocol) and other._is_idle]
+            min(idle, key=lambda other: other._idle_since, default=self).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Stop the timer for headers once a request has arrived; start it at the first byte of the next request."""
