@@ -35,17 +35,17 @@ def unread(server: Running, count: int, body: Any, *, headers: str = "") -> Iter
 
 
 def read_slowly(connection: socket.socket) -> int:
-    """Read 400 kB a second until the connection is reset, and return how many bytes arrived."""
+    """Read 200 kB a second until the connection is reset, and return how many bytes arrived."""
     got = 0
     with suppress(ConnectionResetError):
         while part := connection.recv(20_000):
             got += len(part)
-            time.sleep(0.05)
+            time.sleep(0.1)
     return got
 
 
 def test_answers_that_nobody_reads_are_given_up(function: Stubborn) -> None:
-    with serving({"m": lambda: function}, send_seconds=1.0, requests=12) as server:
+    with serving({"m": lambda: function}, send_seconds=3.0, requests=12) as server:
         with unread(server, 12, LARGE):
             wait_for(lambda: server.metric("milvus_rerank_active_requests") == 12)
             assert server.post("/v1/rerank", BODY).status_code == 429, "each holds its slot until it is given up"
@@ -57,9 +57,9 @@ def test_answers_that_nobody_reads_are_given_up(function: Stubborn) -> None:
 
 
 def test_a_slow_reader_is_given_up_and_a_reader_in_time_gets_all(function: Stubborn) -> None:
-    with serving({"m": lambda: function}, send_seconds=1.5) as server:
+    with serving({"m": lambda: function}, send_seconds=3.0) as server:
         with unread(server, 1, LARGE) as [connection]:
-            assert read_slowly(connection) < 1_000_000, "the rest was not sent"
+            assert read_slowly(connection) < 3_000_000, "the rest was not sent"
         with unread(server, 1, LARGE) as [connection]:
             time.sleep(0.5)
             got = 0
@@ -75,7 +75,7 @@ def test_refusals_that_nobody_reads_are_given_up(function: Stubborn) -> None:
             wait_for(lambda: server.metric("milvus_rerank_outcomes_total", outcome="unauthorized") == 20)
             answer = server.post("/v1/rerank", BODY, headers={"authorization": "Bearer k"})
             assert answer.status_code == 200
-        assert server.outcomes() == {"unauthorized": 20, "ok": 1}
+        wait_for(lambda: server.outcomes() == {"unauthorized": 20, "ok": 1})
 
 
 def test_pipelined_requests_whose_answers_nobody_reads_are_given_up(function: Stubborn) -> None:
