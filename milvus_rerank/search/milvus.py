@@ -1,9 +1,7 @@
 """Calls to Milvus through any of pymilvus' clients, and explanations of its errors."""
 
-import inspect
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -76,30 +74,6 @@ class Source:
         common |= {"anns_field": request.stage.field or "", "search_params": params, "filter": request.filter}
         return partial(self.client.search, *target, data, **common)
 
-    def load(self, timeout: float | None) -> Callable[[], Any] | None:
-        """Return the call that loads the collection into memory if it is not there; None if the client cannot do so.
-
-        A new process finds a collection of Milvus Lite released, and pymilvus logs a traceback for the failed search.
-        Other errors are left to the search: a role may be allowed to search, but not to ask for the state.
-        """
-        client = self.client
-        if self.collection is None or not (hasattr(client, "get_load_state") and hasattr(client, "load_collection")):
-            return None
-        ask = partial(client.get_load_state, self.collection, timeout=timeout)
-        load = partial(client.load_collection, self.collection, timeout=timeout)
-
-        def run() -> None:
-            with suppress(*milvus_errors()):
-                if _is_released(ask()):
-                    load()
-
-        async def arun() -> None:
-            with suppress(*milvus_errors()):
-                if _is_released(await ask()):
-                    await load()
-
-        return arun if inspect.iscoroutinefunction(client.get_load_state) else run
-
     def describe(self, timeout: float | None) -> Callable[[], Any]:
         """Return the call that describes the collection.
 
@@ -158,8 +132,9 @@ def explain(error: Exception, source: Source, request: SearchRequest, schema: Ma
     return SearchError(f"{text.rstrip('.')}. {advice}".rstrip())
 
 
-def _is_released(state: Mapping[str, Any]) -> bool:
-    return getattr(state.get("state"), "name", "") == "NotLoad"
+def is_released(error: Exception) -> bool:
+    """Return True if Milvus Lite has not loaded the collection: a new process finds all collections released."""
+    return "is in state 'released'" in message_of(error)
 
 
 def _hybrid(request: SearchRequest, stage: Hybrid) -> tuple[list[Any], Any]:

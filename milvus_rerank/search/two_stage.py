@@ -18,7 +18,15 @@ from milvus_rerank.results import RerankResult
 from milvus_rerank.search.answer import SearchAnswer, Stopwatch
 from milvus_rerank.search.arguments import SearchArguments, SearchOptions, check_arguments
 from milvus_rerank.search.first_stage import Dense, Embed, FirstStage, FullText, Hybrid, check_vectors, searches_of
-from milvus_rerank.search.milvus import SearchRequest, explain, is_refusal, milvus_errors, open_source, unknown_field
+from milvus_rerank.search.milvus import (
+    SearchRequest,
+    explain,
+    is_refusal,
+    is_released,
+    milvus_errors,
+    open_source,
+    unknown_field,
+)
 from milvus_rerank.validation import check_choice
 
 logger = logging.getLogger(__name__)
@@ -78,7 +86,6 @@ class TwoStageSearch:
         self.missing: Missing = missing
         self.on_rerank_error = on_rerank_error
         self._clock = clock
-        self._looked = False  # whether the collection is loaded
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is also a Sequence[str]; here it is one query
@@ -231,8 +238,6 @@ class TwoStageSearch:
 
     def _retrieve(self, request: SearchRequest) -> Any:
         try:
-            if (load := self._first_load(request)) is not None:
-                here(load)
             result = here(bounded(self.source.search(request), request.timeout))
             if request.filter and not any(map(len, result)):
                 _check_filter(request, here(self._describe(request)))
@@ -240,12 +245,14 @@ class TwoStageSearch:
         except RerankError:
             raise
         except milvus_errors() as error:
+            if is_released(error) and hasattr(self.source.client, "load_collection"):
+                with suppress(*milvus_errors()):
+                    self.source.client.load_collection(self.source.name, timeout=request.timeout)
+                    return here(bounded(self.source.search(request), request.timeout))
             raise explain(error, self.source, request, self._schema(request, error)) from error
 
     async def _aretrieve(self, request: SearchRequest) -> Any:
         try:
-            if (load := self._first_load(request)) is not None:
-                await off_loop(load)
             result = await off_loop(bounded(self.source.search(request), request.timeout))
             if request.filter and not any(map(len, result)):
                 _check_filter(request, await off_loop(self._describe(request)))
@@ -254,12 +261,6 @@ class TwoStageSearch:
             raise
         except milvus_errors() as error:
             raise explain(error, self.source, request, await self._aschema(request, error)) from error
-
-    def _first_load(self, request: SearchRequest) -> Callable[[], Any] | None:
-        """Return the call that loads the collection if necessary, before the first search only."""
-        load = None if self._looked else self.source.load(request.timeout)
-        self._looked = True
-        return None if load is None else bounded(load, request.timeout)
 
     def _schema(self, request: SearchRequest, error: Exception) -> Mapping[str, Any] | None:
         """Return the collection's description if Milvus refused the search, to make the error clearer."""

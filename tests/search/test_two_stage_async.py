@@ -54,15 +54,6 @@ def with_async_client(uri: str, work: Work) -> Any:
     return asyncio.run(main())
 
 
-def test_a_released_collection_is_loaded_by_the_first_async_search(server: LiteServer, blocking: MilvusClient) -> None:
-    blocking.release_collection("docs")
-
-    async def work(client: AsyncMilvusClient) -> Any:
-        return await docs(client).asearch(MILVUS_INDEX, top_k=3)
-
-    assert len(with_async_client(server[0], work)) == 3
-
-
 @pytest.mark.parametrize("stage", [DENSE, FullText(), Hybrid((DENSE, FullText()))])
 def test_the_async_client_finds_what_the_blocking_one_does(
     server: LiteServer, blocking: MilvusClient, stage: FirstStage
