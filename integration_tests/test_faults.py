@@ -90,7 +90,7 @@ def test_paused_in_mid_search(victim: Server, client: MilvusClient) -> None:
         searching.join(LATEST + 1)
     assert isinstance(searching.error, SearchError)
     assert TIMEOUT - 0.1 < searching.seconds < LATEST
-    assert str(searching.error).endswith("It did not answer within 3.0 s; retry, or give it more time with timeout=...")
+    assert str(searching.error).endswith("It did not answer within 3.0 s; retry, or pass a longer timeout=...")
     assert failures(search, until=5) == []
 
 
