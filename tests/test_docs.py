@@ -1,5 +1,6 @@
 """The README and the docs: code prints what the page says, and the site builds without warnings."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from milvus_rerank import CrossEncoderRerankFunction
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -64,3 +67,22 @@ def test_every_page_is_linked_from_the_index() -> None:
     listed = {line for part in re.findall(r"```{toctree}(.*?)```", index, re.DOTALL) for line in part.splitlines()}
     pages = {page.stem for page in PAGES if not page.name.endswith(".in.md")} - {"README", "index"}
     assert pages | {"cli", "api"} == {line for line in listed if line and not line.startswith(":")}
+
+
+def test_the_servers_example_puts_the_right_document_first() -> None:
+    page = (ROOT / "docs" / "server.md").read_text("utf-8")
+    body = json.loads(re.search(r"curl \S+ \S+ -d '(\{.*?\})'", page)[1])  # type: ignore[index]
+    best, _ = CrossEncoderRerankFunction("builtin/rerank", device="cpu")(body["query"], body["documents"])
+    assert best.text == "Ada Lovelace wrote a program."
+
+
+@pytest.mark.needs("milvus_lite")
+def test_the_playgrounds_picture_shows_a_search_that_reranking_wins(tmp_path: Path) -> None:
+    script = (ROOT / "docs" / "screenshot.py").read_text("utf-8")
+    query = re.search(r'^QUERY = "(.*)"$', script, re.MULTILINE)[1]  # type: ignore[index]
+    uri, program = str(tmp_path / "history.db"), [sys.executable, "-m", "milvus_rerank"]
+    subprocess.run([*program, "index", str(ROOT / "milvus_rerank/data/history"), "--uri", uri], check=True)
+    search = [*program, "search", query, "--uri", uri, "--candidates", "20", "--json"]
+    ran = subprocess.run(search, capture_output=True, check=True)
+    best = json.loads(ran.stdout)["results"][0]
+    assert (best["entity"]["title"], best["index"]) == ("The Lighthill report", 4), "the fifth of the first stage"

@@ -74,6 +74,12 @@ class Source:
         common |= {"anns_field": request.stage.field or "", "search_params": params, "filter": request.filter}
         return partial(self.client.search, *target, data, **common)
 
+    def load(self, timeout: float | None) -> Callable[[], Any]:
+        """Return the call that loads the collection into memory."""
+        if self.collection is None:
+            return partial(self.client.load, timeout=timeout)
+        return partial(self.client.load_collection, self.collection, timeout=timeout)
+
     def describe(self, timeout: float | None) -> Callable[[], Any]:
         """Return the call that describes the collection.
 

@@ -238,22 +238,30 @@ class TwoStageSearch:
 
     def _retrieve(self, request: SearchRequest) -> Any:
         try:
-            result = here(bounded(self.source.search(request), request.timeout))
+            try:
+                result = here(bounded(self.source.search(request), request.timeout))
+            except milvus_errors() as error:
+                if not is_released(error):
+                    raise
+                here(bounded(self.source.load(request.timeout), request.timeout))
+                result = here(bounded(self.source.search(request), request.timeout))
             if request.filter and not any(map(len, result)):
                 _check_filter(request, here(self._describe(request)))
             return result
         except RerankError:
             raise
         except milvus_errors() as error:
-            if is_released(error) and hasattr(self.source.client, "load_collection"):
-                with suppress(*milvus_errors()):
-                    self.source.client.load_collection(self.source.name, timeout=request.timeout)
-                    return here(bounded(self.source.search(request), request.timeout))
             raise explain(error, self.source, request, self._schema(request, error)) from error
 
     async def _aretrieve(self, request: SearchRequest) -> Any:
         try:
-            result = await off_loop(bounded(self.source.search(request), request.timeout))
+            try:
+                result = await off_loop(bounded(self.source.search(request), request.timeout))
+            except milvus_errors() as error:
+                if not is_released(error):
+                    raise
+                await off_loop(bounded(self.source.load(request.timeout), request.timeout))
+                result = await off_loop(bounded(self.source.search(request), request.timeout))
             if request.filter and not any(map(len, result)):
                 _check_filter(request, await off_loop(self._describe(request)))
             return result

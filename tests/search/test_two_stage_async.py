@@ -54,6 +54,18 @@ def with_async_client(uri: str, work: Work) -> Any:
     return asyncio.run(main())
 
 
+def test_a_released_collection_is_loaded_by_the_search_that_finds_it_so(
+    server: LiteServer, blocking: MilvusClient
+) -> None:
+    async def work(client: AsyncMilvusClient) -> Any:
+        return await docs(client).asearch(MILVUS_INDEX, top_k=3)
+
+    blocking.release_collection("docs")
+    assert len(with_async_client(server[0], work)) == 3
+    blocking.release_collection("docs")
+    assert len(asyncio.run(docs(blocking).asearch(MILVUS_INDEX, top_k=3))) == 3
+
+
 @pytest.mark.parametrize("stage", [DENSE, FullText(), Hybrid((DENSE, FullText()))])
 def test_the_async_client_finds_what_the_blocking_one_does(
     server: LiteServer, blocking: MilvusClient, stage: FirstStage
