@@ -93,4 +93,4 @@ class BGERerankFunction(EngineRerankFunction):
             score_cache=score_cache,
             hub=hub,
         )
-        super().__init__(load_scorer(options), model_name=str(model_name))
+        super().__init__(load_scorer(options), model_name=str(model_name), options=options)

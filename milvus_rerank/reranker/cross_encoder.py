@@ -91,4 +91,4 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
             score_cache=score_cache,
             hub=hub,
         )
-        super().__init__(load_scorer(options), model_name=str(model_name))
+        super().__init__(load_scorer(options), model_name=str(model_name), options=options)

@@ -4,7 +4,7 @@ import hashlib
 import sys
 import threading
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from cachetools import LRUCache
@@ -65,7 +65,8 @@ class CachedScore(NamedTuple):
 class ScoreCache:
     """Least recently used cache of the logits of pairs. Several rerankers can share it.
 
-    Texts are kept as 16-byte digests, so a pair of any length takes about 400 bytes.
+    Texts are kept as 16-byte digests, so a pair of any length takes about 400 bytes. Each process has its own entries:
+    a pickled or forked cache is empty.
 
     :param max_pairs: the most pairs to keep; the least recently used pairs are dropped first.
     :raises InputError: if ``max_pairs`` is not a positive integer.
@@ -98,6 +99,9 @@ class ScoreCache:
         keys = [_digest(pair) for pair in pairs]
         with self._lock:
             self._scores.update({(settings, key): score for key, score in zip(keys, scores, strict=True)})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.max_pairs,)
 
     def __len__(self) -> int:
         """Return the number of pairs in the cache."""

@@ -1,5 +1,6 @@
 """Calls to Milvus through any of pymilvus' clients, and explanations of its errors."""
 
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,19 @@ class Source:
 
     client: Any
     collection: str | None
+
+    def __deepcopy__(self, memo: object) -> "Source":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        try:
+            pickle.dumps(self.client)
+        except Exception as error:  # pickle passes on whatever the client's parts raise
+            raise InputError(
+                f"a search cannot be pickled with its client, a {type(self.client).__name__} ({error}); create "
+                "TwoStageSearch, with a new client, in the process that searches"
+            ) from error
+        return Source, (self.client, self.collection)
 
     @property
     def name(self) -> str:
