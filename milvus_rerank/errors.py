@@ -6,6 +6,7 @@ RerankError
 │   └── OptionError          an unknown or missing option of a registered reranker
 ├── ScoreError               a reranker returned NaN, an infinite score, or the wrong number of scores
 ├── ModelError               a model that cannot be found, read or used for reranking
+├── ForkError               a model that a forked process cannot use
 ├── DeviceError              a device that this machine does not have
 ├── OutOfMemoryError         a single pair does not fit the device's memory
 ├── MissingDependencyError   a package is not installed
@@ -68,6 +69,10 @@ class ModelError(RerankError, OSError):
 
 class DeviceError(RerankError, RuntimeError):
     """The requested device is not available on this machine."""
+
+
+class ForkError(RerankError, RuntimeError):
+    """A model was loaded before a fork, and the forked process cannot use it."""
 
 
 class OutOfMemoryError(RerankError, MemoryError):

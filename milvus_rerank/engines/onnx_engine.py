@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from milvus_rerank.engines.base import Batch, Label, as_logits, check_inputs, pick_inputs
 from milvus_rerank.errors import ModelError
+from milvus_rerank.forks import after_fork, keep
 
 onnxruntime.disable_telemetry_events()
 
@@ -47,6 +48,7 @@ class OnnxEngine:
         self._path = path
         self._inputs = check_inputs((port.name for port in self._session.get_inputs()), path)
         self._output = self._session.get_outputs()[0].name
+        after_fork(self, keep)  # freeing it in a forked process would wait for the parent's threads
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Run one forward pass, as :meth:`milvus_rerank.engines.base.Engine.logits` says."""

@@ -1,8 +1,6 @@
 """OpenVINO on the CPU."""
 
-import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +8,7 @@ from numpy.typing import NDArray
 from milvus_rerank.engines.base import Batch, Label, as_logits, check_inputs, pick_inputs
 from milvus_rerank.engines.no_telemetry import openvino
 from milvus_rerank.errors import ModelError
+from milvus_rerank.forks import ForkLock, after_fork, keep
 
 ACTIVATION_GROUP = 64
 """Number of activations that share a scale in dynamic quantisation.
@@ -17,6 +16,9 @@ ACTIVATION_GROUP = 64
 On builtin/rerank, OpenVINO's default of 32 took 8 to 18% more time. 128 took 5% less time, but changed the order of
 documents more.
 """
+_SETTLE = 0.05
+"""Seconds after a call in which OpenVINO's threads may still hold locks, which a forked process would wait for."""
+
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
@@ -55,15 +57,15 @@ class OpenVINOEngine:
             raise ModelError(f"OpenVINO cannot read {path}: {str(error).strip().splitlines()[-1]}") from error
         self._path = path
         self._inputs = check_inputs((port.any_name for port in self._compiled.inputs), path)
-        self._local = threading.local()
+        self._request = self._compiled.create_infer_request()
+        self._turn = ForkLock(_SETTLE)  # the engine has one stream, which runs one request at a time
+        after_fork(self, keep)  # freeing it in a forked process would wait for the parent's threads
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Run one forward pass, as :meth:`milvus_rerank.engines.base.Engine.logits` says."""
-        request: Any = getattr(self._local, "request", None)
-        if request is None:  # a request holds the memory of a call: threads must not share it
-            request = self._local.request = self._compiled.create_infer_request()
-        request.infer(pick_inputs(batch, self._inputs), share_inputs=True)
-        return as_logits(request.get_output_tensor(0).data, len(batch.input_ids), self._path, self._label)
+        with self._turn:
+            self._request.infer(pick_inputs(batch, self._inputs), share_inputs=True)
+            return as_logits(self._request.get_output_tensor(0).data, len(batch.input_ids), self._path, self._label)
 
 
 def has_bfloat16() -> bool:

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-import threading
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from milvus_rerank.engines.base import Batch, Label, as_logits
 from milvus_rerank.engines.packed import PackedClassifier, can_pack
 from milvus_rerank.errors import DeviceError, InputError, OutOfMemoryError, ScoreError
+from milvus_rerank.forks import ForkLock, after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,7 @@ class TorchEngine:
         if device == "cpu" and threads is not None and threads < torch.get_num_threads():
             torch.set_num_threads(threads)  # for the whole process: torch has only this setting
         # Each calling thread gets a thread pool from torch: two forward passes at once only compete for the cores.
-        self._turn = threading.Lock() if device == "cpu" else contextlib.nullcontext()
+        self._turn = ForkLock() if device == "cpu" else contextlib.nullcontext()
         self._model: Any = model.to(device=torch.device(device), dtype=DTYPES[dtype]).eval()
         self.packed = forward is classify and can_pack(model, device, dtype)
         self._forward = PackedClassifier(self._model) if self.packed else forward
@@ -120,6 +121,25 @@ class TorchEngine:
         if not self.device.startswith("cuda"):
             return tensor.to(self.device)
         return tensor.pin_memory().to(self.device, non_blocking=True)  # the copy overlaps with the GPU's work
+
+
+def use_one_thread_in_forks() -> None:
+    """Limit torch to one CPU thread in forked processes: the thread that forked would wait for the parent's threads."""
+    if _limited:
+        logger.warning(
+            "torch uses one CPU thread in this process, which was forked after its parent had loaded a model; to use "
+            "more, load models only after the fork, or start processes with the method 'spawn'"
+        )
+    after_fork(TorchEngine, _use_one_thread)
+
+
+_limited: list[int] = []  # the processes, from parent to child, whose threads were limited
+
+
+def _use_one_thread(_: object) -> None:
+    if torch.get_num_threads() > 1:
+        _limited.append(os.getpid())
+    torch.set_num_threads(1)  # even if it is 1: this also renews a pool that threads could not renew at the same time
 
 
 def is_out_of_memory(error: BaseException) -> bool:

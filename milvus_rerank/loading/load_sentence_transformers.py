@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from milvus_rerank.engines.base import Batch, as_logits
 from milvus_rerank.errors import InputError, OutOfMemoryError
+from milvus_rerank.forks import ForkLock
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.loading.options import Loaded, LoadOptions
 from milvus_rerank.requirements import ENGINES, require
@@ -89,7 +90,7 @@ class LibraryEngine:
     def __init__(self, model: Any, device: str, dtype: str, prompt: str | None) -> None:
         self._model = model
         self._prompt = prompt
-        self._turn = threading.Lock()  # its modules are not documented as thread-safe
+        self._turn = ForkLock()  # its modules are not documented as thread-safe
         self.device = device
         self.dtype = dtype
 

@@ -29,8 +29,9 @@ def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label 
     :returns: the model.
     :raises ModelError: if the model cannot be read.
     """
-    from milvus_rerank.engines.torch_engine import TorchEngine, classify, has_bfloat16
+    from milvus_rerank.engines.torch_engine import TorchEngine, classify, has_bfloat16, use_one_thread_in_forks
 
+    use_one_thread_in_forks()
     dtype = choose_dtype(options.dtype, "torch", device, has_bfloat16)
     if info.model_type == "library":
         return load_library(options, device, dtype, info)

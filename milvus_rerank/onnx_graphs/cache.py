@@ -89,9 +89,11 @@ def trace_cached(folder: Path, source: ModelSource, names: list[str]) -> Path:
 def write_traced(path: Path, source: ModelSource, names: list[str]) -> None:
     """Write the graph of :func:`trace_cached` to a file."""
     require("tracing a model", *ENGINES["torch"], "onnxscript")
+    from milvus_rerank.engines.torch_engine import use_one_thread_in_forks
     from milvus_rerank.models.hub import load_model
     from milvus_rerank.onnx_graphs.torch_export import trace
 
+    use_one_thread_in_forks()
     trace(load_model(source).model, names, path)
 
 

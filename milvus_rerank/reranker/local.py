@@ -1,12 +1,14 @@
 """EngineRerankFunction: rerank with a model that an engine runs in this process."""
 
 import copy
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from milvus_rerank.errors import InputError
+from milvus_rerank.errors import ForkError, InputError
+from milvus_rerank.forks import ForkLock
 from milvus_rerank.loading.load import load_scorer
 from milvus_rerank.loading.options import LoadOptions
 from milvus_rerank.reranker.base import BaseRerankFunction
@@ -17,13 +19,14 @@ from milvus_rerank.scoring.scorer import PairScorer
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_loading = threading.Lock()
+_loading = ForkLock()
 
 
 class EngineRerankFunction(BaseRerankFunction):
     """Rerank with a ready scorer; subclasses load one.
 
-    Pickles hold the options, not the model: it is loaded at the first use after unpickling. Copies share the model.
+    Pickles hold the options, not the model: it is loaded at the first use after unpickling. Copies share the model. A
+    forked process cannot use its parent's engine: it loads the model again at its first use.
 
     :param scorer: the encoder and engine of a model.
     :param model_name: the model's name in ``repr``.
@@ -31,18 +34,31 @@ class EngineRerankFunction(BaseRerankFunction):
     """
 
     def __init__(self, scorer: PairScorer, *, model_name: str, options: LoadOptions | None = None) -> None:
-        self._scorer: PairScorer | None = scorer
+        self._loaded: tuple[int, PairScorer] | None = os.getpid(), scorer  # the process that loaded it comes first
         self._options = options
         self.model_name = model_name
 
     @property
     def scorer(self) -> PairScorer:
-        """Encoder and engine of the model."""
-        if self._scorer is None:
+        """Encoder and engine of the model.
+
+        :raises ForkError: in a forked process, if its parent loaded the model on a GPU.
+        """
+        loaded = self._loaded
+        if loaded is None or loaded[0] != os.getpid():
             with _loading:
-                if self._scorer is None:
-                    self._scorer = load_scorer(self._reload_options())
-        return self._scorer
+                loaded = self._loaded
+                if loaded is None or loaded[0] != os.getpid():
+                    loaded = self._loaded = os.getpid(), self._load_again(loaded and loaded[1].engine.device)
+        return loaded[1]
+
+    def _load_again(self, parents_device: str | None) -> PairScorer:
+        if parents_device not in (None, "cpu"):
+            raise ForkError(
+                f"model {self.model_name!r} was loaded on {parents_device} before this process was forked, and works "
+                "only in the parent; load it after the fork, or start processes with the method 'spawn'"
+            )
+        return load_scorer(self._reload_options())
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
         """Score all documents of all queries in one pass over length-sorted batches."""
@@ -71,13 +87,13 @@ class EngineRerankFunction(BaseRerankFunction):
     def _reload_options(self) -> LoadOptions:
         if self._options is None:
             raise InputError(
-                f"{type(self).__name__}({self.model_name!r}) was created from a ready scorer, which only this process "
-                "has; use CrossEncoderRerankFunction(...) or BGERerankFunction(...)"
+                f"{type(self).__name__}({self.model_name!r}) was created from a ready scorer, which cannot be "
+                "loaded again in another process; use CrossEncoderRerankFunction(...) or BGERerankFunction(...)"
             )
         return self._options
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_options": self._reload_options(), "_scorer": None}
+        return {**self.__dict__, "_options": self._reload_options(), "_loaded": None}
 
     def __copy__(self) -> "Self":
         shared = object.__new__(type(self))
@@ -88,9 +104,9 @@ class EngineRerankFunction(BaseRerankFunction):
         return copy.copy(self)
 
     def __repr__(self) -> str:
-        if self._scorer is None:
+        if self._loaded is None:
             return f"{type(self).__name__}({self.model_name!r}, not loaded)"
-        engine, encoder = self._scorer.engine, self._scorer.encoder
+        engine, encoder = self._loaded[1].engine, self._loaded[1].encoder
         return (
             f"{type(self).__name__}({self.model_name!r}, device={engine.device!r}, engine={engine.name!r}, "
             f"dtype={engine.dtype!r}, max_length={encoder.max_length})"

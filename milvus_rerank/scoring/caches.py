@@ -10,6 +10,7 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
+from milvus_rerank.forks import ForkLock
 from milvus_rerank.validation import check_count
 
 Ids = NDArray[np.int64]
@@ -65,8 +66,8 @@ class CachedScore(NamedTuple):
 class ScoreCache:
     """Least recently used cache of the logits of pairs. Several rerankers can share it.
 
-    Texts are kept as 16-byte digests, so a pair of any length takes about 400 bytes. Each process has its own entries:
-    a pickled or forked cache is empty.
+    Texts are kept as 16-byte digests, so a pair of any length takes about 400 bytes. A pickle holds none of
+    them.
 
     :param max_pairs: the most pairs to keep; the least recently used pairs are dropped first.
     :raises InputError: if ``max_pairs`` is not a positive integer.
@@ -74,7 +75,7 @@ class ScoreCache:
 
     def __init__(self, max_pairs: int = 100_000) -> None:
         self.max_pairs = check_count(max_pairs, "max_pairs")
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._scores: LRUCache[Hashable, CachedScore] = LRUCache(self.max_pairs)
         self.hits = 0
         self.misses = 0

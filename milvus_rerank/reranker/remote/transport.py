@@ -16,6 +16,7 @@ import anyio
 import httpx
 
 from milvus_rerank.errors import InputError
+from milvus_rerank.forks import ForkLock, keep
 from milvus_rerank.reranker.remote.failures import AttemptError, clean
 from milvus_rerank.reranker.remote.providers import Endpoint
 from milvus_rerank.scoring import check_stop
@@ -29,7 +30,6 @@ _POLL = 0.1  # seconds between checks if a sync call was stopped
 _LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy", "httpcore.socks")
 _HPACK_LOGGERS = ("hpack.hpack", "hpack.table")  # of HTTP/2, which a user's client may speak
 _endpoint: ContextVar[Endpoint | None] = ContextVar("milvus_rerank_endpoint", default=None)
-_parents_threads: list[Any] = []  # of forked processes: to free their loops would disturb the parent's connections
 
 
 class Answer:
@@ -79,7 +79,7 @@ class Connections:
         self._options = {"verify": httpx.create_ssl_context() if client is None else True, "limits": limits}
         self._clients: MutableMapping[asyncio.AbstractEventLoop, _OpenClient] = weakref.WeakKeyDictionary()
         self._thread: _LoopThread | None = None
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def run(self, call: Callable[[], Coroutine[Any, Any, Scores]], stop: threading.Event) -> Scores:
         """Return the result of a sync call's coroutine; raise StoppedError when ``stop`` is set."""
@@ -87,7 +87,7 @@ class Connections:
             raise InputError("client is an httpx.AsyncClient: await arerank() or its like, or pass an httpx.Client")
         with self._lock:
             if self._thread is None or self._thread.process != os.getpid():
-                _parents_threads.append(self._thread)
+                keep(self._thread)  # of a parent: to free its loop would disturb the parent's connections
                 self._thread = _LoopThread()
                 weakref.finalize(self, self._thread.close)
             future = asyncio.run_coroutine_threadsafe(call(), self._thread.loop)  # in the caller's context
