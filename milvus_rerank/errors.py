@@ -6,6 +6,7 @@ RerankError
 │   └── OptionError          an unknown or missing option of a registered reranker
 ├── ScoreError               a reranker returned NaN, an infinite score, or the wrong number of scores
 ├── ModelError               a model that cannot be found, read or used for reranking
+├── WriteError              a file that cannot be written, or a lock that another process keeps
 ├── ForkError               a model that a forked process cannot use
 ├── DeviceError              a device that this machine does not have
 ├── OutOfMemoryError         a single pair does not fit the device's memory
@@ -22,7 +23,8 @@ Each also derives from the builtin exception that callers would expect, so ``exc
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 def install_command(*extras: str) -> str:
@@ -69,6 +71,10 @@ class ModelError(RerankError, OSError):
 
 class DeviceError(RerankError, RuntimeError):
     """The requested device is not available on this machine."""
+
+
+class WriteError(RerankError, OSError):
+    """A file cannot be written, as on a full or read-only disk, or another process keeps its lock."""
 
 
 class ForkError(RerankError, RuntimeError):
@@ -141,3 +147,20 @@ class DeadlineError(RerankError, TimeoutError):
 
 class StoppedError(RerankError):
     """The work was stopped before its end."""
+
+
+@contextmanager
+def write_errors(target: object, advice: str) -> Iterator[None]:
+    """Convert the OSErrors of a block that writes.
+
+    :param target: the file or folder.
+    :param advice: the action that the user can take.
+    :yields: None.
+    :raises WriteError: instead of an OSError; it names both.
+    """
+    try:
+        yield
+    except RerankError:
+        raise
+    except OSError as error:
+        raise WriteError(f"{target} cannot be written ({error}); {advice}") from error

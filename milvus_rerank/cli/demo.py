@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from milvus_rerank.cli import options, output
+from milvus_rerank.errors import write_errors
 from milvus_rerank.requirements import require
 
 
@@ -61,5 +62,7 @@ def _database(keep: Path | None) -> Iterator[Path]:
     if keep is not None:
         yield keep
         return
-    with TemporaryDirectory(prefix="milvus-rerank-") as folder:
+    with write_errors("a temporary folder", "set TMPDIR to a folder that can, or pass --keep FILE.db"):
+        temporary = TemporaryDirectory(prefix="milvus-rerank-")
+    with temporary as folder:
         yield Path(folder) / "demo.db"

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 from milvus_rerank.engines.base import Batch, pick_inputs
 from milvus_rerank.engines.no_telemetry import openvino, without_telemetry
 from milvus_rerank.engines.openvino_engine import ACTIVATION_GROUP
-from milvus_rerank.errors import InputError, ModelError
+from milvus_rerank.errors import InputError, ModelError, WriteError
 from milvus_rerank.export.gptq import Moments, round_rows, round_weight
 from milvus_rerank.export.onnx_weights import drop_unused, transpose_weights
 from milvus_rerank.onnx_graphs.build_bert import FIRST_ROW
@@ -40,7 +40,11 @@ def quantize_openvino(source: Path, target: Path, *, method: str, batches: Seque
     if not batches:
         raise InputError("int8 for engine 'openvino' needs texts to calibrate with, got none; type --texts FILE")
     model = _rounded(source, batches) if method == "dynamic" else _calibrated(source, batches)
-    openvino.save_model(model, target, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, target, compress_to_fp16=False)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise WriteError(f"OpenVINO cannot write {target} ({reason}); free space on its disk") from error
 
 
 def _rounded(source: Path, batches: Sequence[Batch]) -> Any:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from milvus_rerank.errors import InputError
+from milvus_rerank.errors import InputError, write_errors
 from milvus_rerank.models.files import read_config
 
 RECORD = "fidelity.json"
@@ -38,11 +38,12 @@ def workplace(target: Path) -> Iterator[Path]:
     """Make a hidden temporary folder on the target's disk, so that a rename publishes it; remove it at the end."""
     parent = next(folder for folder in target.parents if folder.is_dir())
     work = parent / f".{target.name}.{secrets.token_hex(4)}"
-    work.mkdir()  # only the owner may read the folders that tempfile makes
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with write_errors(target, "free space on its disk, or give another folder"):
+        work.mkdir()  # only the owner may read the folders that tempfile makes
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def publish(folder: Path, target: Path, file: str) -> None:

@@ -1,18 +1,22 @@
 """ONNX files made from a model, and kept in the user's cache folder: built from its weights, or traced by torch."""
 
+import atexit
 import logging
 import os
+import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from milvus_rerank.errors import ModelError
+from milvus_rerank.errors import ModelError, RerankError, WriteError, write_errors
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import check_not_quantised, content_key, read_weights, weight_files
 from milvus_rerank.requirements import ENGINES, require
@@ -28,7 +32,10 @@ GRAPH_VERSION = 2
 GRAPH = "model.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
-_spares: list["tempfile.TemporaryDirectory[str]"] = []
+LONGEST_WAIT = 900.0
+"""Seconds to wait for another process that writes the same graph; bge-reranker-v2-m3 took 77 on two cores."""
+
+_SILENT_WAIT = 5.0  # seconds before the log says for whom this process waits
 
 
 def build_cached(
@@ -97,7 +104,7 @@ def write_traced(path: Path, source: ModelSource, names: list[str]) -> None:
     trace(load_model(source).model, names, path)
 
 
-def keep(key: str, write: Callable[[Path], None]) -> Path:
+def keep(key: str, write: Callable[[Path], None], longest_wait: float = LONGEST_WAIT) -> Path:
     """Return the cached folder of a key, after writing it if it does not exist.
 
     Other processes that need the same key wait. A folder appears completely or not at all: it is written under another
@@ -106,29 +113,74 @@ def keep(key: str, write: Callable[[Path], None]) -> Path:
 
     :param key: the key from :func:`content_key`.
     :param write: the function that fills an empty folder.
+    :param longest_wait: the seconds to wait for another process.
     :returns: the folder.
+    :raises WriteError: if another process writes for too long, or neither folder can be written.
     """
     variable = os.environ.get(VARIABLE)
     root = Path(variable) if variable else platformdirs.user_cache_path("milvus-rerank", appauthor=False)
     folder = root / key
-    if folder.is_dir():
-        return folder
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / f"{key}.lock")
-        lock.acquire()
-    except OSError as error:
-        logger.warning("cache folder %s cannot be written (%s): set %s to one that can", root, error, VARIABLE)
-        spare = tempfile.TemporaryDirectory(prefix="milvus-rerank-")
-        _spares.append(spare)
-        write(Path(spare.name))
-        return Path(spare.name)
     try:
         if not folder.is_dir():
-            _write_whole(folder, write)
-    finally:
-        lock.release()
+            root.mkdir(parents=True, exist_ok=True)
+            with _locked(folder, longest_wait):
+                if not folder.is_dir():
+                    _write_whole(folder, write)
+    except RerankError:
+        raise
+    except OSError as error:
+        logger.warning("cache folder %s cannot be written (%s): set %s to one that can", root, error, VARIABLE)
+        with write_errors(f"cache folder {root} and the temporary folder", f"free space, or set {VARIABLE} or TMPDIR"):
+            return _write_spare(write)
     return folder
+
+
+@contextmanager
+def _locked(folder: Path, longest_wait: float) -> Iterator[None]:
+    """Hold the lock of a folder, and say in a second file who holds it."""
+    lock, holder = FileLock(f"{folder}.lock"), Path(f"{folder}.holder")
+    try:
+        lock.acquire(timeout=min(_SILENT_WAIT, longest_wait))
+    except Timeout:
+        logger.warning("waiting for %s, which writes %s", _read(holder), folder)
+        try:
+            lock.acquire(timeout=longest_wait)
+        except Timeout as error:
+            raise WriteError(
+                f"{_read(holder)} still holds the lock of {folder} after {longest_wait:g} s; if it does not write any "
+                f"more, end it or delete {lock.lock_file}; or set {VARIABLE} to another folder"
+            ) from error
+    try:
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        holder.write_text(f"process {os.getpid()} on {platform.node()} (since {now})", "utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _read(holder: Path) -> str:
+    with suppress(OSError):
+        return holder.read_text("utf-8") or "another process"
+    return "another process"
+
+
+def _write_spare(write: Callable[[Path], None]) -> Path:
+    """Write a temporary folder that this process removes at its end."""
+    spare = Path(tempfile.mkdtemp(prefix="milvus-rerank-"))
+    atexit.register(_remove, spare, os.getpid())
+    try:
+        write(spare)
+    except BaseException:
+        shutil.rmtree(spare, ignore_errors=True)
+        raise
+    return spare
+
+
+def _remove(spare: Path, process: int) -> None:
+    if os.getpid() == process:  # not at the end of a forked process
+        shutil.rmtree(spare, ignore_errors=True)
 
 
 def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:

@@ -1,0 +1,180 @@
+"""Full and read-only disks, and locks that another process keeps, while graphs are cached and models exported."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from milvus_rerank import CrossEncoderRerankFunction
+from milvus_rerank.cli.demo import demo
+from milvus_rerank.engines import Batch
+from milvus_rerank.errors import ModelError, WriteError
+from milvus_rerank.export.run import ExportOptions, export_model
+from milvus_rerank.models import ModelSource
+from milvus_rerank.models.files import read_config
+from milvus_rerank.onnx_graphs.cache import keep, write_built
+
+resource = pytest.importorskip("resource")  # Windows has none
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv("MILVUS_RERANK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def no_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for temporary folders that cannot hold any, as on a read-only system."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    return tmp_path / "file"
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Make files of more than 100 kB an OSError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def write_much(folder: Path) -> None:
+    (folder / "first").write_bytes(b"1")
+    (folder / "second").write_bytes(bytes(200_000))
+
+
+def test_a_full_disk_under_the_cache_and_the_temporary_folder_is_an_error(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with full_disk(), pytest.raises(WriteError) as caught:
+        CrossEncoderRerankFunction("builtin/rerank", device="cpu", engine="onnx")
+    assert re.fullmatch(
+        rf"cache folder {cache} and the temporary folder cannot be written \(\[Errno 27\] File too large\); "
+        "free space, or set MILVUS_RERANK_CACHE or TMPDIR",
+        str(caught.value),
+    )
+    assert [path for path in cache.iterdir() if path.suffix != ".lock"] == []
+    assert list(tmp_path.glob("milvus-rerank-*")) == []
+
+
+def test_a_full_disk_under_the_cache_alone_is_a_warning(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def write(folder: Path) -> None:
+        if folder.parent == cache:
+            raise OSError(28, "No space left on device", str(folder))
+        write_much(folder)
+
+    folder = keep("key", write)
+    assert sorted(path.name for path in folder.iterdir()) == ["first", "second"]
+    assert folder.parent != cache
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert f"cache folder {cache} cannot be written ([Errno 28] No space left on device" in record.message
+    assert not (cache / "key").exists()
+    assert keep("key", write_much) == cache / "key"
+
+
+def test_no_cache_and_no_temporary_folder_is_an_error(cache: Path, no_temporary_folder: Path) -> None:
+    cache.touch()
+    with pytest.raises(WriteError, match=r"temporary folder cannot be written \(\[Errno 20\] Not a directory"):
+        keep("key", write_much)
+
+
+def test_errors_of_the_model_stay_what_they_are(cache: Path) -> None:
+    def write(folder: Path) -> None:
+        raise ModelError("its weights are damaged")
+
+    with pytest.raises(ModelError, match="its weights are damaged"):
+        keep("key", write)
+
+
+def test_the_temporary_folder_goes_with_its_process_and_not_with_a_fork(cache: Path) -> None:
+    cache.touch()
+    code = """
+import os, sys
+from pathlib import Path
+from milvus_rerank.onnx_graphs.cache import keep
+folder = keep("key", lambda folder: (folder / "file").touch())
+if os.fork() == 0:
+    sys.exit(0)
+os.wait()
+assert (folder / "file").exists()
+print(folder)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not Path(ran.stdout.strip()).exists()
+
+
+HOLDER = """
+from milvus_rerank.onnx_graphs.cache import keep
+
+def write(folder):
+    print("writing", flush=True)
+    input()
+
+keep("key", write)
+"""
+
+
+def test_a_lock_that_another_process_keeps_ends_in_an_error_that_names_it(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "writing\n"
+        try:
+            with pytest.raises(WriteError) as caught:
+                keep("key", write_much, longest_wait=0.1)
+        finally:
+            holder.kill()
+    who = rf"process {holder.pid} on {re.escape(os.uname().nodename)} \(since \d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\S+\)"
+    assert re.fullmatch(
+        rf"{who} still holds the lock of {cache / 'key'} after 0.1 s; if it does not write any more, end it or delete "
+        rf"{cache / 'key'}.lock; or set MILVUS_RERANK_CACHE to another folder",
+        str(caught.value),
+    )
+    assert re.fullmatch(rf"waiting for {who}, which writes {cache / 'key'}", caplog.messages[0])
+    assert keep("key", write_much, longest_wait=5) == cache / "key"  # a killed process keeps no lock
+    assert not (cache / "key.holder").exists()
+
+
+def test_a_full_disk_under_an_export_is_an_error(tmp_path: Path) -> None:
+    with full_disk(), pytest.raises(WriteError, match=r"out cannot be written \(.*File too large.*\); free space on"):
+        export_model(ModelSource("builtin/rerank"), tmp_path / "out", ExportOptions("onnx"))
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+@pytest.mark.needs("openvino")
+def test_weights_that_openvino_cannot_write_are_an_error(tmp_path: Path) -> None:
+    from tiny_models import save_tiny_model
+
+    from milvus_rerank.export.openvino_int8 import quantize_openvino
+
+    graph, target = tmp_path / "model.onnx", tmp_path / "model.xml"
+    folder = save_tiny_model("bert", tmp_path / "tiny")
+    write_built(graph, folder, read_config(folder), "tiny", with_types=False)
+    target.mkdir()
+    ids = np.full((2, 8), 7)
+    with pytest.raises(WriteError, match=rf"OpenVINO cannot write {target} \(.*\); free space on its disk"):
+        quantize_openvino(graph, target, method="dynamic", batches=[Batch(ids, np.ones_like(ids), None)])
+
+
+@pytest.mark.needs("milvus_lite", "ir_measures")
+def test_the_demo_without_a_temporary_folder_is_an_error(no_temporary_folder: Path) -> None:
+    with pytest.raises(WriteError, match=r"set TMPDIR to a folder that can, or pass --keep FILE\.db"):
+        demo()
