@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -30,7 +31,7 @@ def keep(owner: object) -> None:
 class ForkLock:
     """Lock that a fork waits for, so that the forked process finds it free, and finds its data complete.
 
-    :param settle: the seconds after a release that a fork waits, for a library's threads to come to rest.
+    :param settle: the seconds after a release that a fork waits for a library's threads to come to rest.
     """
 
     def __init__(self, settle: float = 0.0) -> None:
@@ -50,7 +51,19 @@ class ForkLock:
 def _before() -> None:
     _turn.acquire()
     _acquired[:] = [fork_lock for fork_lock in list(_locks) if fork_lock.lock.acquire(timeout=_LONGEST_WAIT)]
-    time.sleep(max([0.0, *(fork_lock.settled - time.monotonic() for fork_lock in _acquired)]))
+    settled = max((fork_lock.settled for fork_lock in _acquired), default=0.0)
+    while time.monotonic() < settled and _others_run():
+        time.sleep(0.002)
+
+
+def _others_run() -> bool:
+    """Return whether another thread of this process runs, or waits only for a CPU: it may hold a library's lock."""
+    try:
+        threads = set(os.listdir("/proc/self/task")) - {str(threading.get_native_id())}
+        states = [Path(f"/proc/self/task/{thread}/stat").read_text("utf-8").rpartition(")")[2] for thread in threads]
+    except OSError:  # not Linux, or a thread has ended meanwhile
+        return True
+    return any(state.split()[0] == "R" for state in states)
 
 
 def _in_parent() -> None:

@@ -16,8 +16,8 @@ ACTIVATION_GROUP = 64
 On builtin/rerank, OpenVINO's default of 32 took 8 to 18% more time. 128 took 5% less time, but changed the order of
 documents more.
 """
-_SETTLE = 0.05
-"""Seconds after a call in which OpenVINO's threads may still hold locks, which a forked process would wait for."""
+_SETTLE = 1.0
+"""Most seconds after a call in which OpenVINO's threads may still hold locks, which a forked process would wait for."""
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
