@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,21 +124,8 @@ class TorchEngine:
 
 def use_one_thread_in_forks() -> None:
     """Limit torch to one CPU thread in forked processes: the thread that forked would wait for the parent's threads."""
-    if _limited:
-        logger.warning(
-            "torch uses one CPU thread in this process, which was forked after its parent had loaded a model; to use "
-            "more, load models only after the fork, or start processes with the method 'spawn'"
-        )
-    after_fork(TorchEngine, _use_one_thread)
-
-
-_limited: list[int] = []  # the processes, from parent to child, whose threads were limited
-
-
-def _use_one_thread(_: object) -> None:
-    if torch.get_num_threads() > 1:
-        _limited.append(os.getpid())
-    torch.set_num_threads(1)  # even if it is 1: this also renews a pool that threads could not renew at the same time
+    # Even if it is one: this also renews a pool of torch, which several threads must not do at once.
+    after_fork(TorchEngine, lambda _: torch.set_num_threads(1))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

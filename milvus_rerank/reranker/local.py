@@ -1,6 +1,7 @@
 """EngineRerankFunction: rerank with a model that an engine runs in this process."""
 
 import copy
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from milvus_rerank.scoring.scorer import PairScorer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
 
 _loading = ForkLock()
 
@@ -58,7 +61,15 @@ class EngineRerankFunction(BaseRerankFunction):
                 f"model {self.model_name!r} was loaded on {parents_device} before this process was forked, and works "
                 "only in the parent; load it after the fork, or start processes with the method 'spawn'"
             )
-        return load_scorer(self._reload_options())
+        scorer = load_scorer(self._reload_options())
+        if parents_device is not None and scorer.engine.name != "onnx":
+            logger.warning(
+                "model %r was loaded before this process was forked, so engine %r uses one CPU thread; to use more, "
+                "load models only after the fork, start processes with the method 'spawn', or use engine='onnx'",
+                self.model_name,
+                scorer.engine.name,
+            )
+        return scorer
 
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
         """Score all documents of all queries in one pass over length-sorted batches."""
