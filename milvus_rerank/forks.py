@@ -29,22 +29,18 @@ def keep(owner: object) -> None:
 
 
 class ForkLock:
-    """Lock that a fork waits for, so that the forked process finds it free, and finds its data complete.
+    """Lock that a fork waits for, so that the forked process finds it free, and finds its data complete."""
 
-    :param settle: the seconds after a release that a fork waits for a library's threads to come to rest.
-    """
-
-    def __init__(self, settle: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.settled = 0.0  # the time from which on a fork need not wait
-        self._settle = settle
+        self.settled = 0.0
+        """The time until which a fork waits for a library's threads to come to rest. Whoever holds the lock sets it."""
         _locks.add(self)
 
     def __enter__(self) -> None:
         self.lock.acquire()
 
     def __exit__(self, *_: object) -> None:
-        self.settled = time.monotonic() + self._settle
         self.lock.release()
 
 

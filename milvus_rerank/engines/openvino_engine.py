@@ -1,5 +1,6 @@
 """OpenVINO on the CPU."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +59,18 @@ class OpenVINOEngine:
         self._path = path
         self._inputs = check_inputs((port.any_name for port in self._compiled.inputs), path)
         self._request = self._compiled.create_infer_request()
-        self._turn = ForkLock(_SETTLE)  # the engine has one stream, which runs one request at a time
+        self._turn = ForkLock()  # the engine has one stream, which runs one request at a time
         after_fork(self, keep)  # freeing it in a forked process would wait for the parent's threads
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Run one forward pass, as :meth:`milvus_rerank.engines.base.Engine.logits` says."""
-        with self._turn:
-            self._request.infer(pick_inputs(batch, self._inputs), share_inputs=True)
-            return as_logits(self._request.get_output_tensor(0).data, len(batch.input_ids), self._path, self._label)
+        turn = self._turn
+        with turn.lock:
+            try:
+                self._request.infer(pick_inputs(batch, self._inputs), share_inputs=True)
+                return as_logits(self._request.get_output_tensor(0).data, len(batch.input_ids), self._path, self._label)
+            finally:
+                turn.settled = time.monotonic() + _SETTLE
 
 
 def has_bfloat16() -> bool:

@@ -197,7 +197,7 @@ class BaseRerankFunction(ABC):
 
     def _score(self, checked: CheckedCall, stop: threading.Event | None = None) -> list[DocumentScores]:
         """Return the checked scores of a call's requests."""
-        requests, stop = checked.with_documents, stop or threading.Event()
+        requests, stop = [request for request in checked.requests if request[1]], stop or threading.Event()
         if checked.only_scores:
             scores = [DocumentScores(numbers) for numbers in self.score_requests(requests, stop)] if requests else []
         else:

@@ -36,15 +36,10 @@ class CheckedCall:
     only_scores: bool = False
     without_text: Sequence[Sequence[RerankResult]] = ()
 
-    @property
-    def with_documents(self) -> list[Request]:
-        """The requests that have documents: a reranker gets no others."""
-        return [request for request in self.requests if request[1]]
-
     def check_scores(self, scores: Sequence[DocumentScores]) -> list[DocumentScores]:
         """Check that there is a finite score for every document.
 
-        :param scores: the scores of each of ``with_documents``.
+        :param scores: the scores of each of ``requests`` that has documents: a reranker gets no others.
         :returns: the scores of each of ``requests``.
         :raises ScoreError: if there are too few or too many, or a score is NaN or infinite.
         """

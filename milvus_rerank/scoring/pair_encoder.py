@@ -78,6 +78,10 @@ class PairEncoder(TokenizingEncoder):
         is_private = isinstance(tokenizer, FileTokenizer)
         self._fast = tokenizer.backend_tokenizer if is_private else private_copy(tokenizer)
         self._template = template or find_template(tokenizer)
+        self._prefix, self._middle, self._suffix = (
+            np.array(part, dtype=np.int64)
+            for part in (self._template.prefix, self._template.middle, self._template.suffix)
+        )
         self._special = len(self._template.prefix) + len(self._template.middle) + len(self._template.suffix)
         self._room = max_length - self._special
         self._document_max_length = document_max_length
@@ -214,14 +218,17 @@ class PairEncoder(TokenizingEncoder):
     def batch(self, rows: Sequence[Row]) -> Batch:
         """Truncate pairs and combine them into a batch, padded to the longest pair or slightly more."""
         template = self._template
-        suffix = np.array(template.suffix, dtype=np.int64)
+        suffix = self._suffix
         heads: dict[tuple[int, int], tuple[Ids, Ids]] = {}  # the part before the document, once for each query
         parts: list[tuple[Ids, Ids, Ids]] = []
         for query, document in rows:
             kept_query, kept = self.lengths(len(query), len(document))
             head = heads.get((id(query), kept_query))
             if head is None:
-                head = heads[id(query), kept_query] = self._head(query, kept_query)
+                kept_ids = query[len(query) - kept_query :] if self._left else query[:kept_query]
+                head_types = np.repeat(template.types[:3], [len(template.prefix), kept_query, len(template.middle)])
+                head = np.concatenate([self._prefix, kept_ids, self._middle]), head_types
+                heads[id(query), kept_query] = head
             parts.append((*head, document[len(document) - kept :] if self._left else document[:kept]))
         head_lengths = np.array([len(head) for head, _, _ in parts])
         ends = head_lengths + [len(document) for _, _, document in parts]
@@ -246,13 +253,6 @@ class PairEncoder(TokenizingEncoder):
         columns = np.arange(width)
         mask = (columns >= shifts[:, None]) & (columns < (shifts + lengths)[:, None])
         return Batch(input_ids, mask.astype(np.int64), types, bounds)
-
-    def _head(self, query: Ids, kept: int) -> tuple[Ids, Ids]:
-        """Return the ids and token types of the part before the document."""
-        template = self._template
-        parts = (template.prefix, query[len(query) - kept :] if self._left else query[:kept], template.middle)
-        types = np.repeat(np.array(template.types[:3], dtype=np.int64), [len(part) for part in parts])
-        return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]), types
 
     def _window(self, row: Row, chunks: Chunks) -> tuple[int, int, int]:
         """Return the tokens of a window: of the affix before the text, of the text, and of the affix after it."""

@@ -102,7 +102,7 @@ class RemoteRerankFunction(BaseRerankFunction):
         )
 
     async def _ascore(self, checked: CheckedCall) -> list[DocumentScores]:
-        scores = await self._client.ascore(checked.with_documents)
+        scores = await self._client.ascore([request for request in checked.requests if request[1]])
         return checked.check_scores([DocumentScores(query_scores) for query_scores in scores])
 
 
