@@ -17,7 +17,6 @@ PACKAGES = {
     "platformdirs": "",
     "pymilvus": "",
     "rich": "",
-    "safetensors": "",
     "tokenizers": "",
     "typer": "",
     "typing_extensions": "",
@@ -56,7 +55,7 @@ EXTRAS = {
 }
 """The purpose of each extra. The extra ``all`` installs all of them."""
 
-_FILES = ("tokenizers", "safetensors", "huggingface_hub")
+_FILES = ("tokenizers", "huggingface_hub")
 _GRAPHS = ("onnx", "ml_dtypes", "filelock", "platformdirs")
 ENGINES = {
     "torch": ("torch", "transformers", *_FILES),

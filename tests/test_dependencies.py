@@ -132,6 +132,8 @@ def test_a_sentence_transformers_that_would_run_a_folders_code_is_refused(
 @pytest.mark.needs("torch")
 def test_a_model_that_needs_torch_says_so_where_it_is_missing(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}')
+    for name in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
     code = f"""
 import sys
 sys.modules.update(torch=None, transformers=None)

@@ -1,7 +1,7 @@
 """Interface between batching and a model: padded token ids in, logits out."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,26 @@ class Batch:
     attention_mask: NDArray[np.int64]
     token_type_ids: NDArray[np.int64] | None
     bounds: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedGraph:
+    """Graph that leaves its weights in the model's own files.
+
+    :param name: the model's name, for messages.
+    :param model: the serialised ONNX model; its external data lies in ``files``, under their names.
+    :param files: the files, in any folders.
+    """
+
+    name: str
+    model: bytes = field(repr=False)
+    files: tuple[Path, ...]
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of all files; None if they lie in several."""
+        folders = {path.parent for path in self.files}
+        return folders.pop() if len(folders) == 1 else None
 
 
 class Engine(Protocol):
@@ -62,13 +82,13 @@ class Engine(Protocol):
         ...
 
 
-def check_inputs(names: Iterable[str], path: Path) -> frozenset[str]:
-    """Return the names of the inputs of the graph in a file; raise ModelError if a tokenizer does not provide one."""
+def check_inputs(names: Iterable[str], model: object) -> frozenset[str]:
+    """Return the names of a graph's inputs; raise ModelError that names ``model`` if no tokenizer provides one."""
     inputs = frozenset(names)
     unknown = sorted(inputs - {"input_ids", "attention_mask", "token_type_ids"})
     if unknown:
         raise ModelError(
-            f"{path} takes the inputs {', '.join(map(repr, unknown))}; "
+            f"{model} takes the inputs {', '.join(map(repr, unknown))}; "
             "expected 'input_ids', 'attention_mask' and perhaps 'token_type_ids'"
         )
     return inputs

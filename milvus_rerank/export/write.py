@@ -16,8 +16,8 @@ from milvus_rerank.models.files import (
     list_files,
     read_config,
     read_tokenizer,
-    weight_files,
 )
+from milvus_rerank.models.weights import read_tensors, weight_files
 from milvus_rerank.onnx_graphs import cache, files
 from milvus_rerank.onnx_graphs.architectures import position_limit
 from milvus_rerank.requirements import ENGINES, require
@@ -71,7 +71,7 @@ def write_float32(source: ModelSource, folder: Path, target: Path) -> None:
     names = list_files(folder)
     if weight_files(folder) and position_limit(config) is not None and tokenizer.padding_side == "right":
         with_types = "token_type_ids" in tokenizer.model_input_names
-        cache.write_built(graph, folder, config, source.name, with_types=with_types)
+        cache.write_built(graph, config, read_tensors(folder), source.name, with_types=with_types)
         return
     carried = files.find_carried(names, "onnx", "float32")
     if carried is None:
@@ -118,17 +118,9 @@ def _data_files(graph: Path) -> list[Path]:
     """Return the external files that hold a graph's weights."""
     import onnx
 
-    model = onnx.load(graph, load_external_data=False)
-    names = {
-        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    }
-    outside = [name for name in names if Path(name).name != name]
-    if outside:  # a downloaded graph must not make us copy other files of this machine
-        raise ModelError(
-            f"{graph} keeps weights in {outside[0]!r}, expected a file in the graph's folder; download the model again "
-            "from a source that you trust"
-        )
-    return [graph.parent / name for name in sorted(names)]
+    from milvus_rerank.onnx_graphs.carried import data_files
+
+    return data_files(graph, onnx.load(graph, load_external_data=False))
 
 
 def _rename_data(graph: Path) -> None:

@@ -6,9 +6,17 @@ from typing import Any
 
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models.catalogue import find_card
-from milvus_rerank.models.files import CONFIGS, fetch_folder, label_names, list_files, list_hub_files, read_config
+from milvus_rerank.models.files import (
+    CONFIGS,
+    fetch_folder,
+    is_pointer,
+    label_names,
+    list_files,
+    list_hub_files,
+    read_config,
+)
 from milvus_rerank.models.model_type import ModelType, SavedSettings, model_type, read_settings
-from milvus_rerank.models.source import ModelSource, model_folder
+from milvus_rerank.models.source import ModelSource, adapter_error, model_folder
 from milvus_rerank.onnx_graphs.architectures import position_limit
 
 
@@ -20,6 +28,7 @@ class ModelInfo:
     :param folder: the folder with its small files.
     :param is_local: whether all its files are in that folder; False for a model of the hub.
     :param files: the names of all its files, including files on the hub that are not downloaded.
+    :param pointers: the names of files that are only Git LFS pointers; they are not among ``files``.
     :param config: its ``config.json``.
     :param tokenizer_config: its ``tokenizer_config.json``.
     :param settings: the settings that sentence-transformers saved with it.
@@ -34,6 +43,7 @@ class ModelInfo:
     folder: Path
     is_local: bool
     files: tuple[str, ...]
+    pointers: tuple[str, ...]
     config: dict[str, Any]
     tokenizer_config: dict[str, Any]
     settings: SavedSettings
@@ -74,13 +84,17 @@ def inspect_model(source: ModelSource, folder: Path | None = None, *, show_progr
     :raises InputError: if the name is empty or not a string.
     :raises ModelError: if the model cannot be found, or one of its small files cannot be read.
     """
-    files = None
+    listed = None
     folder = folder or model_folder(source.name)
     is_local = folder is not None
     if folder is None:
         folder = fetch_folder(source, CONFIGS, show_progress=show_progress)
-        files = list_hub_files(source)
-    files = list_files(folder) if files is None else files
+        listed = list_hub_files(source)
+    listed = list_files(folder) if listed is None else listed
+    pointers = tuple(name for name in listed if is_local and is_pointer(folder / name))
+    files = tuple(name for name in listed if name not in pointers)
+    if not (folder / "config.json").exists() and "adapter_config.json" in files:
+        raise adapter_error(source.name)
     config, settings = read_config(folder), read_settings(folder)
     tokenizer_config = read_config(folder, "tokenizer_config.json", optional=True)
     has_template = "chat_template" in tokenizer_config or (folder / "chat_template.jinja").is_file()
@@ -92,6 +106,7 @@ def inspect_model(source: ModelSource, folder: Path | None = None, *, show_progr
             folder=folder,
             is_local=is_local,
             files=files,
+            pointers=pointers,
             config=config,
             tokenizer_config=tokenizer_config,
             settings=settings,

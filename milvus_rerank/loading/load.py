@@ -4,12 +4,13 @@ import logging
 from collections.abc import Hashable
 
 from milvus_rerank.engines.select import choose_device
+from milvus_rerank.loading.complete import check_complete
 from milvus_rerank.loading.inspect import ModelInfo, inspect_model
 from milvus_rerank.loading.load_onnx import load_graph
 from milvus_rerank.loading.load_torch import load_torch
 from milvus_rerank.loading.options import Loaded, LoadOptions, check_model_options, pick_label
 from milvus_rerank.loading.select import select_engine
-from milvus_rerank.models.files import content_key
+from milvus_rerank.models.files import identity_key
 from milvus_rerank.scoring.activation import pick_activation
 from milvus_rerank.scoring.caches import ScoreCache
 from milvus_rerank.scoring.encoder import Encoder
@@ -44,6 +45,7 @@ def load_scorer(options: LoadOptions) -> PairScorer:
     :raises MissingDependencyError: if no engine is installed, or the requested engine is not.
     """
     info = inspect_model(options.source, show_progress=options.show_progress)
+    check_complete(info, options.dtype)
     if info.model_type != "classifier" or options.flag is not None:
         check_model_options(info, options)
     device = choose_device(options.device, options.engine)
@@ -97,9 +99,9 @@ def _encoder(options: LoadOptions, loaded: Loaded) -> Encoder:
 
 
 def _settings(info: ModelInfo, options: LoadOptions, loaded: Loaded, max_length: int) -> Hashable:
-    """Return everything that logits depend on: a local model by its contents, a hub model by name and revision."""
+    """Return everything that logits depend on: a local model by its files, a hub model by name and revision."""
     files = sorted(path for path in info.folder.rglob("*") if path.suffix in _CONTENTS) if info.is_local else []
-    model = content_key(files) if files else (options.source.name, options.source.revision)
+    model = identity_key(files) if files else (options.source.name, options.source.revision)
     engine = loaded.engine
     return (
         model,

@@ -1,15 +1,20 @@
 """Loading for engines that run ONNX graphs: shipped with the model, built from its weights, or traced by torch."""
 
+import logging
 from typing import Any
 
 from milvus_rerank.engines import Engine
-from milvus_rerank.engines.base import Label
+from milvus_rerank.engines.base import Label, LinkedGraph
 from milvus_rerank.engines.select import choose_dtype, cpu_limit
+from milvus_rerank.errors import ModelError
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.loading.options import Loaded, LoadOptions
-from milvus_rerank.models.files import read_tokenizer
-from milvus_rerank.onnx_graphs.files import PICKLED, WEIGHTS, find_carried, graph_files
+from milvus_rerank.models.files import check_vocabulary, read_tokenizer
+from milvus_rerank.models.weights import read_tensors
+from milvus_rerank.onnx_graphs.files import PICKLED, WEIGHTS, OpenedGraph, find_carried, graph_files
 from milvus_rerank.requirements import ENGINES, require
+
+logger = logging.getLogger(__name__)
 
 
 def load_graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | None) -> Loaded:
@@ -30,31 +35,52 @@ def load_graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | 
         from milvus_rerank.models.hub import load_tokenizer
 
         tokenizer = load_tokenizer(info.source)
-    carried = find_carried(info.files, name, options.dtype)
-    files = graph_files(carried) if carried else WEIGHTS if info.can_build else (*WEIGHTS, *PICKLED)
-    folder, bars = info.folder, options.show_progress
-    if not info.is_local:
-        folder = info.fetch(*files, show_progress=bars)
     inputs = [key for key in tokenizer.model_input_names if key in cache.INPUTS]
-    if carried:
-        graph = folder / carried
-    elif info.can_build:
-        with_types = "token_type_ids" in inputs
-        graph = cache.build_cached(folder, info.config, info.source.name, with_types=with_types, show_progress=bars)
-    else:
-        graph = cache.trace_cached(folder, info.source, inputs)
+    made = _graph(name, info, options, label, inputs)
+    check_vocabulary(info.source.name, tokenizer, made.word_rows or info.config.get("vocab_size"))
+    limit = info.position_limit if info.position_limit is not None else made.position_limit(tokenizer.model_max_length)
     threads = options.threads or cpu_limit()
     engine: Engine
+    graph = made.graph
     if name == "openvino":
         from milvus_rerank.engines.openvino_engine import OpenVINOEngine, has_bfloat16
 
         dtype = choose_dtype(options.dtype, name, "cpu", has_bfloat16)
-        engine = OpenVINOEngine(graph, dtype=dtype, threads=threads, label=label)
+        path = cache.link_files(graph) if isinstance(graph, LinkedGraph) else graph
+        engine = OpenVINOEngine(path, dtype=dtype, threads=threads, label=label)
     else:
         from milvus_rerank.engines.onnx_engine import OnnxEngine
 
         dtype = choose_dtype(options.dtype, name, "cpu", lambda: False)
+        if isinstance(graph, LinkedGraph) and graph.folder is None:
+            graph = cache.link_files(graph)
         engine = OnnxEngine(graph, dtype=dtype, threads=threads, label=label)
-    lengths = (tokenizer.model_max_length, info.config.get("max_position_embeddings"), info.position_limit)
+    lengths = (tokenizer.model_max_length, info.config.get("max_position_embeddings"), limit)
     max_length = min(length for length in lengths if length is not None and length > 0)
-    return Loaded(engine, tokenizer, info.config, int(max_length), info.position_limit, info.settings)
+    return Loaded(engine, tokenizer, info.config, int(max_length), limit, info.settings)
+
+
+def _graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | None, inputs: list[str]) -> OpenedGraph:
+    """Return a model's graph. One that is built from the weights cannot differ from them, so it comes first."""
+    from milvus_rerank.onnx_graphs import cache
+    from milvus_rerank.onnx_graphs.carried import open_carried, open_carried_ir
+
+    carried = find_carried(info.files, name, options.dtype)
+    build = info.can_build and label is None and options.dtype != "int8"
+    files = WEIGHTS if build else graph_files(carried) if carried else (*WEIGHTS, *PICKLED)
+    folder = info.folder if info.is_local else info.fetch(*files, show_progress=options.show_progress)
+    if build:
+        if carried:
+            logger.info("model %s runs from its weights; its %s is not used", info.source.name, carried)
+        with_types = "token_type_ids" in inputs
+        return OpenedGraph(cache.build_graph(folder, info.config, info.source.name, with_types=with_types))
+    path = folder / carried if carried else cache.trace_cached(folder, info.source, inputs)
+    tensors = read_tensors(folder) if carried else {}
+    opened = open_carried_ir(path, tensors) if path.suffix == ".xml" else open_carried(path, info.source.name, tensors)
+    expected = info.config.get("max_position_embeddings")
+    if opened.position_rows is not None and expected is not None and opened.position_rows < expected:
+        raise ModelError(
+            f"model {info.source.name!r} does not fit together: {path.name} has {opened.position_rows} positions, "
+            f"config.json says {expected}; download the model again, or export it again"
+        )
+    return opened

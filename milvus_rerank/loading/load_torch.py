@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from milvus_rerank.engines.base import Label
@@ -9,6 +10,9 @@ from milvus_rerank.engines.select import choose_dtype, cpu_limit
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.loading.load_sentence_transformers import load_library
 from milvus_rerank.loading.options import FlagOptions, Loaded, LoadOptions
+from milvus_rerank.models.files import check_vocabulary
+from milvus_rerank.models.weights import INDEX, WHOLE, check_weights
+from milvus_rerank.onnx_graphs.files import PICKLED, WEIGHTS
 from milvus_rerank.scoring.encoder import Encoder
 
 _QUESTION = (
@@ -32,10 +36,12 @@ def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label 
     from milvus_rerank.engines.torch_engine import TorchEngine, classify, has_bfloat16, use_one_thread_in_forks
 
     use_one_thread_in_forks()
+    check_weights(info.source.name, info.config, _fetch_weights(info, options))
     dtype = choose_dtype(options.dtype, "torch", device, has_bfloat16)
     if info.model_type == "library":
         return load_library(options, device, dtype, info)
     loaded = _load(info, options, dtype)
+    check_vocabulary(info.source.name, loaded.tokenizer, loaded.model.get_input_embeddings().weight.shape[0])
     config, forward, encode = loaded.config, classify, None
     if info.model_type == "classifier":
         if info.has_chat_template and options.flag is None:
@@ -49,6 +55,16 @@ def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label 
     threads = options.threads or cpu_limit()
     engine = TorchEngine(loaded.model, device=device, dtype=dtype, threads=threads, forward=forward, label=label)
     return Loaded(engine, loaded.tokenizer, config, loaded.max_length, loaded.position_limit, info.settings, encode)
+
+
+def _fetch_weights(info: ModelInfo, options: LoadOptions) -> Path:
+    """Return the folder with a model's weights, after downloading those that transformers would take."""
+    if info.is_local:
+        return info.folder
+    patterns: tuple[str, ...] = WEIGHTS if {WHOLE, INDEX} & set(info.files) else PICKLED
+    if info.model_type == "library":
+        patterns = (*patterns, *(f"*/{pattern}" for pattern in patterns))
+    return info.fetch(*patterns, show_progress=options.show_progress)
 
 
 def _load(info: ModelInfo, options: LoadOptions, dtype: str) -> Any:

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from milvus_rerank.errors import ModelError
+from milvus_rerank.models.config_schema import check_values
 from milvus_rerank.models.source import ModelSource, model_folder, not_loaded
-from milvus_rerank.progress import progress_bar
 
 CONFIGS = (
     "config.json",
@@ -21,6 +21,9 @@ CONFIGS = (
     "modules.json",
     "*/config.json",
 )
+_LARGEST_POINTER = 1024  # bytes
+_LARGEST_JSON = 100_000_000  # bytes
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _WITH_TYPES = ("Bert", "Electra", "Deberta")
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
@@ -54,9 +57,17 @@ def fetch_folder(source: ModelSource, patterns: tuple[str, ...], *, show_progres
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise not_loaded(source, error) from error
+        raise not_loaded(source, error) from None  # its chain of errors says nothing that a user could use
     finally:
         (enable_progress_bars if were_shown else disable_progress_bars)()
+
+
+def is_pointer(path: Path) -> bool:
+    """Tell whether a file is only a pointer of Git LFS to the file itself."""
+    if path.stat().st_size >= _LARGEST_POINTER:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
 
 
 def list_files(folder: Path) -> tuple[str, ...]:
@@ -77,23 +88,55 @@ def list_hub_files(source: ModelSource) -> tuple[str, ...] | None:
         return None
 
 
+def check_file(path: Path) -> None:
+    """Raise if a file is missing, is not a regular file, or is only a pointer to the file itself.
+
+    :param path: one of a model's files.
+    :raises ModelError: with what to do about it.
+    """
+    try:
+        status = path.stat()  # of the file that a link leads to, as in the hub client's cache
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{path} is not a regular file")
+        pointer = is_pointer(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror or error}); download the model again") from error
+    if pointer:
+        raise ModelError(f"{path} is a Git LFS pointer, not the file itself; type in its folder: git lfs pull")
+    if status.st_size == 0:
+        raise ModelError(f"{path} is empty; download the model again")
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of one of a model's JSON files; raise ModelError if it cannot be read."""
+    check_file(path)
+    try:
+        if (size := path.stat().st_size) > _LARGEST_JSON:
+            raise ModelError(f"{path} has {size} bytes, more than a model's JSON file can have ({_LARGEST_JSON})")
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("\ufeff"):  # transformers reads no such file either
+            raise ModelError(f"{path} begins with a byte order mark; save it as UTF-8 without one")
+        return json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+
+
 def read_config(folder: Path, name: str = "config.json", *, optional: bool = False) -> dict[str, Any]:
     """Return the values of one of a model's JSON files.
 
     :param folder: the model's folder.
     :param name: the file's name.
     :param optional: return an empty dict if the file does not exist.
-    :returns: the values.
-    :raises ModelError: if the file cannot be read or does not hold a JSON object.
+    :returns: the values, checked as :mod:`~milvus_rerank.models.config_schema` says.
+    :raises ModelError: if the file cannot be read, does not hold a JSON object, or holds a value that cannot be meant.
     """
-    if optional and not (folder / name).is_file():
+    path = folder / name
+    if optional and not path.exists():
         return {}
-    try:
-        values = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / name} cannot be read: {error}") from error
+    values = read_json(path)
     if not isinstance(values, dict):
-        raise ModelError(f"{folder / name} must hold a JSON object, got {type(values).__name__}")
+        raise ModelError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    check_values(path, values)
     return values
 
 
@@ -109,26 +152,11 @@ def check_reranker(name: str, config: Mapping[str, Any]) -> None:
         raise ModelError(f"model {name!r} has {count} labels; expected one")
 
 
-def check_not_quantised(name: str, config: Mapping[str, Any]) -> None:
-    """Raise if a model's weights are quantised: without their scales the numbers in the files mean nothing."""
-    if config.get("quantization_config") is not None:
-        raise ModelError(f"model {name!r} has quantised weights, which do not run here; use those it was made of")
-
-
 def label_names(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of a classifier's labels, with transformers' names for labels that its config omits."""
     names = {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
     count = int(config.get("num_labels") or len(names) or 2)  # transformers omits the number if it is two
     return tuple(names.get(number, f"LABEL_{number}") for number in range(count))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model: a single file, the files of an index, or an empty list."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return sorted({folder / name for name in read_config(folder, index.name).get("weight_map", {}).values()})
-    whole = folder / "model.safetensors"
-    return [whole] if whole.is_file() else []
 
 
 def content_key(files: Iterable[Path], *options: object) -> str:
@@ -147,38 +175,15 @@ def content_key(files: Iterable[Path], *options: object) -> str:
     return digest.hexdigest()[:32]
 
 
-def read_weights(folder: Path, *, show_progress: bool = False) -> dict[str, Any]:
-    """Return a model's weights.
+def identity_key(files: Iterable[Path], *options: object) -> str:
+    r"""Return a cache key like that of :func:`content_key`, by the files' paths, sizes and times: nothing is read.
 
-    :param folder: a folder with :func:`weight_files`.
-    :param show_progress: show a progress bar on stderr.
-    :returns: numpy arrays by name, in their stored types.
-    :raises ModelError: if a file cannot be read.
+    :param files: files that are not changed in place, or get another time then.
+    :param \*options: other values that enter the key.
+    :returns: 32 hexadecimal digits.
     """
-    import ml_dtypes  # the import itself adds bfloat16 to numpy
-    import numpy as np
-    from safetensors import SafetensorError, deserialize, safe_open
-
-    float8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
-    weights: dict[str, Any] = {}
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  no mapping
-                plain = [name for name, stored in types.items() if stored not in float8]
-                with progress_bar("Loading weights", len(plain)) if show_progress else nullcontext() as bar:
-                    for name in plain:
-                        weights[name] = file.get_tensor(name)
-                        if bar is not None:
-                            bar.advance(1)
-            if len(plain) < len(types):  # safetensors looks for these types in numpy, which lacks them
-                for name, tensor in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
-                    if types[name] in float8:
-                        values = np.frombuffer(tensor["data"], float8[types[name]])
-                        weights[name] = values.reshape(tensor["shape"])
-        except (OSError, SafetensorError, TypeError, ValueError) as error:
-            raise ModelError(f"{path} cannot be read: {error}") from error
-    return weights
+    known = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return content_key((), known, *options)
 
 
 class FileTokenizer:
@@ -240,6 +245,23 @@ class FileTokenizer:
             "input_ids": [encoding.ids for encoding in encodings],
             "token_type_ids": [encoding.type_ids for encoding in encodings],
         }
+
+
+def check_vocabulary(name: str, tokenizer: Any, rows: int | None) -> None:
+    """Raise if a tokenizer makes tokens that a model does not have: some engines read other memory in their place.
+
+    :param name: the model's name, for the message.
+    :param tokenizer: a :class:`FileTokenizer` or a tokenizer of transformers.
+    :param rows: the rows of the model's table of tokens; None if they are unknown.
+    :raises ModelError: with both figures.
+    """
+    core = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    highest = max(core.get_vocab().values(), default=0)
+    if rows is not None and highest >= rows:
+        raise ModelError(
+            f"model {name!r} does not fit together: its tokenizer makes tokens up to {highest}, the model has {rows}; "
+            "use the tokenizer that it was trained with"
+        )
 
 
 def read_tokenizer(

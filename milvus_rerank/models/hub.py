@@ -1,30 +1,22 @@
 """Loading of tokenizers and models by transformers."""
 
 import contextlib
-import pickle
+import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import transformers
-from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from milvus_rerank.errors import ModelError
-from milvus_rerank.models.files import check_not_quantised
+from milvus_rerank.errors import ModelError, RerankError
 from milvus_rerank.models.source import ModelSource, model_folder, not_loaded
+from milvus_rerank.models.weights import check_not_quantised
 
-# Errors that transformers raises for files that are absent, truncated or of another format.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    ImportError,
-    RuntimeError,
-    SafetensorError,
-    pickle.UnpicklingError,
-)
+logger = logging.getLogger(__name__)
+
+_LAYER = re.compile(r"\b(layers?|h|block)\.\d+\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +68,12 @@ def load_model(
             where, config=config, dtype=dtype, output_loading_info=True, **options
         )
     check_not_quantised(source.name, {"quantization_config": getattr(model.config, "quantization_config", None)})
+    unexpected = [name for name in sorted(info["unexpected_keys"]) if stock is None and _LAYER.search(name)]
+    if unexpected and not info["missing_keys"]:
+        raise ModelError(
+            f"model {source.name!r} does not fit together: config.json has no place for the weight {unexpected[0]}; "
+            "download or save the model again"
+        )
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
@@ -122,14 +120,11 @@ def explained(source: ModelSource) -> Iterator[None]:
     """Turn the errors of transformers and the hub into one :class:`ModelError` that says what to do."""
     try:
         yield
-    except ModelError:
+    except RerankError:
         raise
-    except _UNREADABLE as error:
-        raise not_loaded(source, error) from error
-    except Exception as error:
-        if type(error) is not Exception:  # the tokenizers library, written in Rust, raises bare Exceptions
-            raise
-        raise not_loaded(source, error) from error
+    except Exception as error:  # transformers fails in many ways on files that are damaged or of other formats
+        logger.debug("model %s cannot be loaded", source.name, exc_info=True)
+        raise not_loaded(source, error) from None
 
 
 @contextlib.contextmanager

@@ -1,14 +1,13 @@
 """Model types, and the settings that sentence-transformers saves with a model. Reads no weights, imports quickly."""
 
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from milvus_rerank.errors import ModelError
-from milvus_rerank.models.files import read_config
+from milvus_rerank.models.files import read_config, read_json
 
 ModelType = Literal["classifier", "causal", "layerwise", "lightweight", "library", "none"]
 """Types of model, in this order: a sequence classifier; a language model whose next token says yes or no; BGE's two
@@ -55,14 +54,19 @@ def cache_argument(forward: Callable[..., Any]) -> str | None:
 
 def read_settings(folder: Path) -> SavedSettings:
     """Return the settings that sentence-transformers saved with a model; defaults if its files do not exist."""
+    try:
+        return _read_settings(folder)
+    except (AttributeError, TypeError, ValueError) as error:
+        files = "modules.json, sentence_bert_config.json or config_sentence_transformers.json"
+        raise ModelError(f"{files} in {folder} cannot be read: {error}") from error
+
+
+def _read_settings(folder: Path) -> SavedSettings:
     settings = read_config(folder, "config_sentence_transformers.json", optional=True)
     body = read_config(folder, "sentence_bert_config.json", optional=True)
     modules = []
     if (path := folder / "modules.json").is_file():  # the only file that holds a list
-        try:
-            modules = [dict(module) for module in json.loads(path.read_text(encoding="utf-8"))]
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError(f"{path} cannot be read: {error}") from error
+        modules = [dict(module) for module in read_json(path)]
     kinds = body.get("modality_config")
     form = ((kinds or {}).get("message") or {}).get("format")
     options = dict((body.get("processing_kwargs") or {}).get("chat_template") or {})

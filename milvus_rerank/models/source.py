@@ -1,6 +1,8 @@
 """Location of a model's files, by its name."""
 
+import errno
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from milvus_rerank.errors import InputError, ModelError
 BUILTIN = "builtin/"
 """Prefix of the models that the package ships."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SHIPPED = Path(__file__).parent
 
 
@@ -45,12 +48,31 @@ def not_loaded(source: ModelSource, error: BaseException) -> ModelError:
     first = next(iter(str(error).strip().splitlines()), type(error).__name__)
     if model_folder(source.name) is not None:
         return ModelError(f"model {source.name!r} cannot be read: {first}")
+    full = next((cause for cause in causes(error) if getattr(cause, "errno", None) in _FULL), None)
+    if full is not None:
+        return ModelError(f"model {source.name!r} cannot be downloaded: {full}; free space, or set HF_HOME")
     hint = (
         "local_files_only=True and it is not in the cache; leave that out to download it"
         if source.local_files_only
-        else "check the name and the network, or give a local folder"
+        else "check the name and the network, or give a local folder; without a network there are "
+        + " and ".join(builtin_names())
     )
     return ModelError(f"model {source.name!r} cannot be loaded ({hint}): {first}")
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, its cause, the cause of that, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def adapter_error(name: str) -> ModelError:
+    """Return the error for a LoRA adapter: its weights are only the difference from another model's."""
+    return ModelError(
+        f"model {name!r} holds a LoRA adapter, not a whole model; merge it into the model it belongs to with peft: "
+        "model.merge_and_unload().save_pretrained(FOLDER)"
+    )
 
 
 def builtin_names() -> list[str]:
@@ -89,6 +111,8 @@ def model_folder(name: str) -> Path | None:
     if not folder.is_dir():
         raise ModelError(f"model_name {text!r} is a file; expected the folder that holds the model")
     if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").exists():
+            raise adapter_error(text)
         names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise ModelError(
             f"folder {text!r} holds no model: expected config.json, model.safetensors and tokenizer.json, found {names}"

@@ -1,8 +1,13 @@
-"""BERT's family: its models and the names of their weights. Imports quickly."""
+"""BERT's family: its models, and the names and shapes of their weights. Imports quickly."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from milvus_rerank.errors import ModelError
+from milvus_rerank.models.files import label_names
+from milvus_rerank.models.weights import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +81,93 @@ def position_limit(config: Mapping[str, Any]) -> int | None:
     padding = config.get("pad_token_id")
     unused = (1 if padding is None else int(padding)) + 1 if LAYOUTS[config["model_type"]].body == "roberta." else 0
     return int(config["max_position_embeddings"]) - unused
+
+
+def check_shapes(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise if a model's weights are not those that its config describes.
+
+    :param name: the model's name, for the message.
+    :param config: its ``config.json``, for which :func:`position_limit` is not None.
+    :param tensors: its weights.
+    :raises ModelError: if a weight is missing, has another shape, or belongs to a layer that the config does not have.
+    """
+    layout = LAYOUTS[config["model_type"]]
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    if hidden % heads:
+        raise ModelError(f"model {name!r}: config.json's hidden size {hidden} is not a multiple of its {heads} heads")
+    for weight, shape in _shapes(layout, config, tensors):
+        if weight not in tensors:
+            wrapped = next((other for other in tensors if other.endswith("." + weight)), "")
+            if wrapped:
+                prefix = wrapped.removesuffix(weight)
+                raise ModelError(
+                    f"model {name!r}: the names of its weights begin with {prefix!r}: they were saved from a wrapped "
+                    "model; save the model inside with save_pretrained(FOLDER)"
+                )
+            raise ModelError(
+                f"model {name!r} is not a trained reranker: its weights lack {weight}. "
+                "Is it an embedding model? Use a cross-encoder such as 'builtin/rerank'"
+            )
+        if tensors[weight].shape != shape:
+            raise ModelError(
+                f"model {name!r} does not fit together: its weight {weight} has shape {list(tensors[weight].shape)}, "
+                f"config.json asks for {list(shape)}; download or save the model again"
+            )
+    layer = re.compile(re.escape(layout.body + layout.layer).replace(r"\{\}", r"(\d+)"))
+    found = {int(match[1]) for match in map(layer.match, tensors) if match}
+    if found - set(range(_size(config, "num_hidden_layers"))):
+        raise ModelError(
+            f"model {name!r} does not fit together: its weights have {max(found) + 1} layers, "
+            f"config.json has {_size(config, 'num_hidden_layers')}; download or save the model again"
+        )
+
+
+def _shapes(
+    layout: Layout, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the weights that a graph needs, with their shapes, the head first: embedding models lack it."""
+    hidden, labels = _size(config, "hidden_size"), len(label_names(config))
+    dense, projection = layout.head
+    yield from _linear(projection, labels, hidden)
+    yield from _linear(dense, hidden, hidden)
+    words = f"{layout.body}embeddings.word_embeddings.weight"
+    # ELECTRA's embeddings may be narrower. Its default is transformers'.
+    width = int(config.get("embedding_size") or 128) if config["model_type"] == "electra" else hidden
+    yield words, (int(config.get("vocab_size") or _rows(tensors, words)), width)
+    yield f"{layout.body}embeddings.position_embeddings.weight", (int(config["max_position_embeddings"]), width)
+    types = f"{layout.body}embeddings.token_type_embeddings.weight"
+    if layout.names is _BERT:
+        yield types, (int(config.get("type_vocab_size") or _rows(tensors, types)), width)
+    yield from _norm(f"{layout.body}embeddings.LayerNorm", width)
+    if width != hidden:
+        yield from _linear(f"{layout.body}embeddings_project", hidden, width)
+    for number in range(_size(config, "num_hidden_layers")):
+        query, key, value, output, norm, up, down, last = (
+            layout.body + layout.layer.format(number) + part for part in layout.names
+        )
+        for part in (query, key, value, output):
+            yield from _linear(part, hidden, hidden)
+        inner = int(config.get("intermediate_size") or config.get("hidden_dim") or _rows(tensors, up + ".weight"))
+        yield from _norm(norm, hidden)
+        yield from _linear(up, inner, hidden)
+        yield from _linear(down, hidden, inner)
+        yield from _norm(last, hidden)
+
+
+def _linear(name: str, rows: int, columns: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield from ((f"{name}.weight", (rows, columns)), (f"{name}.bias", (rows,)))
+
+
+def _norm(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield from ((f"{name}.weight", (width,)), (f"{name}.bias", (width,)))
+
+
+def _rows(tensors: Mapping[str, Tensor], name: str) -> int:
+    shape = tensors[name].shape if name in tensors else ()
+    return shape[0] if shape else 0
+
+
+def _size(config: Mapping[str, Any], name: str) -> int:
+    """Return one of the sizes that :func:`position_limit` has found in the config, under either name."""
+    names = next(names for names in SIZES if name in names)
+    return int(next(config[key] for key in names if config.get(key)))

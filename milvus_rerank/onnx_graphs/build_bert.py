@@ -5,7 +5,6 @@ everything else for that row alone. This saves 14% of the arithmetic with 6 laye
 logits.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.numpy_helper
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from milvus_rerank.models.weights import Tensor, read_array
 from milvus_rerank.onnx_graphs.architectures import ACTIVATIONS, LAYOUTS, SIZES, position_limit
 
-Array = NDArray[Any]
 OPSET = 20  # the first opset with Gelu
 IR_VERSION = 10
 MASKED = np.float32(-1e4)
@@ -26,26 +24,25 @@ MASKED = np.float32(-1e4)
 FIRST_ROW = "first_row_"
 """Prefix of the names of nodes at the end of the graph that compute only the first token's row."""
 
-_NEW_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-_OLD_NAME = re.compile(r"LayerNorm\.(gamma|beta)$")
+_STORED = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16}
 
 
-def build(config: Mapping[str, Any], weights: Mapping[str, Array], *, with_types: bool) -> onnx.ModelProto:
+def build(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, with_types: bool, embed: bool
+) -> onnx.ModelProto:
     """Build the ONNX graph of a model.
 
     :param config: the model's ``config.json``, for which
         :func:`~milvus_rerank.onnx_graphs.architectures.position_limit` is not None.
-    :param weights: arrays by their names in the checkpoint, in any float type.
+    :param tensors: its weights, which :func:`~milvus_rerank.onnx_graphs.architectures.check_shapes` has checked.
     :param with_types: whether the tokenizer makes token types; if not, every token has type 0.
-    :returns: a float32 model. Its inputs are ``input_ids``, ``attention_mask`` and, with types, ``token_type_ids``, all
-        int64 of shape ``(pairs, tokens)`` and padded on the right. Its output is ``logits``, shape ``(pairs, 1)``.
-    :raises KeyError: if a weight is missing.
+    :param embed: whether the graph holds the weights, in float32. If not, they are external data: the engine reads them
+        from the model's own files, which it expects in one folder under the names of :attr:`Tensor.path`.
+    :returns: a model that computes in float32. Its inputs are ``input_ids``, ``attention_mask`` and, with types,
+        ``token_type_ids``, all int64 of shape ``(pairs, tokens)`` and padded on the right. Its output is ``logits``,
+        shape ``(pairs, 1)``.
     """
-    # Old names from TensorFlow, which transformers renames in the same way.
-    weights = {_OLD_NAME.sub(lambda found: _NEW_NAMES[found[0]], name): array for name, array in weights.items()}
-    for name in reversed(LAYOUTS[config["model_type"]].head):
-        weights[name + ".weight"]  # looked up first: an embedding model lacks these weights
-    return _Builder(config, weights, with_types).build()
+    return _Builder(config, tensors, with_types, embed).build()
 
 
 def save(graph: onnx.ModelProto, path: Path) -> None:
@@ -62,12 +59,14 @@ def save(graph: onnx.ModelProto, path: Path) -> None:
 class _Builder:
     """Build a graph node by node. Methods that add nodes or weights return the name of their result."""
 
-    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Array], with_types: bool) -> None:
+    def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor], with_types: bool, embed: bool) -> None:
         self._config = config
         self._layout = LAYOUTS[config["model_type"]]
+        self._tensors = tensors
+        self._has_types = f"{self._layout.body}embeddings.token_type_embeddings.weight" in tensors
         # DistilBERT does not use token types, though its tokenizer may make them.
-        self._with_types = with_types and f"{self._layout.body}embeddings.token_type_embeddings.weight" in weights
-        self._weights = weights
+        self._with_types = with_types and self._has_types
+        self._embed = embed
         self._part = ""
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
@@ -95,19 +94,14 @@ class _Builder:
 
     def _embeddings(self) -> str:
         prefix = self._layout.body + "embeddings."
-        tokens = self._node("Gather", self._weight(prefix + "word_embeddings.weight"), "input_ids")
-        table = self._float(prefix + "position_embeddings.weight")
-        types = self._weights.get(prefix + "token_type_embeddings.weight")
-        if types is not None and not self._with_types:
-            table = table + np.asarray(types)[0].astype(np.float32)
-        positions = self._node("Gather", self._add(prefix + "position_embeddings.weight", table), self._places())
-        states = self._node("Add", tokens, positions)
-        if self._with_types:
-            kinds = self._weight(prefix + "token_type_embeddings.weight")
-            states = self._node("Add", states, self._node("Gather", kinds, "token_type_ids"))
+        tokens = self._rows(prefix + "word_embeddings.weight", "input_ids")
+        states = self._node("Add", tokens, self._rows(prefix + "position_embeddings.weight", self._places()))
+        if self._has_types:
+            types = "token_type_ids" if self._with_types else self._constant(np.int64(0))
+            states = self._node("Add", states, self._rows(prefix + "token_type_embeddings.weight", types))
         states = self._norm(states, prefix + "LayerNorm")
         project = self._layout.body + "embeddings_project"
-        return self._linear(states, project) if project + ".weight" in self._weights else states
+        return self._linear(states, project) if project + ".weight" in self._tensors else states
 
     def _places(self) -> str:
         """Return each token's row in the table of positions."""
@@ -136,8 +130,8 @@ class _Builder:
         if last:
             self._part = FIRST_ROW
             rows = self._node("Slice", states, self._constant([0]), self._constant([1]), self._constant([1]))
-        scale = (self._hidden // self._heads) ** -0.5
-        scaled = self._split(self._linear(rows, query, scale), [0, 2, 1, 3])
+        scale = self._constant(np.float32((self._hidden // self._heads) ** -0.5))
+        scaled = self._split(self._node("Mul", self._linear(rows, query), scale), [0, 2, 1, 3])
         weights = self._node("MatMul", scaled, keys)
         weights = self._node("Softmax", self._node("Add", weights, mask), axis=-1)
         mixed = self._node("MatMul", weights, values)
@@ -155,27 +149,42 @@ class _Builder:
         scale, bias = self._weight(name + ".weight"), self._weight(name + ".bias")
         return self._node("LayerNormalization", states, scale, bias, axis=-1, epsilon=self._epsilon)
 
-    def _linear(self, states: str, name: str, scale: float = 1.0) -> str:
-        weight = self._add(name + ".weight", self._float(name + ".weight") * np.float32(scale))
+    def _linear(self, states: str, name: str) -> str:
         # Shape (out, in), as in the checkpoint: engines use a transposed weight as it is, and remove this node.
-        product = self._node("MatMul", states, self._node("Transpose", weight, perm=[1, 0]))
-        return self._node("Add", product, self._add(name + ".bias", self._float(name + ".bias") * np.float32(scale)))
+        product = self._node("MatMul", states, self._node("Transpose", self._weight(name + ".weight"), perm=[1, 0]))
+        return self._node("Add", product, self._weight(name + ".bias"))
+
+    def _rows(self, name: str, numbers: str) -> str:
+        """Add rows of a table. A table in 16 bits stays so: only the rows become float32."""
+        return self._float(name, self._node("Gather", self._stored(name), numbers))
 
     def _node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f"{self._part}{kind}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
 
-    def _float(self, name: str) -> Array:
-        return np.asarray(self._weights[name]).astype(np.float32)
-
     def _weight(self, name: str) -> str:
-        return self._add(name, self._float(name))
+        return self._float(name, self._stored(name))
+
+    def _float(self, name: str, values: str) -> str:
+        is_float = self._embed or self._tensors[name].dtype not in ("F16", "BF16")
+        return values if is_float else self._node("Cast", values, to=TensorProto.FLOAT)
+
+    def _stored(self, name: str) -> str:
+        """Add a weight in its stored type, or in float32 if the graph holds it."""
+        tensor = self._tensors[name]
+        if self._embed:
+            return self._add(name, read_array(tensor).astype(np.float32))
+        entry = TensorProto(name=name, data_type=_STORED[tensor.dtype], dims=tensor.shape)
+        entry.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", tensor.path.name), ("offset", tensor.start), ("length", tensor.size)):
+            entry.external_data.add(key=key, value=str(value))
+        self._initializers.append(entry)
+        return name
 
     def _constant(self, value: Any) -> str:
         return self._add(f"constant_{len(self._initializers)}", np.asarray(value))
 
-    def _add(self, name: str, value: Array) -> str:
-        array = np.ascontiguousarray(value) if value.ndim else value
-        self._initializers.append(onnx.numpy_helper.from_array(array, name))
+    def _add(self, name: str, value: Any) -> str:
+        self._initializers.append(onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name

@@ -1,11 +1,13 @@
-"""ONNX files made from a model, and kept in the user's cache folder: built from its weights, or traced by torch."""
+"""ONNX graphs made from a model: built over its weights, or traced by torch and kept in the user's cache folder."""
 
 import atexit
+import json
 import logging
 import os
 import platform
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -16,9 +18,12 @@ from typing import Any
 import platformdirs
 from filelock import FileLock, Timeout
 
-from milvus_rerank.errors import ModelError, RerankError, WriteError, write_errors
+from milvus_rerank.engines.base import LinkedGraph
+from milvus_rerank.errors import RerankError, WriteError, write_errors
 from milvus_rerank.models import ModelSource
-from milvus_rerank.models.files import check_not_quantised, content_key, read_weights, weight_files
+from milvus_rerank.models.files import identity_key
+from milvus_rerank.models.weights import IN_GRAPHS, Tensor, check_not_quantised, read_tensors, weight_files
+from milvus_rerank.onnx_graphs.architectures import check_shapes
 from milvus_rerank.requirements import ENGINES, require
 
 logger = logging.getLogger(__name__)
@@ -30,6 +35,7 @@ GRAPH_VERSION = 2
 """Version of the graphs. It is raised whenever they change, so that older graphs in a cache are not used."""
 
 GRAPH = "model.onnx"
+CHECKSUMS = "checksums.json"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 LONGEST_WAIT = 900.0
@@ -38,43 +44,64 @@ LONGEST_WAIT = 900.0
 _SILENT_WAIT = 5.0  # seconds before the log says for whom this process waits
 
 
-def build_cached(
-    folder: Path, config: Mapping[str, Any], name: str, *, with_types: bool, show_progress: bool = False
-) -> Path:
-    """Return a graph built from a model's weights, from the cache if it is there.
+def build_graph(folder: Path, config: Mapping[str, Any], name: str, *, with_types: bool) -> Path | LinkedGraph:
+    """Build the graph of a model, which reads the weights from the model's own files.
+
+    Weights in types that graphs cannot read, such as 8-bit floats, are written to the cache in float32.
 
     :param folder: the folder of a model of BERT's family with safetensors.
     :param config: its ``config.json``.
-    :param name: the model's name, for the message.
+    :param name: its name, for messages.
     :param with_types: whether the tokenizer makes token types.
-    :param show_progress: show a progress bar on stderr if the weights must be read.
-    :returns: the ``.onnx`` file.
-    :raises ModelError: if weights are missing or cannot be read.
+    :returns: the graph over the model's files, or the file of a graph in the cache.
+    :raises ModelError: if the weights are missing, damaged, or do not fit the config.
     """
+    tensors = read_tensors(folder)
+    files = tuple({tensor.path: None for tensor in tensors.values()})
+    if all(tensor.dtype in IN_GRAPHS for tensor in tensors.values()):
+        from milvus_rerank.onnx_graphs.build_bert import build
 
-    def write(target: Path) -> None:
-        write_built(target / GRAPH, folder, config, name, with_types=with_types, show_progress=show_progress)
-
-    files = [folder / "config.json", *weight_files(folder)]
-    return keep(content_key(files, GRAPH_VERSION, version("onnx"), with_types), write) / GRAPH
+        _check(name, config, tensors)
+        graph = build(config, tensors, with_types=with_types, embed=False)
+        return LinkedGraph(name, graph.SerializeToString(), files)
+    key = identity_key((folder / "config.json", *files), GRAPH_VERSION, version("onnx"), with_types)
+    return keep(key, lambda target: write_built(target / GRAPH, config, tensors, name, with_types=with_types)) / GRAPH
 
 
 def write_built(
-    path: Path, folder: Path, config: Mapping[str, Any], name: str, *, with_types: bool, show_progress: bool = False
+    path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str, *, with_types: bool
 ) -> None:
-    """Write the graph of :func:`build_cached` to a file, with its weights in a second file."""
+    """Write the graph of :func:`build_graph` to a file, with its weights in float32 in a second file."""
     from milvus_rerank.onnx_graphs.build_bert import build, save
 
+    _check(name, config, tensors)
+    save(build(config, tensors, with_types=with_types, embed=True), path)
+
+
+def _check(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     check_not_quantised(name, config)
-    weights = read_weights(folder, show_progress=show_progress)
-    try:
-        graph = build(config, weights, with_types=with_types)
-    except KeyError as error:
-        raise ModelError(
-            f"model {name!r} is not a trained reranker: its weights lack {error.args[0]}. "
-            "Is it an embedding model? Use a cross-encoder such as 'builtin/rerank'"
-        ) from error
-    save(graph, path)
+    check_shapes(name, config, tensors)
+
+
+def link_files(graph: LinkedGraph) -> Path:
+    """Return a graph as a file with the model's files beside it, for engines that read nothing from other folders.
+
+    :param graph: the graph.
+    :returns: the ``.onnx`` file in the cache folder. The files beside it are hard links, which take no space; they are
+        copies where the cache folder is on another file system, or the files belong to somebody else.
+    :raises WriteError: if neither the cache nor the temporary folder can be written.
+    """
+
+    def write(target: Path) -> None:
+        (target / GRAPH).write_bytes(graph.model)
+        for path in graph.files:
+            try:
+                os.link(path, target / path.name)
+            except OSError:
+                logger.info("copying %s into %s, which cannot have a link to it", path, target.parent)
+                shutil.copyfile(path, target / path.name)
+
+    return keep(identity_key(graph.files, graph.model), write) / GRAPH
 
 
 def trace_cached(folder: Path, source: ModelSource, names: list[str]) -> Path:
@@ -89,7 +116,7 @@ def trace_cached(folder: Path, source: ModelSource, names: list[str]) -> Path:
     """
     weights = weight_files(folder) or sorted(folder.glob("pytorch_model*.bin"))
     files = [folder / "config.json", *weights, *sorted(folder.glob("*.py"))]
-    key = content_key(files, GRAPH_VERSION, version("torch"), version("transformers"), names)
+    key = identity_key(files, GRAPH_VERSION, version("torch"), version("transformers"), names)
     return keep(key, lambda target: write_traced(target / GRAPH, source, names)) / GRAPH
 
 
@@ -108,8 +135,8 @@ def keep(key: str, write: Callable[[Path], None], longest_wait: float = LONGEST_
     """Return the cached folder of a key, after writing it if it does not exist.
 
     Other processes that need the same key wait. A folder appears completely or not at all: it is written under another
-    name and then renamed. The next writer removes the remains of a crash. If the cache cannot be written, a temporary
-    folder serves until the process ends.
+    name and then renamed. The next writer removes the remains of a crash, and entries whose model is gone. A damaged
+    folder is written again. If the cache cannot be written, a temporary folder serves until the process ends.
 
     :param key: the key from :func:`content_key`.
     :param write: the function that fills an empty folder.
@@ -121,10 +148,10 @@ def keep(key: str, write: Callable[[Path], None], longest_wait: float = LONGEST_
     root = Path(variable) if variable else platformdirs.user_cache_path("milvus-rerank", appauthor=False)
     folder = root / key
     try:
-        if not folder.is_dir():
+        if not _is_whole(folder):
             root.mkdir(parents=True, exist_ok=True)
             with _locked(folder, longest_wait):
-                if not folder.is_dir():
+                if not _is_whole(folder):
                     _write_whole(folder, write)
     except RerankError:
         raise
@@ -184,12 +211,45 @@ def _remove(spare: Path, process: int) -> None:
 
 
 def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    for remains in folder.parent.glob(f".{folder.name}.*"):
+    root = folder.parent
+    for remains in [*root.glob(f".{folder.name}.*"), *filter(_is_orphan, root.iterdir())]:
         shutil.rmtree(remains, ignore_errors=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    if folder.is_dir():
+        logger.warning("the graph in cache folder %s is damaged: it is made again", folder)
+        shutil.rmtree(folder)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=root))
     try:
         write(unfinished)
+        files = [path for path in sorted(unfinished.iterdir()) if path.stat().st_nlink == 1]  # not links to a model
+        (unfinished / CHECKSUMS).write_text(json.dumps({path.name: _checksum(path) for path in files}), "utf-8")
         os.replace(unfinished, folder)
         logger.debug("wrote %s", folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether a cached folder exists, and its files are those that were written."""
+    try:
+        checksums = json.loads((folder / CHECKSUMS).read_text("utf-8"))
+        return all(_checksum(folder / name) == checksum for name, checksum in checksums.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _is_orphan(folder: Path) -> bool:
+    """Tell whether a cached folder keeps the weights of a model that was deleted since."""
+    try:
+        checksums = json.loads((folder / CHECKSUMS).read_text("utf-8"))
+        return any(path.stat().st_nlink == 1 for path in folder.iterdir() if path.name not in (CHECKSUMS, *checksums))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _checksum(path: Path) -> int:
+    """Return the CRC-32 of a file, which finds damage at 1.5 GB/s or more."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum

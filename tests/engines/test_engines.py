@@ -26,7 +26,8 @@ from milvus_rerank.loading.inspect import inspect_model
 from milvus_rerank.loading.options import FlagOptions, LoadOptions
 from milvus_rerank.loading.select import select_engine
 from milvus_rerank.models import ModelSource
-from milvus_rerank.models.files import read_config, read_weights
+from milvus_rerank.models.files import read_config
+from milvus_rerank.models.weights import read_tensors
 from milvus_rerank.onnx_graphs.build_bert import build, save
 
 pytestmark = pytest.mark.compat
@@ -47,7 +48,7 @@ def scores(folder: Path, engine: EngineName, **options: Any) -> np.ndarray:
 def write_graph(source: Path, path: Path) -> None:
     """Write a model's graph where a model carries it."""
     path.parent.mkdir(exist_ok=True, parents=True)
-    save(build(read_config(source), read_weights(source), with_types=True), path)
+    save(build(read_config(source), read_tensors(source), with_types=True, embed=True), path)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,8 @@ def other(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Path]) -> Pa
 
 
 def copy_with_graph(source: Path, target: Path, graph: Path, name: str = "onnx/model.onnx") -> Path:
-    """Copy a model to a folder that carries the graph of another."""
-    shutil.copytree(source, target)
+    """Copy a model to a folder that carries the graph of another, and no weights."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors"))
     write_graph(graph, target / name)
     return target
 
@@ -263,7 +264,18 @@ def test_a_graph_that_a_model_carries_is_the_one_that_runs(
 ) -> None:
     folder = copy_with_graph(tiny["bert"], tmp_path / "m", other)
     np.testing.assert_allclose(scores(folder, engine), scores(tiny["bert"], "torch") + 3, atol=1e-5)
-    np.testing.assert_allclose(scores(folder, "torch"), scores(tiny["bert"], "torch"), atol=0)
+    assert sorted(path.name for path in folder.rglob("*.safetensors")) == []
+
+
+@pytest.mark.parametrize("engine", ["auto", *GRAPH_ENGINES])
+def test_weights_come_before_a_graph_beside_them(
+    tiny: dict[str, Path], other: Path, tmp_path: Path, engine: EngineName, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = copy_with_graph(tiny["bert"], tmp_path / "m", other)
+    shutil.copy(tiny["bert"] / "model.safetensors", folder)
+    with caplog.at_level(logging.INFO, "milvus_rerank"):
+        np.testing.assert_allclose(scores(folder, engine), scores(tiny["bert"], "torch"), atol=1e-5)
+    assert f"model {folder} runs from its weights; its onnx/model.onnx is not used" in caplog.messages
 
 
 @pytest.mark.parametrize("engine", GRAPH_ENGINES)
@@ -271,7 +283,6 @@ def test_a_carried_graph_needs_no_weights_beside_it(
     tiny: dict[str, Path], tmp_path: Path, engine: EngineName, graphs: Path
 ) -> None:
     folder = copy_with_graph(tiny["bert"], tmp_path / "m", tiny["bert"])
-    (folder / "model.safetensors").unlink()
     before = set(graphs.iterdir())
     np.testing.assert_allclose(scores(folder, engine), scores(tiny["bert"], "torch"), atol=1e-5)
     assert set(graphs.iterdir()) == before, "a graph was made although there is one"
@@ -318,7 +329,11 @@ def test_a_damaged_graph_is_named(tiny: dict[str, Path], tmp_path: Path, engine:
     else:
         whole = path.read_bytes()
         path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "garbage": b"not a graph"}[damage])
-    with pytest.raises(ModelError, match=r"cannot read .*m.onnx.model\.onnx"):
+    words = {
+        "empty": r"onnx.model\.onnx is empty",
+        "no weights": r"onnx.model\.onnx_data cannot be read \(No such file",
+    }
+    with pytest.raises(ModelError, match=words.get(damage, r"model\.onnx cannot be read: .*export it again")):
         scores(folder, engine)
 
 

@@ -37,7 +37,7 @@ def test_what_fails_in_the_middle_leaves_nothing(tiny: dict[str, Path], tmp_path
     model = save_tiny_model("bert", tmp_path / "model")
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is incomplete: it has \d+ of \d+ bytes"):
         export(model, tmp_path / "made")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

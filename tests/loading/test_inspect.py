@@ -71,7 +71,9 @@ def test_labels_have_the_names_that_transformers_gives_them(
 
 
 def test_a_config_of_another_form_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"config\.json cannot be read: .*'list'"):
+    with pytest.raises(
+        ModelError, match=r"config\.json: 'id2label' must be an object from numbers to names, got \['no', 'yes'\]"
+    ):
         write(tmp_path, {"id2label": ["no", "yes"]})
 
 

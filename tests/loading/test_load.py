@@ -212,11 +212,11 @@ def test_a_folder_without_a_model_says_what_it_holds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_folder_without_weights_or_tokenizer_is_named(folder: str, tmp_path: Path, engine: EngineName) -> None:
-    for missing in ("model.safetensors", "tokenizer.json"):
+    for missing, words in (("model.safetensors", "has no weights"), ("tokenizer.json", "has no tokenizer")):
         copy = tmp_path / missing
         shutil.copytree(folder, copy)
         (copy / missing).unlink()
-        with pytest.raises(ModelError, match="cannot be read"):
+        with pytest.raises(ModelError, match=f"{words}: expected {missing}.*, found config.json"):
             CrossEncoderRerankFunction(str(copy), device="cpu", engine=engine)
 
 
@@ -224,7 +224,7 @@ def test_a_folder_without_weights_or_tokenizer_is_named(folder: str, tmp_path: P
 def test_a_broken_weights_file_is_named(folder: str, tmp_path: Path, engine: EngineName) -> None:
     shutil.copytree(folder, tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match=r"model.safetensors is not a whole safetensors file \(11 bytes\)"):
         CrossEncoderRerankFunction(str(tmp_path / "m"), device="cpu", engine=engine)
 
 
@@ -370,16 +370,14 @@ def test_a_failure_that_is_not_about_memory_is_raised_as_it_is(folder: str) -> N
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_progress_bars_are_shown_only_when_asked_for(
-    folder: str, engine: EngineName, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: str, engine: EngineName, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MILVUS_RERANK_CACHE", str(tmp_path / "quiet"))  # empty: the weights are read
     quiet = CrossEncoderRerankFunction(folder, device="cpu", engine=engine)
     quiet(QUERY, TEXTS)
     assert capfd.readouterr() == ("", "")
-    monkeypatch.setenv("MILVUS_RERANK_CACHE", str(tmp_path / "shown"))
     shown = CrossEncoderRerankFunction(folder, device="cpu", engine=engine, show_progress=True)
     loading = capfd.readouterr()
-    assert "Loading weights" in loading.err
+    assert ("Loading weights" in loading.err) == (engine == "torch")  # the others read no weights while loading
     shown(QUERY, TEXTS)
     scoring = capfd.readouterr()
     assert (loading.out, scoring.out) == ("", "")

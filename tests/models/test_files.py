@@ -24,8 +24,8 @@ from milvus_rerank.models.files import (
     check_reranker,
     fetch_folder,
     read_config,
-    weight_files,
 )
+from milvus_rerank.models.weights import read_tensors, weight_files
 from milvus_rerank.scoring.pair_encoder import PairEncoder
 
 NASTY = [
@@ -255,8 +255,8 @@ def test_bfloat16_weights_are_read_whatever_was_imported_before(tmp_path: Path) 
 
     save_file({"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
     code = (
-        "import sys, pathlib; from milvus_rerank.models.files import read_weights; "
-        "print(read_weights(pathlib.Path(sys.argv[1]))['a'].astype('float32').tolist())"
+        "import sys, pathlib; from milvus_rerank.models.weights import read_array, read_tensors; "
+        "print(read_array(read_tensors(pathlib.Path(sys.argv[1]))['a']).astype('float32').tolist())"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[1.5, -2.0]\n"
@@ -299,14 +299,17 @@ def test_every_engine_loads_a_cached_model_without_a_network(
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_a_graph_on_the_hub_is_used(hub: Path, tmp_path: Path, engine: EngineName, tiny: dict[str, Path]) -> None:
-    from milvus_rerank.models.files import read_weights
-    from milvus_rerank.onnx_graphs.build_bert import build, save
+    from safetensors.numpy import load_file, save_file
+
+    from milvus_rerank.onnx_graphs.cache import write_built
 
     snapshot = hub / "models--someone--tiny" / "snapshots" / ("1" * 40)
-    weights = read_weights(tiny["bert"])
-    weights["classifier.bias"] = weights["classifier.bias"] + 3
+    changed = tmp_path / "changed"
+    shutil.copytree(tiny["bert"], changed)
+    weights = load_file(changed / "model.safetensors")
+    save_file(weights | {"classifier.bias": weights["classifier.bias"] + 3}, changed / "model.safetensors")
     (snapshot / "onnx").mkdir()
-    save(build(read_config(tiny["bert"]), weights, with_types=True), snapshot / "onnx" / "model.onnx")
+    write_built(snapshot / "onnx" / "model.onnx", read_config(changed), read_tensors(changed), "tiny", with_types=True)
     (snapshot / "model.safetensors").unlink()
     options: dict[str, Any] = {"device": "cpu", "engine": engine}
     made = CrossEncoderRerankFunction("someone/tiny", hub=HubOptions(cache_dir=hub), local_files_only=True, **options)

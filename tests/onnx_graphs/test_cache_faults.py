@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.cli.demo import demo
 from milvus_rerank.engines import Batch
 from milvus_rerank.errors import ModelError, WriteError
 from milvus_rerank.export.run import ExportOptions, export_model
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import read_config
+from milvus_rerank.models.weights import read_tensors
 from milvus_rerank.onnx_graphs.cache import keep, write_built
 
 resource = pytest.importorskip("resource")  # Windows has none
@@ -61,7 +61,7 @@ def test_a_full_disk_under_the_cache_and_the_temporary_folder_is_an_error(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with full_disk(), pytest.raises(WriteError) as caught:
-        CrossEncoderRerankFunction("builtin/rerank", device="cpu", engine="onnx")
+        keep("key", write_much)
     assert re.fullmatch(
         rf"cache folder {cache} and the temporary folder cannot be written \(\[Errno 27\] File too large\); "
         "free space, or set MILVUS_RERANK_CACHE or TMPDIR",
@@ -167,7 +167,7 @@ def test_weights_that_openvino_cannot_write_are_an_error(tmp_path: Path) -> None
 
     graph, target = tmp_path / "model.onnx", tmp_path / "model.xml"
     folder = save_tiny_model("bert", tmp_path / "tiny")
-    write_built(graph, folder, read_config(folder), "tiny", with_types=False)
+    write_built(graph, read_config(folder), read_tensors(folder), "tiny", with_types=False)
     target.mkdir()
     ids = np.full((2, 8), 7)
     with pytest.raises(WriteError, match=rf"OpenVINO cannot write {target} \(.*\); free space on its disk"):
