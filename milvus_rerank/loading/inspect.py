@@ -114,7 +114,9 @@ def inspect_model(source: ModelSource, folder: Path | None = None, *, show_progr
             labels=label_names(config),
             has_chat_template=has_template and (not settings.modules if settings.chat is None else settings.chat),
             # A graph that is built counts positions from the left.
-            can_build=limit is not None and has_weights and tokenizer_config.get("padding_side", "right") == "right",
+            can_build=limit is not None
+            and has_weights
+            and (tokenizer_config.get("padding_side") or "right") == "right",
             position_limit=limit,
         )
     except (AttributeError, TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ from milvus_rerank.errors import ModelError
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.loading.options import Loaded, LoadOptions
 from milvus_rerank.models.files import check_vocabulary, read_tokenizer
-from milvus_rerank.models.weights import read_tensors
+from milvus_rerank.models.weights import INDEX, WHOLE, check_weights
 from milvus_rerank.onnx_graphs.files import PICKLED, WEIGHTS, OpenedGraph, find_carried, graph_files
 from milvus_rerank.requirements import ENGINES, require
 
@@ -74,8 +74,12 @@ def _graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | None
             logger.info("model %s runs from its weights; its %s is not used", info.source.name, carried)
         with_types = "token_type_ids" in inputs
         return OpenedGraph(cache.build_graph(folder, info.config, info.source.name, with_types=with_types))
-    path = folder / carried if carried else cache.trace_cached(folder, info.source, inputs)
-    tensors = read_tensors(folder) if carried else {}
+    has_tensors = bool({WHOLE, INDEX} & set(info.files))
+    tensors = check_weights(info.source.name, info.config, folder) if has_tensors or not carried else {}
+    if carried:
+        path = folder / carried
+    else:
+        path, tensors = cache.trace_cached(folder, info.source, inputs), {}
     opened = open_carried_ir(path, tensors) if path.suffix == ".xml" else open_carried(path, info.source.name, tensors)
     expected = info.config.get("max_position_embeddings")
     if opened.position_rows is not None and expected is not None and opened.position_rows < expected:

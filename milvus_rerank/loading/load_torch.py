@@ -12,6 +12,7 @@ from milvus_rerank.loading.load_sentence_transformers import load_library
 from milvus_rerank.loading.options import FlagOptions, Loaded, LoadOptions
 from milvus_rerank.models.files import check_vocabulary
 from milvus_rerank.models.weights import INDEX, WHOLE, check_weights
+from milvus_rerank.onnx_graphs.architectures import check_shapes
 from milvus_rerank.onnx_graphs.files import PICKLED, WEIGHTS
 from milvus_rerank.scoring.encoder import Encoder
 
@@ -36,7 +37,9 @@ def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label 
     from milvus_rerank.engines.torch_engine import TorchEngine, classify, has_bfloat16, use_one_thread_in_forks
 
     use_one_thread_in_forks()
-    check_weights(info.source.name, info.config, _fetch_weights(info, options))
+    tensors = check_weights(info.source.name, info.config, _fetch_weights(info, options))
+    if info.position_limit is not None and info.model_type == "classifier":
+        check_shapes(info.source.name, info.config, tensors, complete=False)  # transformers says what is missing
     dtype = choose_dtype(options.dtype, "torch", device, has_bfloat16)
     if info.model_type == "library":
         return load_library(options, device, dtype, info)

@@ -1,7 +1,10 @@
 """Prompts for language models that answer yes or no, made by their chat templates."""
 
 import logging
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +14,7 @@ from milvus_rerank.models.model_type import SavedSettings
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_RENDERING = 5.0  # seconds for a few words; a usual template takes milliseconds
 
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 SYSTEM = (
@@ -127,7 +131,27 @@ def chat_prompt(
 def _carries(render: Callable[[str, str], str]) -> bool:
     """Tell whether both texts reach the prompt."""
     try:
-        base, other_query, other_document = render("q 1", "d 1"), render("q 2", "d 1"), render("q 1", "d 2")
+        with _time_limit(_LONGEST_RENDERING):
+            base, other_query, other_document = render("q 1", "d 1"), render("q 2", "d 1"), render("q 1", "d 2")
+    except ModelError:
+        raise
     except Exception:  # noqa: BLE001  for unknown roles a template may raise any error, jinja's among them
         return False
     return base != other_query and base != other_document
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise ModelError from code that this thread calls in the block and that runs for longer, a template's too."""
+    end, before = time.monotonic() + seconds, sys.gettrace()
+
+    def watch(frame: Any, event: str, argument: Any) -> Any:
+        if time.monotonic() > end:
+            raise ModelError(f"the model's chat template does not end within {seconds:g} s; give it one that does")
+        return watch
+
+    sys.settrace(watch)
+    try:
+        yield
+    finally:
+        sys.settrace(before)

@@ -33,9 +33,13 @@ def _is_nested(value: Any) -> bool:
     return isinstance(value, (dict, list))
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _is_length(value: Any) -> bool:
     """Tell whether a value is a number of tokens: transformers writes 1e30 for "no limit"."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 1  # NaN is not
+    return _is_number(value) and value >= 8  # NaN is not
 
 
 SIZE: Rule = ("a positive integer", lambda value: _is_int(value, 1))
@@ -45,9 +49,10 @@ TEXTS: Rule = ("a list of strings", lambda value: _each(value, _is_text))
 SWITCH: Rule = ("true or false", lambda value: isinstance(value, bool))
 MAPPING: Rule = ("an object", lambda value: isinstance(value, dict))
 SIDE: Rule = ("'left' or 'right'", lambda value: value in ("left", "right"))
-LENGTH: Rule = ("a number of tokens", _is_length)
+LENGTH: Rule = ("a number of tokens, at least 8", _is_length)
 EPSILON: Rule = ("a number between 0 and 1", lambda value: isinstance(value, float) and 0 < value < 1)
-NUMBER: Rule = ("a positive number", lambda value: _is_length(value) or (isinstance(value, float) and value > 0))
+NUMBER: Rule = ("a positive number", lambda value: _is_number(value) and value > 0)
+FRACTION: Rule = ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
 TOKEN: Rule = (
     "a string, or an object with 'content'",
     lambda value: _is_text(value.get("content") if isinstance(value, dict) else value),
@@ -82,6 +87,17 @@ SCHEMAS: Mapping[str, Mapping[str, Rule]] = {
         "vocab_size": SIZE,
         "type_vocab_size": INDEX,
         "layer_norm_eps": EPSILON,
+        **dict.fromkeys(
+            (
+                "attention_dropout",
+                "attention_probs_dropout_prob",
+                "classifier_dropout",
+                "dropout",
+                "hidden_dropout_prob",
+                "seq_classif_dropout",
+            ),
+            FRACTION,
+        ),
         "hidden_act": TEXT,
         "activation": TEXT,
         "position_embedding_type": TEXT,

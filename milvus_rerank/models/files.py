@@ -210,15 +210,15 @@ class FileTokenizer:
         self.backend_tokenizer.no_padding()
         self.backend_tokenizer.no_truncation()
         get = tokenizer_config.get
-        self.padding_side = get("padding_side", "right")
-        self.truncation_side = get("truncation_side", "right")
+        self.padding_side = get("padding_side") or "right"
+        self.truncation_side = get("truncation_side") or "right"
         pad = get("pad_token") or "[PAD]"
         self.pad_token_id = self.backend_tokenizer.token_to_id(
             str(pad.get("content", "") if isinstance(pad, dict) else pad)
         )
         if self.pad_token_id is None:
             self.pad_token_id = config.get("pad_token_id")
-        self.pad_token_type_id = get("pad_token_type_id", 0)
+        self.pad_token_type_id = get("pad_token_type_id") or 0
         self.model_max_length = int(min(get("model_max_length") or 1e30, 1e30))
         kind = get("tokenizer_class") or str(config.get("model_type")).capitalize()
         types = ["token_type_ids"] if kind.startswith(_WITH_TYPES) else []

@@ -45,6 +45,11 @@ def not_loaded(source: ModelSource, error: BaseException) -> ModelError:
             f"model {source.name!r} comes with Python code of its own, which is not run. "
             "Read it; if you trust it, pass trust_remote_code=True"
         )
+    if "ignore_mismatched_sizes" in str(error):
+        return ModelError(
+            f"model {source.name!r} does not fit together: its weights have other shapes than config.json asks for; "
+            "download or save the model again"
+        )
     first = next(iter(str(error).strip().splitlines()), type(error).__name__)
     if model_folder(source.name) is not None:
         return ModelError(f"model {source.name!r} cannot be read: {first}")
@@ -54,8 +59,7 @@ def not_loaded(source: ModelSource, error: BaseException) -> ModelError:
     hint = (
         "local_files_only=True and it is not in the cache; leave that out to download it"
         if source.local_files_only
-        else "check the name and the network, or give a local folder; without a network there are "
-        + " and ".join(builtin_names())
+        else f"check the name and the network, or give a local folder; {BUILTIN + 'rerank'!r} needs no network"
     )
     return ModelError(f"model {source.name!r} cannot be loaded ({hint}): {first}")
 

@@ -55,18 +55,20 @@ def weight_files(folder: Path) -> list[Path]:
     return _files(folder, WHOLE, INDEX)
 
 
-def check_weights(name: str, config: Mapping[str, Any], folder: Path) -> None:
+def check_weights(name: str, config: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
     """Check the files of a model's weights, in safetensors or pickled, before other packages read them.
 
     :param name: the model's name, for messages.
     :param config: its ``config.json``.
     :param folder: its folder.
+    :returns: the weights in safetensors, as :func:`read_tensors` does.
     :raises ModelError: if a file is missing, incomplete or damaged, or if the weights are quantised.
     """
     check_not_quantised(name, config)
-    if not read_tensors(folder):
-        for path in _files(folder, PICKLED, PICKLED_INDEX):
-            check_file(path)
+    tensors = read_tensors(folder)
+    for path in () if tensors else _files(folder, PICKLED, PICKLED_INDEX):
+        check_file(path)
+    return tensors
 
 
 def _files(folder: Path, whole: str, index: str) -> list[Path]:

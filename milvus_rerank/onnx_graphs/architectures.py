@@ -83,12 +83,27 @@ def position_limit(config: Mapping[str, Any]) -> int | None:
     return int(config["max_position_embeddings"]) - unused
 
 
-def check_shapes(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def float32_bytes(config: Mapping[str, Any]) -> int:
+    """Return about how many bytes a model's weights take in float32; 0 if the config does not show it.
+
+    :param config: the model's ``config.json``.
+    :returns: the bytes of its tables and layers.
+    """
+    if position_limit(config) is None:
+        return 0
+    hidden, layers = _size(config, "hidden_size"), _size(config, "num_hidden_layers")
+    inner = int(config.get("intermediate_size") or config.get("hidden_dim") or 4 * hidden)
+    rows = int(config.get("vocab_size") or 0) + int(config["max_position_embeddings"])
+    return 4 * (rows * hidden + layers * (4 * hidden * hidden + 2 * hidden * inner))
+
+
+def check_shapes(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, complete: bool = True) -> None:
     """Raise if a model's weights are not those that its config describes.
 
     :param name: the model's name, for the message.
     :param config: its ``config.json``, for which :func:`position_limit` is not None.
     :param tensors: its weights.
+    :param complete: whether to look for missing weights, too.
     :raises ModelError: if a weight is missing, has another shape, or belongs to a layer that the config does not have.
     """
     layout = LAYOUTS[config["model_type"]]
@@ -97,6 +112,8 @@ def check_shapes(name: str, config: Mapping[str, Any], tensors: Mapping[str, Ten
         raise ModelError(f"model {name!r}: config.json's hidden size {hidden} is not a multiple of its {heads} heads")
     for weight, shape in _shapes(layout, config, tensors):
         if weight not in tensors:
+            if not complete:
+                continue
             wrapped = next((other for other in tensors if other.endswith("." + weight)), "")
             if wrapped:
                 prefix = wrapped.removesuffix(weight)

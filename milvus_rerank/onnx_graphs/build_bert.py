@@ -72,7 +72,7 @@ class _Builder:
         self._initializers: list[onnx.TensorProto] = []
         sizes = (next(config[name] for name in names if config.get(name)) for names in SIZES)
         self._hidden, self._layers, self._heads = map(int, sizes)
-        self._epsilon = float(config.get("layer_norm_eps", 1e-12))
+        self._epsilon = float(config.get("layer_norm_eps") or 1e-12)
         self._activation = ACTIVATIONS[config.get("hidden_act", config.get("activation", "gelu"))]
 
     def build(self) -> onnx.ModelProto:

@@ -35,6 +35,16 @@ pytestmark = pytest.mark.compat
 GRAPH_ENGINES = ("onnx", "openvino")
 QUERY = QUERIES[0]
 BUILTIN = inspect_model(ModelSource("builtin/rerank"))
+V2_M3 = {
+    "model_type": "xlm-roberta",
+    "hidden_act": "gelu",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "max_position_embeddings": 8194,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "vocab_size": 250_002,
+}
 
 
 def load(folder: Path, engine: EngineName, **options: Any) -> CrossEncoderRerankFunction:
@@ -146,6 +156,9 @@ def test_the_engine_is_the_first_of_the_table_that_can(
         ({"can_build": False}, {"engine": "onnx"}, "onnx"),
         ({"can_build": False, "files": ("onnx/model.onnx",)}, {}, "openvino"),
         ({"files": ("onnx/model_int8.onnx",)}, {"dtype": "int8"}, "onnx"),
+        ({"config": V2_M3}, {}, "onnx"),
+        ({"config": V2_M3}, {"dtype": "auto"}, "openvino"),
+        ({"config": V2_M3 | {"num_hidden_layers": 1, "vocab_size": 1000}}, {}, "openvino"),
     ],
 )
 def test_the_engine_follows_what_the_model_is(changes: dict[str, Any], options: dict[str, Any], expected: str) -> None:

@@ -3,16 +3,18 @@
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.cli.demo import demo
 from milvus_rerank.engines import Batch
 from milvus_rerank.errors import ModelError, WriteError
@@ -178,3 +180,73 @@ def test_weights_that_openvino_cannot_write_are_an_error(tmp_path: Path) -> None
 def test_the_demo_without_a_temporary_folder_is_an_error(no_temporary_folder: Path) -> None:
     with pytest.raises(WriteError, match=r"set TMPDIR to a folder that can, or pass --keep FILE\.db"):
         demo()
+
+
+def test_a_damaged_entry_is_written_again(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def write(folder: Path) -> None:
+        write_much(folder)
+        (folder / "third").write_bytes(b"123")
+
+    keep("key", write)
+    faults: list[Callable[[Path], object]] = [
+        lambda folder: (folder / "second").write_bytes(bytes(100_000) + b"1" + bytes(99_999)),  # the size is the same
+        lambda folder: (folder / "first").unlink(),
+        lambda folder: (folder / "third").write_bytes(b"12"),
+        lambda folder: (folder / "checksums.json").write_text("["),
+        lambda folder: (folder / "checksums.json").unlink(),
+    ]
+    for number, damage in enumerate(faults, 1):
+        damage(cache / "key")
+        folder = keep("key", write)
+        assert [(folder / name).stat().st_size for name in ("first", "second", "third")] == [1, 200_000, 3]
+        assert (folder / "second").read_bytes() == bytes(200_000)
+        assert [message for message in caplog.messages if "is damaged: it is made again" in message] == [
+            f"the graph in cache folder {cache / 'key'} is damaged: it is made again"
+        ] * number
+
+
+def test_a_damaged_traced_graph_scores_as_before(tiny: dict[str, Path], cache: Path) -> None:
+    def scores() -> list[float]:
+        return CrossEncoderRerankFunction(str(tiny["deberta-v2"]), device="cpu", engine="onnx").score("a", ["b", "c d"])
+
+    expected = scores()
+    [graph] = cache.glob("*/model.onnx")
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 64
+    graph.write_bytes(content)
+    assert scores() == expected
+
+
+def test_weights_are_links_and_their_folder_goes_with_the_model(
+    tiny: dict[str, Path], tmp_path: Path, cache: Path
+) -> None:
+    def load(folder: Path) -> None:
+        CrossEncoderRerankFunction(str(folder), device="cpu", engine="openvino")
+
+    models = [Path(shutil.copytree(tiny["bert"], tmp_path / name)) for name in ("one", "two")]
+    load(models[0])
+    [linked] = cache.glob("*/model.safetensors")
+    assert linked.samefile(models[0] / "model.safetensors")
+    load(models[0])
+    assert list(cache.glob("*/model.safetensors")) == [linked]
+    shutil.rmtree(models[0])
+    load(models[1])
+    [other] = cache.glob("*/model.safetensors")
+    assert other.samefile(models[1] / "model.safetensors")
+
+
+def test_weights_are_copied_where_no_link_can_be(
+    tiny: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", fail)
+    expected = CrossEncoderRerankFunction(str(tiny["bert"]), device="cpu", engine="onnx").score("a", ["b", "c d"])
+    assert not cache.exists()  # ONNX Runtime reads the model's own files
+    with caplog.at_level(logging.INFO, "milvus_rerank"):
+        reranker = CrossEncoderRerankFunction(str(tiny["bert"]), device="cpu", engine="openvino")
+    np.testing.assert_allclose(reranker.score("a", ["b", "c d"]), expected, atol=1e-5)
+    assert any(message.startswith(f"copying {tiny['bert']}") for message in caplog.messages)
+    [copied] = cache.glob("*/model.safetensors")
+    assert not copied.samefile(tiny["bert"] / "model.safetensors")
