@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         TEIRerankFunction,
         VoyageRerankFunction,
     )
+    from milvus_rerank.result_list import RerankResults
     from milvus_rerank.results import RerankResult
     from milvus_rerank.scoring.caches import ScoreCache
     from milvus_rerank.scoring.encoder import Chunks
@@ -40,6 +41,7 @@ _MODULES = {
     "loading.options": ("BatchOptions", "FlagOptions", "HubOptions"),
     "postprocess": ("RRF", "Weighted", "above", "diversify", "fuse", "normalize"),
     "registry": ("available", "create", "load", "register"),
+    "result_list": ("RerankResults",),
     "results": ("RerankResult",),
     "scoring.caches": ("ScoreCache",),
     "scoring.encoder": ("Chunks",),
@@ -65,6 +67,7 @@ __all__ = [
     "LexicalRerankFunction",
     "RRF",
     "RerankResult",
+    "RerankResults",
     "RetryPolicy",
     "ScoreCache",
     "SearchAnswer",

@@ -24,8 +24,8 @@ class Candidates:
     :param unscored: hits without a text that are kept at the end, in input order.
     """
 
-    scored: list[RerankResult]
-    unscored: list[RerankResult]
+    scored: list[RerankResult[None]]
+    unscored: list[RerankResult[None]]
 
 
 def read_hits(hits: Any, text_field: str, *, missing: str = "error", id_field: str | None = None) -> Candidates:
@@ -51,7 +51,8 @@ def read_hits(hits: Any, text_field: str, *, missing: str = "error", id_field: s
                 f"hits holds the hits of {len(items)} queries; pass a list of {len(items)} queries with it"
             )
         items = list(items[0])  # type: ignore[call-overload]
-    scored, unscored = [], []
+    scored: list[RerankResult[None]] = []
+    unscored: list[RerankResult[None]] = []
     for index, item in enumerate(items):
         hit, text = _read(item, index, text_field, id_field)
         if text is not None:
@@ -100,7 +101,7 @@ def read_search_result(
     return lists
 
 
-def _read(item: Any, index: int, text_field: str, id_field: str | None) -> tuple[RerankResult, str | None]:
+def _read(item: Any, index: int, text_field: str, id_field: str | None) -> tuple[RerankResult[None], str | None]:
     """Return a hit without a score, and its text; None if that is missing or null."""
     if not isinstance(item, Mapping):
         if not hasattr(item, "to_dict"):
@@ -124,7 +125,8 @@ def _read(item: Any, index: int, text_field: str, id_field: str | None) -> tuple
         raise HitError(f"hit {index}: field {text_field!r} must hold a string, got {type(text).__name__}")
     text = text and check_text(text, f"hit {index}: field {text_field!r}")
     primary_key = keys.get(key) if key else None
-    return RerankResult(text or "", None, index, primary_key, distance, fields, extra or None), text
+    hit = RerankResult(text or "", None, index, primary_key, distance, fields, extra or None, id_field=key or "id")
+    return hit, text
 
 
 def _is_hit(item: Any, keys: Mapping[str, Any], id_field: str | None) -> bool:

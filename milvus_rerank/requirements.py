@@ -14,6 +14,7 @@ PACKAGES = {
     "numpy": "",
     "onnx": "",
     "onnxruntime": "",
+    "pandas": "",
     "platformdirs": "",
     "pymilvus": "",
     "rich": "",

@@ -3,15 +3,22 @@
 import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from milvus_rerank.errors import ScoreError
 
+Score_co = TypeVar("Score_co", bound="float | None", default=float, covariant=True)
 
-@dataclass(frozen=True, slots=True)
-class RerankResult:
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RerankResult(Generic[Score_co]):
     """A document or Milvus hit with its position in the input and its score.
+
+    To a type checker, ``RerankResult`` has a score that is a ``float``. Only calls that may return hits without a score
+    (``missing="last"``, ``on_rerank_error="first_stage"``) return ``RerankResult[float | None]``.
 
     :param text: the scored text; "" for a hit without text that was kept on purpose.
     :param score: the reranker's score, larger is better; None for a hit that was not scored
@@ -25,10 +32,11 @@ class RerankResult:
         for a tokenizer in Python, which does not report positions.
     :param stage: the last stage of a cascade that scored the document, from 0; None outside a cascade. Scores are
         comparable only within a stage.
+    :param id_field: the name of the primary key, as in the hit.
     """
 
     text: str
-    score: float | None
+    score: Score_co
     index: int
     id: int | str | None = None
     distance: float | None = None
@@ -36,6 +44,12 @@ class RerankResult:
     extra: Mapping[str, Any] | None = field(default=None, hash=False)
     span: tuple[int, int] | None = None
     stage: int | None = None
+    id_field: str = "id"
+
+    def __repr__(self) -> str:
+        values = ((item.name, getattr(self, item.name), item.default) for item in fields(self))
+        shown = ", ".join(f"{name}={value!r}" for name, value, default in values if value != default)
+        return f"{type(self).__name__}({shown})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON-safe Python values.

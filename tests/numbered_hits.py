@@ -6,11 +6,11 @@ from typing import Any
 from milvus_rerank import RerankResult
 
 
-def hit(number: int, score: float | None, distance: float | None = 0.5, **more: Any) -> RerankResult:
+def hit(number: int, score: float | None, distance: float | None = 0.5, **more: Any) -> RerankResult[Any]:
     return RerankResult(f"text {number}", score, number, id=number, distance=distance, entity={}, **more)
 
 
-def ids(results: Sequence[RerankResult]) -> list[Any]:
+def ids(results: Sequence[RerankResult[Any]]) -> list[Any]:
     return [result.id for result in results]
 
 

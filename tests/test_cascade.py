@@ -30,7 +30,7 @@ def cascade(*keeps: int | None) -> CascadeRerankFunction:
     return CascadeRerankFunction(list(zip((Table(CHEAP), Table(STRONG)), keeps, strict=True)))
 
 
-def places(results: Sequence[RerankResult]) -> list[int]:
+def places(results: Sequence[RerankResult[Any]]) -> list[int]:
     return [result.index for result in results]
 
 

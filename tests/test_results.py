@@ -18,6 +18,13 @@ def test_repr_pastes_back() -> None:
     assert eval(repr(RerankResult("x", -1.5, 0))) == RerankResult("x", -1.5, 0)
 
 
+def test_repr_leaves_empty_fields_out() -> None:
+    assert repr(RerankResult("x", -1.5, 0)) == "RerankResult(text='x', score=-1.5, index=0)"
+    unscored = RerankResult("", None, 2, id=7, entity={}, id_field="pk")
+    assert repr(unscored) == "RerankResult(text='', score=None, index=2, id=7, entity={}, id_field='pk')"
+    assert eval(repr(unscored)) == unscored
+
+
 def test_a_result_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         HIT.score = 1.0  # type: ignore[misc]

@@ -13,7 +13,7 @@ from milvus_rerank.search import Dense, TwoStageSearch
 DENSE = Dense("dense")
 
 
-def docs(client: Any, collection: str | None = "docs", **options: Any) -> TwoStageSearch:
+def docs(client: Any, collection: str | None = "docs", **options: Any) -> TwoStageSearch[Any]:
     """Make a search that reranks by shared words, unless the options say otherwise."""
     settings: dict[str, Any] = {"reranker": LexicalRerankFunction(), "embed": embed, "first_stage": DENSE} | options
     return TwoStageSearch(client, collection, **settings)

@@ -1,6 +1,6 @@
 """``milvus-rerank search``: run a two-stage search over a collection."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -58,7 +58,7 @@ def search(
         fields = options.split_commas(output_fields) or list(info.fields)
         try:
             limit = max(candidates, top_k)
-            answer = two_stage(
+            answer: SearchAnswer[Any] = two_stage(
                 query, top_k=top_k, candidates=limit, filter=expression, output_fields=fields, timeout=timeout
             )
         except HitError as error:  # the error's own advice is for callers of the function
@@ -72,7 +72,7 @@ def search(
         _print_table(answer, text_field)
 
 
-def _print_table(answer: "SearchAnswer", text_field: str) -> None:
+def _print_table(answer: "SearchAnswer[Any]", text_field: str) -> None:
     from rich.text import Text
 
     columns = ("#", "score", "was", "distance", "id", "text and fields")

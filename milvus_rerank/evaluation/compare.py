@@ -49,7 +49,7 @@ def _documents(
     return tuple(
         RankedDocument(
             id=str(result.id),
-            score=float(result.score or 0.0),
+            score=result.score,
             before=result.index + 1,
             after=rank,
             relevance=relevance.get(str(result.id), 0),

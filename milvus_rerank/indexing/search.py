@@ -62,7 +62,7 @@ def open_search(
     )
 
 
-def without_scores(answer: SearchAnswer) -> SearchAnswer:
+def without_scores(answer: SearchAnswer[Any]) -> SearchAnswer[float | None]:
     """Return the answer of :class:`FirstStageOrder` as not reranked, without the position scores."""
     return replace(answer, reranked=False, results=tuple(replace(result, score=None) for result in answer))
 

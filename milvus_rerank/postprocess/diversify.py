@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from milvus_rerank.errors import InputError
 from milvus_rerank.postprocess.normalize import minmax
 from milvus_rerank.postprocess.read import label, read_results, unscored
+from milvus_rerank.result_list import RerankResults, Score
 from milvus_rerank.results import RerankResult
 from milvus_rerank.validation import check_list, check_top_k
 
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def diversify(
-    results: Sequence[RerankResult],
+    results: Sequence[RerankResult[Score]],
     vectors: str | Sequence[Any],
     top_k: int | None = None,
     trade_off: float = 0.5,
-) -> list[RerankResult]:
+) -> RerankResults[Score]:
     """Return results in an order that is relevant and varied: maximal marginal relevance.
 
     Each step picks the result with the largest ``trade_off * relevance - (1 - trade_off) * similarity``. The relevance
@@ -48,9 +49,9 @@ def diversify(
                 f"{label(checked[scored[0]], scored[0])} has {len(rows[0])}"
             )
     if weight == 1:
-        return checked[:keep]
+        return RerankResults(checked[:keep])
     order = _order(minmax(list(scores.values())), rows, keep, weight)
-    return ([checked[scored[position]] for position in order] + unscored(checked))[:keep]
+    return RerankResults([*(checked[scored[position]] for position in order), *unscored(checked)][:keep])
 
 
 def _order(
@@ -85,7 +86,7 @@ def _units(rows: "NDArray[np.float64]") -> "NDArray[np.float64]":
     return units
 
 
-def _vectors(results: Sequence[RerankResult], scored: Sequence[int], vectors: Any) -> list[tuple[Any, str]]:
+def _vectors(results: Sequence[RerankResult[Any]], scored: Sequence[int], vectors: Any) -> list[tuple[Any, str]]:
     """Return the vector of each scored result, and its name for errors."""
     if not isinstance(vectors, str):
         rows = check_list(vectors, "vectors", "vectors")

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.postprocess.normalize import minmax
 from milvus_rerank.postprocess.read import label, read_results, rescored, unscored
+from milvus_rerank.result_list import RerankResults, Score
 from milvus_rerank.results import RerankResult, rank
 from milvus_rerank.validation import check_count, check_list
 
@@ -47,7 +49,9 @@ class Weighted:
         object.__setattr__(self, "weights", tuple(self.weights))  # a list would make the value unhashable
 
 
-def fuse(results: Sequence[RerankResult], fusion: RRF | Weighted = RRF(), *, metric: str) -> list[RerankResult]:
+def fuse(
+    results: Sequence[RerankResult[Score]], fusion: RRF | Weighted = RRF(), *, metric: str
+) -> RerankResults[Score]:
     """Return reranked hits in a new order, by the rerank score combined with the first stage's distance.
 
     ``RRF(k)`` scores a hit 1 / (k + rank) in each of the two orders, with ranks from 1, and adds both.
@@ -71,7 +75,7 @@ def fuse(results: Sequence[RerankResult], fusion: RRF | Weighted = RRF(), *, met
     first = [sign * distance for distance in distances]
     fused = dict(zip(scores, _fused((list(scores.values()), first), fusion), strict=True))
     order = [list(scores)[position] for position in rank(list(fused.values()))]
-    return [rescored(checked[index], fused[index]) for index in order] + unscored(checked)
+    return RerankResults([rescored(checked[index], fused[index]) for index in order] + unscored(checked))
 
 
 def _fused(lists: tuple[Sequence[float], Sequence[float]], fusion: RRF | Weighted) -> list[float]:
@@ -102,7 +106,7 @@ def _sign(metric: object, distances: Sequence[float]) -> int:
     return -1 if smaller else 1
 
 
-def _distance(result: RerankResult, index: int) -> float:
+def _distance(result: RerankResult[Any], index: int) -> float:
     if result.distance is None or not math.isfinite(result.distance):
         raise InputError(
             f"the distance of {label(result, index)} must be a finite number, got {result.distance}; pass results of "

@@ -6,6 +6,7 @@ from typing import Any, Literal, overload
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.postprocess.read import read_results, rescored
+from milvus_rerank.result_list import RerankResults, Score
 from milvus_rerank.results import RerankResult
 from milvus_rerank.validation import check_choice, check_list, check_threshold
 
@@ -13,7 +14,7 @@ Method = Literal["sigmoid", "softmax", "minmax", "rank"]
 
 
 @overload
-def normalize(scores: Iterable[RerankResult], method: Method) -> list[RerankResult]: ...
+def normalize(scores: Iterable[RerankResult[Score]], method: Method) -> RerankResults[Score]: ...
 
 
 @overload
@@ -39,11 +40,13 @@ def normalize(scores: Iterable[Any], method: Method) -> list[Any]:
     if any(isinstance(item, RerankResult) for item in items):
         results, known = read_results(items)
         scaled = dict(zip(known, formula(list(known.values())), strict=True))
-        return [rescored(item, scaled[index]) if index in scaled else item for index, item in enumerate(results)]
+        return RerankResults(
+            rescored(item, scaled[index]) if index in scaled else item for index, item in enumerate(results)
+        )
     return formula([_number(item, index) for index, item in enumerate(items)])
 
 
-def above(results: Sequence[RerankResult], threshold: float) -> list[RerankResult]:
+def above(results: Sequence[RerankResult[Any]], threshold: float) -> RerankResults:
     """Return the results with a score of at least ``threshold``, as ``threshold=`` of a call does.
 
     Use it for scores computed after a call, such as fused scores. Of a cascade's results it keeps only those of the
@@ -61,7 +64,7 @@ def above(results: Sequence[RerankResult], threshold: float) -> list[RerankResul
         raise InputError("threshold must be a number, got None")
     last = max((result.stage or 0 for result in checked if result.score is not None), default=0)
     kept = (result for result in checked if (result.stage or 0) == last)
-    return [result for result in kept if result.score is not None and result.score >= least]
+    return RerankResults(result for result in kept if result.score is not None and result.score >= least)
 
 
 def minmax(scores: Sequence[float]) -> list[float]:

@@ -13,7 +13,7 @@ RERANK_SCORE = "rerank_score"
 """The key in ``RerankResult.extra`` that keeps the reranker's score when another score replaces it."""
 
 
-def read_results(results: object) -> tuple[list[RerankResult], dict[int, float]]:
+def read_results(results: object) -> tuple[list[RerankResult[Any]], dict[int, float]]:
     """Return the results, and the scores to compare them by: by position, without unscored results, on one scale."""
     checked: list[Any] = check_list(results, "results", "RerankResult")
     for index, result in enumerate(checked):
@@ -27,16 +27,16 @@ def read_results(results: object) -> tuple[list[RerankResult], dict[int, float]]
     return checked, {index: score for (index, _), score in zip(scored, scores, strict=True)}
 
 
-def label(result: RerankResult, index: int) -> str:
+def label(result: RerankResult[Any], index: int) -> str:
     """Return a result's name in an error, such as ``results[3] (id 17)``."""
     return f"results[{index}]" + ("" if result.id is None else f" (id {result.id!r})")
 
 
-def rescored(result: RerankResult, score: float) -> RerankResult:
+def rescored(result: RerankResult[Any], score: float) -> RerankResult[Any]:
     """Return a result with another score, and the reranker's in ``extra["rerank_score"]`` if none is there yet."""
     return replace(result, score=score, stage=None, extra={RERANK_SCORE: result.score, **(result.extra or {})})
 
 
-def unscored(results: Sequence[RerankResult]) -> list[RerankResult]:
+def unscored(results: Sequence[RerankResult[Any]]) -> list[RerankResult[Any]]:
     """Return the results without a score, in their order."""
     return [result for result in results if result.score is None]

@@ -4,12 +4,24 @@ import asyncio
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, TypedDict, overload
+
+from typing_extensions import Unpack
 
 from milvus_rerank.hits import Missing
 from milvus_rerank.reranker.call import CheckedCall, check_hits, check_pairs, check_texts, pair_scores, results
-from milvus_rerank.results import DocumentScores, RerankResult
+from milvus_rerank.result_list import RerankResults
+from milvus_rerank.results import DocumentScores
 from milvus_rerank.scoring import Request
+
+
+class HitOptions(TypedDict, total=False):
+    """Keyword arguments of :meth:`BaseRerankFunction.rerank_hits`, which documents them."""
+
+    text_field: str
+    top_k: int | None
+    threshold: float | None
+    id_field: str | None
 
 
 class BaseRerankFunction(ABC):
@@ -42,7 +54,7 @@ class BaseRerankFunction(ABC):
 
     def __call__(
         self, query: str, documents: Sequence[str], top_k: int | None = 5, threshold: float | None = None
-    ) -> list[RerankResult]:
+    ) -> RerankResults:
         """Rerank documents for one query.
 
         :param query: the query.
@@ -54,6 +66,12 @@ class BaseRerankFunction(ABC):
         """
         checked = check_texts([query], [documents], top_k, threshold)
         return results(checked, self._score(checked))[0]
+
+    def rerank(
+        self, query: str, documents: Sequence[str], top_k: int | None = 5, threshold: float | None = None
+    ) -> RerankResults:
+        """Like calling the object."""
+        return self(query, documents, top_k, threshold)
 
     def score(self, query: str, documents: Sequence[str]) -> list[float]:
         """Return one score per document, in input order; raise InputError as a call does."""
@@ -71,7 +89,7 @@ class BaseRerankFunction(ABC):
         documents: Sequence[Sequence[str]],
         top_k: int | None = 5,
         threshold: float | None = None,
-    ) -> list[list[RerankResult]]:
+    ) -> list[RerankResults]:
         """Rerank the documents of many queries in one pass.
 
         :param queries: the queries.
@@ -84,6 +102,16 @@ class BaseRerankFunction(ABC):
         checked = check_texts(queries, documents, top_k, threshold)
         return results(checked, self._score(checked))
 
+    @overload
+    def rerank_hits(
+        self, query: str, hits: Iterable[Any], *, missing: Literal["error", "skip"] = ..., **options: Unpack[HitOptions]
+    ) -> RerankResults: ...
+
+    @overload
+    def rerank_hits(
+        self, query: str, hits: Iterable[Any], *, missing: Missing, **options: Unpack[HitOptions]
+    ) -> RerankResults[float | None]: ...
+
     def rerank_hits(
         self,
         query: str,
@@ -94,7 +122,7 @@ class BaseRerankFunction(ABC):
         threshold: float | None = None,
         missing: Missing = "error",
         id_field: str | None = None,
-    ) -> list[RerankResult]:
+    ) -> RerankResults[Any]:
         """Rerank one query's hits of a Milvus search.
 
         :param query: the query.
@@ -112,6 +140,21 @@ class BaseRerankFunction(ABC):
         checked = check_hits(query, hits, text_field, top_k, threshold, missing, id_field)
         return results(checked, self._score(checked))[0]
 
+    @overload
+    def rerank_search_result(
+        self,
+        queries: Sequence[str],
+        result: Iterable[Any],
+        *,
+        missing: Literal["error", "skip"] = ...,
+        **options: Unpack[HitOptions],
+    ) -> list[RerankResults]: ...
+
+    @overload
+    def rerank_search_result(
+        self, queries: Sequence[str], result: Iterable[Any], *, missing: Missing, **options: Unpack[HitOptions]
+    ) -> list[RerankResults[float | None]]: ...
+
     def rerank_search_result(
         self,
         queries: Sequence[str],
@@ -122,7 +165,7 @@ class BaseRerankFunction(ABC):
         threshold: float | None = None,
         missing: Missing = "error",
         id_field: str | None = None,
-    ) -> list[list[RerankResult]]:
+    ) -> list[RerankResults[Any]]:
         """Rerank the hits of many queries in one pass.
 
         :param queries: the queries of the search, in its order.
@@ -139,7 +182,7 @@ class BaseRerankFunction(ABC):
 
     async def arerank(
         self, query: str, documents: Sequence[str], top_k: int | None = 5, threshold: float | None = None
-    ) -> list[RerankResult]:
+    ) -> RerankResults:
         """Like calling the object, off the event loop; a cancelled call stops before its next batch."""
         checked = check_texts([query], [documents], top_k, threshold)
         return results(checked, await self._ascore(checked))[0]
@@ -160,10 +203,20 @@ class BaseRerankFunction(ABC):
         documents: Sequence[Sequence[str]],
         top_k: int | None = 5,
         threshold: float | None = None,
-    ) -> list[list[RerankResult]]:
+    ) -> list[RerankResults]:
         """Like :meth:`rerank_many`, off the event loop; a cancelled call stops before its next batch."""
         checked = check_texts(queries, documents, top_k, threshold)
         return results(checked, await self._ascore(checked))
+
+    @overload
+    async def arerank_hits(
+        self, query: str, hits: Iterable[Any], *, missing: Literal["error", "skip"] = ..., **options: Unpack[HitOptions]
+    ) -> RerankResults: ...
+
+    @overload
+    async def arerank_hits(
+        self, query: str, hits: Iterable[Any], *, missing: Missing, **options: Unpack[HitOptions]
+    ) -> RerankResults[float | None]: ...
 
     async def arerank_hits(
         self,
@@ -175,10 +228,25 @@ class BaseRerankFunction(ABC):
         threshold: float | None = None,
         missing: Missing = "error",
         id_field: str | None = None,
-    ) -> list[RerankResult]:
+    ) -> RerankResults[Any]:
         """Like :meth:`rerank_hits`, off the event loop; a cancelled call stops before its next batch."""
         checked = check_hits(query, hits, text_field, top_k, threshold, missing, id_field)
         return results(checked, await self._ascore(checked))[0]
+
+    @overload
+    async def arerank_search_result(
+        self,
+        queries: Sequence[str],
+        result: Iterable[Any],
+        *,
+        missing: Literal["error", "skip"] = ...,
+        **options: Unpack[HitOptions],
+    ) -> list[RerankResults]: ...
+
+    @overload
+    async def arerank_search_result(
+        self, queries: Sequence[str], result: Iterable[Any], *, missing: Missing, **options: Unpack[HitOptions]
+    ) -> list[RerankResults[float | None]]: ...
 
     async def arerank_search_result(
         self,
@@ -190,7 +258,7 @@ class BaseRerankFunction(ABC):
         threshold: float | None = None,
         missing: Missing = "error",
         id_field: str | None = None,
-    ) -> list[list[RerankResult]]:
+    ) -> list[RerankResults[Any]]:
         """Like :meth:`rerank_search_result`, off the event loop; a cancelled call stops before its next batch."""
         checked = check_hits(queries, result, text_field, top_k, threshold, missing, id_field, many=True)
         return results(checked, await self._ascore(checked))

@@ -10,6 +10,7 @@ from typing import Any
 
 from milvus_rerank.errors import InputError, ScoreError
 from milvus_rerank.hits import Candidates, Missing, read_hits, read_search_result
+from milvus_rerank.result_list import RerankResults
 from milvus_rerank.results import DocumentScores, RerankResult, check_scores
 from milvus_rerank.scoring import Request
 from milvus_rerank.validation import check_documents, check_list, check_text, check_threshold, check_top_k
@@ -29,12 +30,12 @@ class CheckedCall:
     """
 
     requests: list[Request]
-    unscored: Callable[[int, int], RerankResult]
+    unscored: Callable[[int, int], RerankResult[Any]]
     name: str
     top_k: int | None = None
     threshold: float | None = None
     only_scores: bool = False
-    without_text: Sequence[Sequence[RerankResult]] = ()
+    without_text: Sequence[Sequence[RerankResult[None]]] = ()
 
     def check_scores(self, scores: Sequence[DocumentScores]) -> list[DocumentScores]:
         """Check that there is a finite score for every document.
@@ -88,7 +89,7 @@ def check_texts(
 
 def check_pairs(pairs: Iterable[tuple[str, str]]) -> CheckedCall:
     """Check pairs of query and document, and group them by query."""
-    grouped: dict[str, list[RerankResult]] = {}
+    grouped: dict[str, list[RerankResult[None]]] = {}
     for index, pair in enumerate(check_list(pairs, "pairs", "(query, document) pairs")):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise InputError(f"pairs[{index}] must be a (query, document) pair of strings, got {pair!r}")
@@ -146,11 +147,11 @@ def check_hits(
     )
 
 
-def results(checked: CheckedCall, scores: Sequence[DocumentScores]) -> list[list[RerankResult]]:
+def results(checked: CheckedCall, scores: Sequence[DocumentScores]) -> list[RerankResults[Any]]:
     """Return the results of each query, best first, hits without a text last."""
-    answers = []
+    answers: list[RerankResults[Any]] = []
     for query, query_scores in enumerate(scores):
-        ranked = []
+        ranked: list[RerankResult[Any]] = []
         for index in query_scores.rank(checked.top_k, checked.threshold):
             span = query_scores.spans[index] if query_scores.spans else None
             stage = query_scores.stages[index] if query_scores.stages else None
@@ -158,5 +159,5 @@ def results(checked: CheckedCall, scores: Sequence[DocumentScores]) -> list[list
             ranked.append(replace(unscored, score=query_scores.scores[index], span=span, stage=stage))
         if checked.without_text and checked.threshold is None:  # hits without a score are below every threshold
             ranked = [*ranked, *checked.without_text[query]][: checked.top_k][: query_scores.limit]
-        answers.append(ranked)
+        answers.append(RerankResults(ranked))
     return answers

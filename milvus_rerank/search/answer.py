@@ -3,9 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Generic, overload
 
-from milvus_rerank.results import RerankResult
+from milvus_rerank.notebook import answer_html
+from milvus_rerank.result_list import Distance, RerankResults, make_hits
+from milvus_rerank.results import RerankResult, Score_co
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from pymilvus import Hits
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +34,11 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchAnswer(Sequence[RerankResult]):
+class SearchAnswer(Sequence[RerankResult[Score_co]], Generic[Score_co]):
     """Results of one query: a sequence of results, best first, with the timings and any error of the reranker.
+
+    Notebooks show it as a table. To a type checker, scores may be None if the search can return hits without a score:
+    with ``missing="last"`` or ``on_rerank_error="first_stage"``.
 
     :param query: the query.
     :param results: the results, best first.
@@ -39,19 +48,19 @@ class SearchAnswer(Sequence[RerankResult]):
     """
 
     query: str
-    results: tuple[RerankResult, ...]
+    results: tuple[RerankResult[Score_co], ...]
     reranked: bool
     error: Exception | None
     timings: Timings
 
     @overload
-    def __getitem__(self, index: int) -> RerankResult: ...
+    def __getitem__(self, index: int) -> RerankResult[Score_co]: ...
 
     @overload
-    def __getitem__(self, index: slice) -> tuple[RerankResult, ...]: ...
+    def __getitem__(self, index: slice) -> RerankResults[Score_co]: ...
 
-    def __getitem__(self, index: int | slice) -> RerankResult | tuple[RerankResult, ...]:
-        return self.results[index]
+    def __getitem__(self, index: int | slice) -> RerankResult[Score_co] | RerankResults[Score_co]:
+        return RerankResults(self.results[index]) if isinstance(index, slice) else self.results[index]
 
     def __len__(self) -> int:
         return len(self.results)
@@ -65,6 +74,22 @@ class SearchAnswer(Sequence[RerankResult]):
             "error": None if self.error is None else f"{type(self.error).__name__}: {self.error}",
             "timings": asdict(self.timings),
         }
+
+    def to_pandas(self) -> "DataFrame":
+        """Return the results as a data frame, as :meth:`RerankResults.to_pandas` does."""
+        return RerankResults(self.results).to_pandas()
+
+    def to_hits(self, distance: Distance | None = None) -> "Hits":
+        """Return the results as the hits that ``client.search`` returns for one query, in the new order.
+
+        :param distance: the ``distance`` of each hit, as in :meth:`RerankResults.to_hits`; None for the rerank
+            ``score``, or for that of the ``first_stage`` if the reranker failed: its hits then are as Milvus gave them.
+        :returns: pymilvus' list of its hits, with ``ids`` and ``distances``.
+        """
+        return make_hits(self.results, distance or ("score" if self.reranked else "first_stage"))
+
+    def _repr_html_(self) -> str:
+        return answer_html(self.query, self.results, asdict(self.timings), self.error)
 
 
 class Stopwatch:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from typing_extensions import Unpack
 
@@ -14,9 +14,9 @@ from milvus_rerank.errors import HitError, InputError, RerankError, StoppedError
 from milvus_rerank.hits import MISSING, Missing, read_search_result
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.custom import Scorer, wrap
-from milvus_rerank.results import RerankResult
+from milvus_rerank.result_list import RerankResults, Score
 from milvus_rerank.search.answer import SearchAnswer, Stopwatch
-from milvus_rerank.search.arguments import SearchArguments, SearchOptions, check_arguments
+from milvus_rerank.search.arguments import SearchArguments, SearchOptions, TwoStageOptions, check_arguments
 from milvus_rerank.search.first_stage import Dense, Embed, FirstStage, FullText, Hybrid, check_vectors, searches_of
 from milvus_rerank.search.milvus import (
     SearchRequest,
@@ -31,9 +31,10 @@ from milvus_rerank.validation import check_choice
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+OnRerankError = Literal["raise", "first_stage"]
 
 
-class TwoStageSearch:
+class TwoStageSearch(Generic[Score]):
     """Retrieve candidates from a Milvus collection, rerank them, and return results that keep ids and fields.
 
     :param client: a ``MilvusClient``, an ``AsyncMilvusClient`` (for :meth:`asearch`), or an ORM ``Collection``.
@@ -49,6 +50,28 @@ class TwoStageSearch:
     :raises InputError: for an invalid argument.
     """
 
+    @overload
+    def __init__(
+        self: "TwoStageSearch[float]",
+        client: Any,
+        collection: str | None = None,
+        *,
+        missing: Literal["error", "skip"] = ...,
+        on_rerank_error: Literal["raise"] = ...,
+        **options: Unpack[TwoStageOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "TwoStageSearch[float | None]",
+        client: Any,
+        collection: str | None = None,
+        *,
+        missing: Missing = ...,
+        on_rerank_error: OnRerankError = ...,
+        **options: Unpack[TwoStageOptions],
+    ) -> None: ...
+
     def __init__(
         self,
         client: Any,
@@ -59,7 +82,7 @@ class TwoStageSearch:
         text_field: str = "text",
         first_stage: FirstStage | None = None,
         missing: Missing = "error",
-        on_rerank_error: Literal["raise", "first_stage"] = "raise",
+        on_rerank_error: OnRerankError = "raise",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if not callable(getattr(reranker, "score", None)) or isinstance(reranker, type):
@@ -90,10 +113,10 @@ class TwoStageSearch:
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is also a Sequence[str]; here it is one query
         self, query: str, **options: Unpack[SearchOptions]
-    ) -> SearchAnswer: ...
+    ) -> SearchAnswer[Score]: ...
 
     @overload
-    def __call__(self, query: Sequence[str], **options: Unpack[SearchOptions]) -> list[SearchAnswer]: ...
+    def __call__(self, query: Sequence[str], **options: Unpack[SearchOptions]) -> list[SearchAnswer[Score]]: ...
 
     def __call__(
         self,
@@ -107,7 +130,7 @@ class TwoStageSearch:
         output_fields: Sequence[str] | None = None,
         vectors: Any = None,
         timeout: float | None = 30.0,
-    ) -> SearchAnswer | list[SearchAnswer]:
+    ) -> SearchAnswer[Score] | list[SearchAnswer[Score]]:
         """Search for one query, or for many queries with one call to Milvus and one call to the reranker.
 
         :param query: a query, or a list of queries.
@@ -147,10 +170,10 @@ class TwoStageSearch:
     @overload
     async def asearch(  # type: ignore[overload-overlap]  # a str is also a Sequence[str]; here it is one query
         self, query: str, **options: Unpack[SearchOptions]
-    ) -> SearchAnswer: ...
+    ) -> SearchAnswer[Score]: ...
 
     @overload
-    async def asearch(self, query: Sequence[str], **options: Unpack[SearchOptions]) -> list[SearchAnswer]: ...
+    async def asearch(self, query: Sequence[str], **options: Unpack[SearchOptions]) -> list[SearchAnswer[Score]]: ...
 
     async def asearch(
         self,
@@ -164,7 +187,7 @@ class TwoStageSearch:
         output_fields: Sequence[str] | None = None,
         vectors: Any = None,
         timeout: float | None = 30.0,
-    ) -> SearchAnswer | list[SearchAnswer]:
+    ) -> SearchAnswer[Score] | list[SearchAnswer[Score]]:
         """Search as :meth:`__call__` does, with the same arguments and answers, without blocking the event loop.
 
         An asynchronous client or embedder is awaited; any other runs in a thread. Cancelling stops the reranker.
@@ -298,7 +321,7 @@ class TwoStageSearch:
             missing=self.missing,
         )
 
-    def _fall_back(self, error: Exception, arguments: SearchArguments, hits: Any) -> list[list[RerankResult]]:
+    def _fall_back(self, error: Exception, arguments: SearchArguments, hits: Any) -> list[RerankResults[Any]]:
         """Return the first stage's order if the caller asked for it after such an error; else raise the error."""
         # A wrong field name or a cancelled call is not a failure of the reranker.
         if self.on_rerank_error == "raise" or isinstance(error, (HitError, StoppedError)):
@@ -306,7 +329,7 @@ class TwoStageSearch:
         logger.warning("the reranker failed (%s: %s); returning the first stage's order", type(error).__name__, error)
         lists = read_search_result(hits, self.text_field, len(arguments.queries), missing=self.missing)
         ordered = [sorted((*hits.scored, *hits.unscored), key=lambda hit: hit.index) for hits in lists]
-        return [results[: arguments.top_k] for results in ordered]
+        return [RerankResults(results[: arguments.top_k]) for results in ordered]
 
 
 def _check_filter(request: SearchRequest, schema: Mapping[str, Any]) -> None:
@@ -315,8 +338,8 @@ def _check_filter(request: SearchRequest, schema: Mapping[str, Any]) -> None:
 
 
 def _answers(
-    arguments: SearchArguments, results: list[list[RerankResult]], error: Exception | None, clock: Stopwatch
-) -> list[SearchAnswer]:
+    arguments: SearchArguments, results: list[RerankResults[Any]], error: Exception | None, clock: Stopwatch
+) -> list[SearchAnswer[Any]]:
     timings = clock.timings()
     return [
         SearchAnswer(query, tuple(ranked), error is None, error, timings)
