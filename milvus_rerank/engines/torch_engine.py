@@ -14,7 +14,7 @@ from milvus_rerank.errors import DeviceError, InputError, OutOfMemoryError, Scor
 from milvus_rerank.forks import ForkLock, after_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     ToDevice = Callable[[NDArray[np.int64]], torch.Tensor]
     Forward = Callable[[Any, Batch, ToDevice], torch.Tensor]
@@ -196,6 +196,11 @@ def on_numpy(function: "Callable[[Any], Any]") -> "Callable[[NDArray[np.float32]
         return scores.float().numpy()
 
     return apply
+
+
+def to_tensor(scores: "float | Sequence[float]", device: str) -> torch.Tensor:
+    """Return numbers as a float32 tensor of the same shape on a device."""
+    return torch.tensor(scores, dtype=torch.float32, device=device)
 
 
 def _devices() -> str:

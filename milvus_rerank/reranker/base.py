@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 
 from milvus_rerank.hits import Missing
 from milvus_rerank.reranker.call import CheckedCall, check_hits, check_pairs, check_texts, pair_scores, results
+from milvus_rerank.reranker.predict import CrossEncoderMethods
 from milvus_rerank.result_list import RerankResults
 from milvus_rerank.results import DocumentScores
 from milvus_rerank.scoring import Request
@@ -24,7 +25,7 @@ class HitOptions(TypedDict, total=False):
     id_field: str | None
 
 
-class BaseRerankFunction(ABC):
+class BaseRerankFunction(CrossEncoderMethods, ABC):
     """Rerank texts and Milvus hits. A subclass implements :meth:`score_requests`."""
 
     pointwise = True

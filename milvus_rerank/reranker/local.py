@@ -4,7 +4,7 @@ import copy
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from milvus_rerank.loading.options import LoadOptions
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.results import DocumentScores
 from milvus_rerank.scoring import Request
+from milvus_rerank.scoring.activation import pick_activation
 from milvus_rerank.scoring.scorer import PairScorer
 
 if TYPE_CHECKING:
@@ -94,6 +95,28 @@ class EngineRerankFunction(BaseRerankFunction):
     def device(self) -> str:
         """Device of the model, such as ``cpu`` or ``cuda:0``."""
         return self.scorer.engine.device
+
+    def _with(self, activation: Callable[[Any], Any] | None, softmax: bool, show_progress: bool | None) -> "Self":
+        """Return a reranker on the same engine with another activation and progress bar."""
+        options = self._options
+        if softmax and options is not None and options.label is not None and options.activation != "softmax":
+            raise InputError(
+                f"apply_softmax needs the scores of all labels, and this model gives that of label "
+                f"{options.label!r}; load it with activation_fct='softmax'"
+            )
+        if activation is None and show_progress is None:
+            return self
+        scorer = self.scorer
+        other = copy.copy(self)
+        other._loaded = (
+            os.getpid(),
+            replace(
+                scorer,
+                activation=scorer.activation if activation is None else pick_activation(activation, {}),
+                show_progress=scorer.show_progress if show_progress is None else show_progress,
+            ),
+        )
+        return other
 
     def _reload_options(self) -> LoadOptions:
         if self._options is None:
