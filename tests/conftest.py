@@ -20,8 +20,8 @@ from milvus_rerank.requirements import PACKAGES, missing
 COMPLETE = "MILVUS_RERANK_TESTS_COMPLETE" in os.environ
 OPTIONAL = {
     *(name.partition(".")[0] for name, extra in PACKAGES.items() if extra),
-    "anyio", "cohere", "hatchling", "langchain_cohere", "playwright", "schemathesis", "scipy", "sphinx", "starlette",
-    "testcontainers", "voyageai", "yaml",
+    "anyio", "cohere", "hatchling", "ipykernel", "langchain_cohere", "nbclient", "nbformat", "playwright",
+    "schemathesis", "scipy", "sphinx", "starlette", "testcontainers", "voyageai", "yaml",
 }  # fmt: skip
 
 
