@@ -155,8 +155,10 @@ def results(checked: CheckedCall, scores: Sequence[DocumentScores]) -> list[Rera
         for index in query_scores.rank(checked.top_k, checked.threshold):
             span = query_scores.spans[index] if query_scores.spans else None
             stage = query_scores.stages[index] if query_scores.stages else None
-            unscored = checked.unscored(query, index)
-            ranked.append(replace(unscored, score=query_scores.scores[index], span=span, stage=stage))
+            hit = checked.unscored(query, index)
+            score = query_scores.scores[index]
+            fields = (hit.index, hit.id, hit.distance, hit.entity, hit.extra, span, stage, hit.id_field)
+            ranked.append(RerankResult(hit.text, score, *fields))  # faster than replace()
         if checked.without_text and checked.threshold is None:  # hits without a score are below every threshold
             ranked = [*ranked, *checked.without_text[query]][: checked.top_k][: query_scores.limit]
         answers.append(RerankResults(ranked))
