@@ -38,9 +38,10 @@ class RerankResult(Generic[Score_co]):
     text: str
     score: Score_co
     index: int
-    id: int | str | None = None
-    distance: float | None = None
-    entity: Mapping[str, Any] | None = field(default=None, hash=False)
+    # None for plain texts; "| Any" spares callers that reranked hits a check for None.
+    id: int | str | Any = None
+    distance: float | Any = None
+    entity: Mapping[str, Any] | Any = field(default=None, hash=False)
     extra: Mapping[str, Any] | None = field(default=None, hash=False)
     span: tuple[int, int] | None = None
     stage: int | None = None

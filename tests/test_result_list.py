@@ -202,6 +202,8 @@ def test_to_a_type_checker_scores_are_floats_unless_hits_without_a_score_may_com
         'good(ce.rerank_many(["q"], [["t"]])[0][0])': "bool",
         'ce.rerank_hits("q", hits)[0].score': "float",
         'ce.rerank_hits("q", hits, missing="skip", top_k=3)[0].score': "float",
+        'ce.rerank_hits("q", hits)[0].entity["year"] > 1950': "Any",
+        'ce.rerank_hits("q", hits)[0].distance > 0.5': "bool | Any",
         'ce.rerank_hits("q", hits, missing="last")[0].score': "float | None",
         'ce.rerank_search_result(["q"], [hits], missing="last")[0][0].score': "float | None",
         'TwoStageSearch(client, "c", reranker=ce)("q")[0].score': "float",

@@ -40,6 +40,12 @@ class CrossEncoderMethods(ABC):
         device: Any = None,
         pool: Any = None,
         chunk_size: int | None = None,
+        *,
+        activation_fct: Activation | None = None,
+        num_workers: int = 0,
+        apply_softmax: bool = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
     ) -> list[dict[str, Any]]:
         """Rank documents as ``CrossEncoder.rank`` of sentence-transformers does. New code rather calls the object.
 
@@ -55,9 +61,15 @@ class CrossEncoderMethods(ABC):
         :param device: the model's device, or None.
         :param pool: must be None.
         :param chunk_size: has no effect without a pool.
+        :param activation_fct: the former name of ``activation_fn``.
+        :param num_workers: has no effect; it is a former argument, like the following ones.
+        :param apply_softmax: has no effect.
+        :param convert_to_numpy: has no effect.
+        :param convert_to_tensor: has no effect.
         :returns: a dict for each document, best first: ``corpus_id`` (its position), ``score`` and perhaps ``text``.
         """
-        reranker = self._prepared(prompt_name, prompt, batch_size, show_progress_bar, activation_fn, device, pool)
+        activation = _one_of(activation_fn, activation_fct, "activation_fn", "activation_fct")
+        reranker = self._prepared(prompt_name, prompt, batch_size, show_progress_bar, activation, device, pool)
         texts = check_list(documents, "documents", "strings")
         scores = reranker.score(query, texts)  # type: ignore[arg-type]  # score checks that they are strings
         return [

@@ -43,6 +43,7 @@ def test_predict_returns_what_cross_encoder_returns(reranker: CrossEncoderRerank
     calls: list[dict[str, Any]] = [
         {},
         {"batch_size": 2, "show_progress_bar": False, "apply_softmax": True, "device": "cpu"},
+        {"activation_fn": torch.nn.Sigmoid()},
         {"activation_fn": torch.nn.Identity()},
         {"activation_fn": torch.nn.Sigmoid(), "convert_to_tensor": True},
         {"convert_to_numpy": False},
@@ -66,7 +67,7 @@ def test_predict_returns_what_cross_encoder_returns(reranker: CrossEncoderRerank
 def test_rank_returns_what_cross_encoder_returns(reranker: CrossEncoderRerankFunction, peer: Any) -> None:
     import torch
 
-    for options in ({}, {"top_k": 2}, {"return_documents": True}, {"activation_fn": torch.nn.Identity(), "top_k": 9}):
+    for options in ({}, {"top_k": 2}, {"return_documents": True}, {"activation_fn": torch.nn.Sigmoid(), "top_k": 9}):
         ours, theirs = reranker.rank(QUERY, TEXTS, **options), peer.rank(QUERY, TEXTS, **options)
         assert [{**one, "score": 0} for one in ours] == [{**one, "score": 0} for one in theirs]
         assert [one["score"] for one in ours] == pytest.approx([one["score"] for one in theirs], abs=2e-6)
@@ -130,9 +131,14 @@ def test_code_that_reranks_runs_with_a_cross_encoder_goes_on(reranker: CrossEnco
 def test_former_names_of_arguments_are_understood(reranker: CrossEncoderRerankFunction) -> None:
     import torch
 
-    expected = reranker.predict(PAIRS, activation_fn=torch.nn.Identity()).tolist()
-    found = reranker.predict(sentences=PAIRS, activation_fct=torch.nn.Identity(), num_workers=4, chunk_size=8)
+    expected = reranker.predict(PAIRS, activation_fn=torch.nn.Sigmoid()).tolist()
+    found = reranker.predict(sentences=PAIRS, activation_fct=torch.nn.Sigmoid(), num_workers=4, chunk_size=8)
     assert found.tolist() == expected
+    assert expected != reranker.predict(PAIRS).tolist()
+    former: Any = {"num_workers": 1, "apply_softmax": True, "convert_to_numpy": False, "convert_to_tensor": True}
+    ranked = reranker.rank(QUERY, TEXTS, activation_fct=torch.nn.Sigmoid(), **former)
+    assert ranked == reranker.rank(QUERY, TEXTS, activation_fn=torch.nn.Sigmoid())
+    assert ranked != reranker.rank(QUERY, TEXTS)
 
 
 def test_a_progress_bar_is_shown_on_request_and_only_for_this_call(
