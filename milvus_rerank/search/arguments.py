@@ -1,34 +1,18 @@
 """Arguments of one search, checked before anything is computed or sent."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
-
-from typing_extensions import Required
+from typing import Any, TypedDict
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.search.first_stage import Embed, FirstStage, Vector, check_vectors
+from milvus_rerank.search.first_stage import Vector, check_vectors
 from milvus_rerank.validation import check_count, check_documents, check_text, check_threshold, check_top_k
-
-if TYPE_CHECKING:
-    from milvus_rerank.reranker.base import BaseRerankFunction
-    from milvus_rerank.reranker.custom import Scorer
 
 MAX_CANDIDATES = 16384
 """The most hits per query that Milvus returns."""
 
 MAX_TIMEOUT = 86400
 """The longest timeout in seconds; gRPC fails on deadlines beyond the range of its clock."""
-
-
-class TwoStageOptions(TypedDict, total=False):
-    """Keyword arguments of :class:`TwoStageSearch`, which documents them, that do not decide about scores of None."""
-
-    reranker: Required["BaseRerankFunction | Scorer"]
-    embed: Embed | None
-    text_field: str
-    first_stage: FirstStage | None
-    clock: Callable[[], float]
 
 
 class SearchOptions(TypedDict, total=False):

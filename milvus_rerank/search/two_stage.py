@@ -16,7 +16,7 @@ from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.custom import Scorer, wrap
 from milvus_rerank.result_list import RerankResults, Score
 from milvus_rerank.search.answer import SearchAnswer, Stopwatch
-from milvus_rerank.search.arguments import SearchArguments, SearchOptions, TwoStageOptions, check_arguments
+from milvus_rerank.search.arguments import SearchArguments, SearchOptions, check_arguments
 from milvus_rerank.search.first_stage import Dense, Embed, FirstStage, FullText, Hybrid, check_vectors, searches_of
 from milvus_rerank.search.milvus import (
     SearchRequest,
@@ -56,9 +56,13 @@ class TwoStageSearch(Generic[Score]):
         client: Any,
         collection: str | None = None,
         *,
-        missing: Literal["error", "skip"] = ...,
-        on_rerank_error: Literal["raise"] = ...,
-        **options: Unpack[TwoStageOptions],
+        reranker: BaseRerankFunction | Scorer,
+        embed: Embed | None = None,
+        text_field: str = "text",
+        first_stage: FirstStage | None = None,
+        missing: Literal["error", "skip"] = "error",
+        on_rerank_error: Literal["raise"] = "raise",
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None: ...
 
     @overload
@@ -67,9 +71,13 @@ class TwoStageSearch(Generic[Score]):
         client: Any,
         collection: str | None = None,
         *,
-        missing: Missing = ...,
-        on_rerank_error: OnRerankError = ...,
-        **options: Unpack[TwoStageOptions],
+        reranker: BaseRerankFunction | Scorer,
+        embed: Embed | None = None,
+        text_field: str = "text",
+        first_stage: FirstStage | None = None,
+        missing: Missing = "error",
+        on_rerank_error: OnRerankError = "raise",
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None: ...
 
     def __init__(
