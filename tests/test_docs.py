@@ -39,6 +39,19 @@ def test_the_code_of_a_page_prints_what_stands_below_it(page: Path, tmp_path: Pa
         assert ran.stdout.split(MARK + "\n")[:-1] == [text for _, text in blocks(page)]
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/results.md"])
+def test_the_code_of_a_page_passes_a_strict_type_check(page: str, tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    (tmp_path / "page.py").write_text("".join(code for code, _ in blocks(ROOT / page)), "utf-8")
+    command = [sys.executable, "-m", "mypy", "--config-file", "", "--strict", "--follow-imports", "silent"]
+    ran = subprocess.run(
+        [*command, "--ignore-missing-imports", "--cache-dir", str(tmp_path / "cache"), str(tmp_path / "page.py")],
+        env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert [line for line in ran.stdout.splitlines() if "page.py:" in line] == []
+    assert ran.returncode in (0, 1), ran.stderr
+
+
 def test_the_readme_is_short() -> None:
     lines = (ROOT / "README.md").read_text("utf-8").splitlines()
     assert len(lines) <= 130
