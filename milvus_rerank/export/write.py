@@ -9,6 +9,7 @@ from milvus_rerank.export.publish import RECORD
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import (
     CONFIGS,
+    TOKENIZERS,
     FileTokenizer,
     check_reranker,
     content_key,
@@ -23,22 +24,12 @@ from milvus_rerank.onnx_graphs.architectures import position_limit
 from milvus_rerank.requirements import ENGINES, require
 
 FLOAT32 = "onnx/model.onnx"
-_TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "*.model",
-)
 _PAPERS = ("README.md", "LICENSE*", "NOTICE*", "config_sentence_transformers.json")
 
 
 def fetch_original(source: ModelSource) -> Path:
     """Return a local folder with all files that an export needs; download the missing files."""
-    wanted = (*CONFIGS, *_TOKENIZERS, *_PAPERS, *files.WEIGHTS)
+    wanted = (*CONFIGS, *TOKENIZERS, *_PAPERS, *files.WEIGHTS)
     folder = fetch_folder(source, wanted)
     check_reranker(source.name, read_config(folder))
     if not weight_files(folder):
@@ -75,7 +66,9 @@ def write_float32(source: ModelSource, folder: Path, target: Path) -> None:
         return
     carried = files.find_carried(names, "onnx", "float32")
     if carried is None:
-        cache.write_traced(graph, source, [name for name in tokenizer.model_input_names if name in cache.INPUTS])
+        cache.write_traced(
+            graph, source, folder, [name for name in tokenizer.model_input_names if name in cache.INPUTS]
+        )
         _rename_data(graph)
         return
     for path in (folder / carried, *_data_files(folder / carried)):
@@ -85,18 +78,18 @@ def write_float32(source: ModelSource, folder: Path, target: Path) -> None:
 def copy_small_files(folder: Path, target: Path) -> None:
     """Copy a folder that :func:`write_float32` wrote, without its graph."""
     target.mkdir()
-    _copy(folder, target, ("config.json", *_PAPERS, *_TOKENIZERS))
+    _copy(folder, target, ("config.json", *_PAPERS, *TOKENIZERS))
 
 
 def _write_tokenizer(source: ModelSource, folder: Path, target: Path) -> None:
     tokenizer_config = read_config(folder, "tokenizer_config.json", optional=True)
     if read_tokenizer(folder, read_config(folder), tokenizer_config) is not None:
-        _copy(folder, target, _TOKENIZERS)
+        _copy(folder, target, TOKENIZERS)
         return
     require(f"the tokenizer of model {source.name!r}", *ENGINES["torch"])
     from milvus_rerank.models.hub import load_tokenizer
 
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, folder)
     if not tokenizer.is_fast:
         raise ModelError(
             f"model {source.name!r} has the tokenizer {type(tokenizer).__name__}, which cannot be written as "

@@ -9,7 +9,7 @@ from milvus_rerank.engines.select import choose_dtype, cpu_limit
 from milvus_rerank.errors import ModelError
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.loading.options import Loaded, LoadOptions
-from milvus_rerank.models.files import check_vocabulary, read_tokenizer
+from milvus_rerank.models.files import TOKENIZERS, check_vocabulary, read_tokenizer
 from milvus_rerank.models.weights import INDEX, WHOLE, check_weights
 from milvus_rerank.onnx_graphs.files import PICKLED, WEIGHTS, OpenedGraph, find_carried, graph_files
 from milvus_rerank.requirements import ENGINES, require
@@ -34,7 +34,7 @@ def load_graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | 
         require(f"the tokenizer of model {info.source.name!r}", *ENGINES["torch"])
         from milvus_rerank.models.hub import load_tokenizer
 
-        tokenizer = load_tokenizer(info.source)
+        tokenizer = load_tokenizer(info.source, info.folder if info.is_local else info.fetch(*TOKENIZERS))
     inputs = [key for key in tokenizer.model_input_names if key in cache.INPUTS]
     made = _graph(name, info, options, label, inputs)
     check_vocabulary(info.source.name, tokenizer, made.word_rows or info.config.get("vocab_size"))
@@ -67,7 +67,7 @@ def _graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | None
 
     carried = find_carried(info.files, name, options.dtype)
     build = info.can_build and label is None and options.dtype != "int8"
-    files = WEIGHTS if build else graph_files(carried) if carried else (*WEIGHTS, *PICKLED)
+    files = WEIGHTS if build else graph_files(carried) if carried else (*WEIGHTS, *PICKLED, *TOKENIZERS)
     folder = info.folder if info.is_local else info.fetch(*files, show_progress=options.show_progress)
     if build:
         if carried:

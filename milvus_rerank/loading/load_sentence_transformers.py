@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,8 +113,8 @@ class LibraryEngine:
         return as_logits(np.asarray(logits), len(pairs), type(self._model).__name__)
 
 
-def load_library(options: LoadOptions, device: str, dtype: str, info: ModelInfo) -> Loaded:
-    """Load a model with sentence-transformers, on a device and in a precision."""
+def load_library(options: LoadOptions, device: str, dtype: str, info: ModelInfo, folder: Path) -> Loaded:
+    """Load a model, whose files are in a folder, with sentence-transformers, on a device and in a precision."""
     name = options.source.name
     if options.chunks is not None:
         raise InputError(
@@ -133,11 +134,9 @@ def load_library(options: LoadOptions, device: str, dtype: str, info: ModelInfo)
     source = options.source
     with explained(source):
         model = CrossEncoder(
-            str(info.folder) if info.is_local else source.name,
+            str(folder),
             device=device,
-            revision=source.revision,
-            cache_folder=None if source.cache_dir is None else str(source.cache_dir),
-            local_files_only=source.local_files_only or info.is_local,
+            local_files_only=True,
             trust_remote_code=source.trust_remote_code,
             max_length=options.max_length,
             model_kwargs={"dtype": dtype},

@@ -10,7 +10,7 @@ from milvus_rerank.engines.select import choose_dtype, cpu_limit
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.loading.load_sentence_transformers import load_library
 from milvus_rerank.loading.options import FlagOptions, Loaded, LoadOptions
-from milvus_rerank.models.files import check_vocabulary
+from milvus_rerank.models.files import TOKENIZERS, check_vocabulary
 from milvus_rerank.models.weights import INDEX, WHOLE, check_weights
 from milvus_rerank.onnx_graphs.architectures import check_shapes
 from milvus_rerank.onnx_graphs.files import PICKLED, WEIGHTS
@@ -37,13 +37,14 @@ def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label 
     from milvus_rerank.engines.torch_engine import TorchEngine, classify, has_bfloat16, use_one_thread_in_forks
 
     use_one_thread_in_forks()
-    tensors = check_weights(info.source.name, info.config, _fetch_weights(info, options))
+    folder = _fetch(info, options)
+    tensors = check_weights(info.source.name, info.config, folder)
     if info.position_limit is not None and info.model_type == "classifier":
         check_shapes(info.source.name, info.config, tensors, complete=False)  # transformers says what is missing
     dtype = choose_dtype(options.dtype, "torch", device, has_bfloat16)
     if info.model_type == "library":
-        return load_library(options, device, dtype, info)
-    loaded = _load(info, options, dtype)
+        return load_library(options, device, dtype, info, folder)
+    loaded = _load(info, options, folder, dtype)
     check_vocabulary(info.source.name, loaded.tokenizer, loaded.model.get_input_embeddings().weight.shape[0])
     config, forward, encode = loaded.config, classify, None
     if info.model_type == "classifier":
@@ -60,24 +61,27 @@ def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label 
     return Loaded(engine, loaded.tokenizer, config, loaded.max_length, loaded.position_limit, info.settings, encode)
 
 
-def _fetch_weights(info: ModelInfo, options: LoadOptions) -> Path:
-    """Return the folder with a model's weights, after downloading those that transformers would take."""
+def _fetch(info: ModelInfo, options: LoadOptions) -> Path:
+    """Return the folder with all files that transformers reads of a model, after downloading those that are missing."""
     if info.is_local:
         return info.folder
-    patterns: tuple[str, ...] = WEIGHTS if {WHOLE, INDEX} & set(info.files) else PICKLED
+    weights = WEIGHTS if {WHOLE, INDEX} & set(info.files) else PICKLED
+    patterns: tuple[str, ...] = (*weights, *TOKENIZERS)
     if info.model_type == "library":
         patterns = (*patterns, *(f"*/{pattern}" for pattern in patterns))
+    if info.source.trust_remote_code:
+        patterns = (*patterns, "*.py")
     return info.fetch(*patterns, show_progress=options.show_progress)
 
 
-def _load(info: ModelInfo, options: LoadOptions, dtype: str) -> Any:
+def _load(info: ModelInfo, options: LoadOptions, folder: Path, dtype: str) -> Any:
     """Return the model with its tokenizer, as a :class:`~milvus_rerank.models.hub.LoadedModel`."""
     from milvus_rerank.models.hub import load_model
 
     flag, bars = options.flag or FlagOptions(), options.show_progress
     if info.model_type not in ("layerwise", "lightweight"):
         causal = info.model_type == "causal"
-        return load_model(options.source, dtype if causal else "float32", causal=causal, show_progress=bars)
+        return load_model(options.source, folder, dtype if causal else "float32", causal=causal, show_progress=bars)
     from milvus_rerank.models import bge_llm
 
     stock: tuple[Any, Any]
@@ -86,7 +90,7 @@ def _load(info: ModelInfo, options: LoadOptions, dtype: str) -> Any:
     else:
         config = bge_llm.lightweight_config(info.config, flag.layer, flag.merging_layers, flag.compress_ratio)
         stock = bge_llm.LightweightModel, config
-    loaded = load_model(options.source, dtype, stock=stock, show_progress=bars)
+    loaded = load_model(options.source, folder, dtype, stock=stock, show_progress=bars)
     if info.model_type == "layerwise":
         loaded.model.fold()
     return loaded

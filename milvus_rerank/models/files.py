@@ -21,6 +21,18 @@ CONFIGS = (
     "modules.json",
     "*/config.json",
 )
+TOKENIZERS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "additional_chat_templates/*",
+)
+"""Files that transformers' tokenizers read, as globs."""
+_HUB_TIMEOUT = 10.0  # seconds
 _LARGEST_POINTER = 1024  # bytes
 _LARGEST_JSON = 100_000_000  # bytes
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -83,7 +95,9 @@ def list_hub_files(source: ModelSource) -> tuple[str, ...] | None:
     from huggingface_hub import HfApi
 
     try:
-        return tuple(sorted(HfApi().list_repo_files(source.name, revision=source.revision)))
+        # list_repo_files tries for half a minute where there is no network; this asks once.
+        info = HfApi().model_info(source.name, revision=source.revision, timeout=_HUB_TIMEOUT)
+        return tuple(sorted(file.rfilename for file in info.siblings or ()))
     except Exception:  # noqa: BLE001  offline, or an error of the HTTP client, whose classes depend on the hub client's version
         return None
 

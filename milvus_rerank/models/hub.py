@@ -5,13 +5,14 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers.utils import logging as transformers_logging
 
 from milvus_rerank.errors import ModelError, RerankError
-from milvus_rerank.models.source import ModelSource, model_folder, not_loaded
+from milvus_rerank.models.source import ModelSource, not_loaded
 from milvus_rerank.models.weights import check_not_quantised
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class LoadedModel:
 
 def load_model(
     source: ModelSource,
+    folder: Path,
     dtype: str = "float32",
     *,
     causal: bool = False,
@@ -47,7 +49,9 @@ def load_model(
 ) -> LoadedModel:
     """Load a model with its tokenizer.
 
-    :param source: the model, and whether the network may be used.
+    :param source: the model, and whether its own code may run.
+    :param folder: the folder with its files: transformers itself would ask the hub again, and try for half a minute
+        where there is none.
     :param dtype: the precision of its weights in memory.
     :param causal: whether it is a causal language model; otherwise it is a sequence classifier.
     :param stock: a class of this package with its configuration, for weights whose own code does not run.
@@ -55,7 +59,7 @@ def load_model(
     :returns: the model on the CPU.
     :raises ModelError: if the model cannot be found or read, or lacks trained weights.
     """
-    where, options = _where(source)
+    where, options = _where(source, folder)
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
     with _reports(show_progress, quiet=stock is not None), explained(source):
         if stock is None:
@@ -88,22 +92,16 @@ def load_model(
     return LoadedModel(tokenizer, model, config.to_dict(), int(max_length), limit)
 
 
-def load_tokenizer(source: ModelSource) -> Any:
-    """Return a model's transformers tokenizer."""
-    where, options = _where(source)
+def load_tokenizer(source: ModelSource, folder: Path) -> Any:
+    """Return the transformers tokenizer of a model whose files are in a folder."""
+    where, options = _where(source, folder)
     with explained(source):
         return transformers.AutoTokenizer.from_pretrained(where, **options)
 
 
-def _where(source: ModelSource) -> tuple[str, dict[str, Any]]:
+def _where(source: ModelSource, folder: Path) -> tuple[str, dict[str, Any]]:
     """Return the arguments of transformers' ``from_pretrained``."""
-    folder = model_folder(source.name)
-    return str(folder) if folder else source.name, {
-        "revision": source.revision or "main",
-        "cache_dir": source.cache_dir,
-        "local_files_only": source.local_files_only or folder is not None,
-        "trust_remote_code": source.trust_remote_code,
-    }
+    return str(folder), {"local_files_only": True, "trust_remote_code": source.trust_remote_code}
 
 
 def _position_limit(model: Any) -> int | None:

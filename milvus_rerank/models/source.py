@@ -12,6 +12,13 @@ BUILTIN = "builtin/"
 """Prefix of the models that the package ships."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSALS = {
+    "RepositoryNotFoundError": "the hub has no such model, or it is private: check the name, or set HF_TOKEN",
+    "RevisionNotFoundError": "the hub has no such branch, tag or commit of it",
+    "GatedRepoError": "it is gated: accept its terms on the hub, and set HF_TOKEN",
+    "DisabledRepoError": "the hub has disabled it",
+}
+"""What the hub client's errors mean, by class; their own texts begin with a status and a request number."""
 _SHIPPED = Path(__file__).parent
 
 
@@ -50,7 +57,8 @@ def not_loaded(source: ModelSource, error: BaseException) -> ModelError:
             f"model {source.name!r} does not fit together: its weights have other shapes than config.json asks for; "
             "download or save the model again"
         )
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = _REFUSALS.get(type(error).__name__) or next(iter(lines), type(error).__name__)
     if model_folder(source.name) is not None:
         return ModelError(f"model {source.name!r} cannot be read: {first}")
     full = next((cause for cause in causes(error) if getattr(cause, "errno", None) in _FULL), None)
@@ -61,6 +69,9 @@ def not_loaded(source: ModelSource, error: BaseException) -> ModelError:
         if source.local_files_only
         else f"check the name and the network, or give a local folder; {BUILTIN + 'rerank'!r} needs no network"
     )
+    if type(error).__name__ in _REFUSALS:
+        revision = f" in revision {source.revision!r}" if source.revision else ""
+        return ModelError(f"model {source.name!r}{revision} cannot be downloaded: {first}")
     return ModelError(f"model {source.name!r} cannot be loaded ({hint}): {first}")
 
 

@@ -117,10 +117,10 @@ def trace_cached(folder: Path, source: ModelSource, names: list[str]) -> Path:
     weights = weight_files(folder) or sorted(folder.glob("pytorch_model*.bin"))
     files = [folder / "config.json", *weights, *sorted(folder.glob("*.py"))]
     key = identity_key(files, GRAPH_VERSION, version("torch"), version("transformers"), names)
-    return keep(key, lambda target: write_traced(target / GRAPH, source, names)) / GRAPH
+    return keep(key, lambda target: write_traced(target / GRAPH, source, folder, names)) / GRAPH
 
 
-def write_traced(path: Path, source: ModelSource, names: list[str]) -> None:
+def write_traced(path: Path, source: ModelSource, folder: Path, names: list[str]) -> None:
     """Write the graph of :func:`trace_cached` to a file."""
     require("tracing a model", *ENGINES["torch"], "onnxscript")
     from milvus_rerank.engines.torch_engine import use_one_thread_in_forks
@@ -128,7 +128,7 @@ def write_traced(path: Path, source: ModelSource, names: list[str]) -> None:
     from milvus_rerank.onnx_graphs.torch_export import trace
 
     use_one_thread_in_forks()
-    trace(load_model(source).model, names, path)
+    trace(load_model(source, folder).model, names, path)
 
 
 def keep(key: str, write: Callable[[Path], None], longest_wait: float = LONGEST_WAIT) -> Path:

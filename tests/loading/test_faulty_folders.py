@@ -283,7 +283,7 @@ def write_two_labels(folder: Path, kind: str) -> None:
 
     (folder / "onnx").mkdir()
     graph = folder / "onnx" / "model.onnx"
-    write_traced(graph, ModelSource(str(folder)), ["input_ids", "attention_mask", "token_type_ids"])
+    write_traced(graph, ModelSource(str(folder)), folder, ["input_ids", "attention_mask", "token_type_ids"])
     if kind == "xml":
         import openvino
 

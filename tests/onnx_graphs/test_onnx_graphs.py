@@ -210,7 +210,9 @@ def test_what_the_graph_would_get_wrong_is_not_known(change: Mapping[str, Any]) 
 
 def test_a_built_graph_and_a_traced_one_give_the_same(tiny: dict[str, Path], tmp_path: Path) -> None:
     folder = tiny["bert"]
-    write_traced(tmp_path / "model.onnx", ModelSource(str(folder)), ["input_ids", "attention_mask", "token_type_ids"])
+    write_traced(
+        tmp_path / "model.onnx", ModelSource(str(folder)), folder, ["input_ids", "attention_mask", "token_type_ids"]
+    )
     built = build_graph(folder, read_config(folder), "m", with_types=True)
     assert isinstance(built, LinkedGraph)
     given = batch(types=True, padding=0)
