@@ -58,7 +58,9 @@ def read_objects(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, dict[
         yield number, parse_object(text, f"{name}:{number}")
 
 
-def read_records(content: bytes, name: str, text_field: str, form: str = "auto") -> list[dict[str, Any]]:
+def read_records(
+    content: bytes, name: str, text_field: str, form: str = "auto", *, missing_text: bool = False
+) -> list[dict[str, Any]]:
     """Read texts as objects, each with its text under ``text_field``.
 
     :param content: the bytes of the input, as UTF-8, or as UTF-16 with its mark at the beginning.
@@ -66,6 +68,7 @@ def read_records(content: bytes, name: str, text_field: str, form: str = "auto")
     :param text_field: the key or the column of the text.
     :param form: ``text`` for a text a line, ``jsonl`` for an object a line, ``json`` for an array of texts or objects,
         ``csv`` and ``tsv`` for a table with a line of names; ``auto`` looks at the name and the beginning.
+    :param missing_text: return objects without a text, too: the caller has a better error for them.
     :returns: one object per text; blank lines are skipped.
     :raises InputError: for another form, an invalid line, or an object without a text; the message names the line.
     """
@@ -77,15 +80,14 @@ def read_records(content: bytes, name: str, text_field: str, form: str = "auto")
         if start == b"[" and (suffix == "json" or _is_json(content)):
             form = "json"
     if form in ("csv", "tsv"):
-        return _read_table(content, name, text_field, "," if form == "csv" else "\t")
+        return _read_table(content, name, "" if missing_text else text_field, "," if form == "csv" else "\t")
     if form == "json":
-        return _read_array(content, name, text_field)
+        return _read_array(content, name, text_field, missing_text)
     numbered = read_lines(content.splitlines(), name)
     if form == "text":
         return [{text_field: text} for _, text in numbered]
-    return [
-        _with_text(parse_object(text, f"{name}:{number}"), f"{name}:{number}", text_field) for number, text in numbered
-    ]
+    objects = [(f"{name}:{number}", parse_object(text, f"{name}:{number}")) for number, text in numbered]
+    return [record if missing_text else _with_text(record, where, text_field) for where, record in objects]
 
 
 def _utf8(content: bytes, name: str) -> bytes:
@@ -122,7 +124,7 @@ def _is_json(content: bytes) -> bool:
         return False
 
 
-def _read_array(content: bytes, name: str, text_field: str) -> list[dict[str, Any]]:
+def _read_array(content: bytes, name: str, text_field: str, missing_text: bool) -> list[dict[str, Any]]:
     try:
         values = json.loads(content.decode("utf-8-sig"), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -136,7 +138,7 @@ def _read_array(content: bytes, name: str, text_field: str) -> list[dict[str, An
         record = {text_field: value} if isinstance(value, str) else value
         if not _is_unicode(record):
             raise InputError(f"{name}: item {index} holds half of a surrogate pair, which is no character")
-        records.append(_with_text(record, f"{name}: item {index}", text_field))
+        records.append(record if missing_text else _with_text(record, f"{name}: item {index}", text_field))
     return records
 
 
@@ -152,10 +154,10 @@ def _read_table(content: bytes, name: str, text_field: str, delimiter: str) -> l
             where = f"{name}:{table.line_num}"
             if None in row or None in row.values():
                 raise InputError(f"{where}: expected {len(table.fieldnames or ())} columns, as the first line has")
-            records.append(_with_text(row, where, text_field))
+            records.append(_with_text(row, where, text_field) if text_field else row)
     except csv.Error as error:
         raise InputError(f"{name}:{table.line_num}: cannot be read as a table: {error}") from error
-    if not records and table.fieldnames and text_field not in table.fieldnames:
+    if not records and text_field and table.fieldnames and text_field not in table.fieldnames:
         _with_text(dict.fromkeys(table.fieldnames, ""), f"{name}:1", text_field)
     return records
 

@@ -39,6 +39,10 @@ PACKAGES = {
     "structlog": "server",
     "uvicorn": "server",
     "httpx": "services",
+    "bs4": "index",
+    "fastembed": "index",
+    "pyarrow": "index",
+    "pypdf": "index",
     "nncf": "export",
     "onnxscript": "export",
     "ir_measures": "eval",
@@ -51,6 +55,7 @@ EXTRAS = {
     "lite": "Milvus in a file",
     "server": "milvus-rerank serve",
     "services": "rerank services over HTTP",
+    "index": "Parquet, HTML and PDF files, and fastembed's models, for milvus-rerank index",
     "export": "int8, and graphs that torch traces",
     "eval": "nDCG and other metrics",
 }

@@ -59,7 +59,20 @@ Model = Annotated[
     str | None,
     typer.Option(help="A built-in model, a folder, or a name on the model hub. (default: builtin/rerank)"),
 ]
-EmbedderName = Annotated[str, typer.Option("--embedder", help="builtin/embed, or a folder in model2vec's layout.")]
+_EMBEDDERS = (
+    "builtin/embed; a folder or hub name of sentence-transformers or model2vec; fastembed:NAME; openai:MODEL; or "
+    "module:function."
+)
+EmbedderName = Annotated[str, typer.Option("--embedder", help=_EMBEDDERS)]
+SearchEmbedder = Annotated[
+    str | None,
+    typer.Option(
+        "--embedder", help=f"{_EMBEDDERS} (default: the one that the collection remembers)", show_default=False
+    ),
+]
+DbName = Annotated[
+    str, typer.Option("--db-name", help="The server's database. (default: its default)", show_default=False)
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; picked if not given.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 TopK = Annotated[int, typer.Option("--top-k", "-k", help="How many results; 0 for all.", min=0)]

@@ -1,5 +1,6 @@
 """``milvus-rerank search``: run a two-stage search over a collection."""
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -8,6 +9,7 @@ from milvus_rerank.cli import options, output
 from milvus_rerank.errors import HitError, InputError
 
 if TYPE_CHECKING:
+    from milvus_rerank.indexing import CollectionInfo
     from milvus_rerank.search import SearchAnswer
 
 Mode = Literal["dense", "bm25", "hybrid"]
@@ -23,39 +25,56 @@ def search(
     query: options.Query,
     uri: options.Uri = options.DEFAULT_URI,
     token: options.Token = "",
+    db_name: options.DbName = "",
     collection: Collection = None,
     candidates: Annotated[int, typer.Option(help="How many hits the first stage may return.", min=1)] = 50,
     top_k: options.TopK = 10,
     expression: Annotated[str, typer.Option("--filter", help="Milvus' filter, such as 'year > 1950'.")] = "",
     output_fields: OutputFields = None,
-    text_field: Annotated[str, typer.Option(help="The field to rerank by.")] = "text",
+    text_field: Annotated[
+        str | None,
+        typer.Option(help="The field to rerank by. (default: text, or the only one with texts)", show_default=False),
+    ] = None,
+    vector_field: Annotated[
+        str | None,
+        typer.Option(help="The vectors to search. (default: vector, or the only dense ones)", show_default=False),
+    ] = None,
     mode: Annotated[Mode, typer.Option(help="Search by vectors, by BM25, or by both.")] = "dense",
     rerank: Annotated[bool, typer.Option(help="Rerank, or print the first stage's order.")] = True,
     reranker: options.Reranker = None,
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
-    embedder: options.EmbedderName = options.DEFAULT_EMBEDDER,
+    embedder: options.SearchEmbedder = None,
     timeout: options.Timeout = 30.0,
     as_json: options.Json = False,
 ) -> None:
     """Search a Milvus collection, and rerank its hits."""
-    from milvus_rerank.embedding import StaticEmbedder
-    from milvus_rerank.indexing import describe, load, only_collection, open_client, open_search, without_scores
+    from milvus_rerank.indexing import (
+        describe,
+        embedder_of,
+        load,
+        only_collection,
+        open_client,
+        open_search,
+        without_scores,
+    )
 
     output.calm_milvus()
-    with open_client(uri, token=token, timeout=timeout, must_exist=True) as client:
+    with open_client(uri, token=token, db_name=db_name, timeout=timeout, must_exist=True) as client:
         info = describe(client, collection or only_collection(client, timeout), timeout)
         two_stage = open_search(
             client,
             info,
             mode=mode,
             reranker=options.make_reranker(reranker, model, device, dtype) if rerank else None,
-            embedder=None if mode == "bm25" else StaticEmbedder(embedder),
+            embedder=None if mode == "bm25" else embedder_of(info, embedder),
             text_field=text_field,
+            vector_field=vector_field,
         )
+        text_field = two_stage.text_field
         load(client, info, timeout)
-        fields = options.split_commas(output_fields) or list(info.fields)
+        fields = _output_fields(info, options.split_commas(output_fields))
         try:
             limit = max(candidates, top_k)
             answer: SearchAnswer[Any] = two_stage(
@@ -69,7 +88,31 @@ def search(
         values["results"] = [{"rank": rank, **result} for rank, result in enumerate(values["results"], 1)]
         output.print_json(values)
     else:
+        if not len(answer):
+            _note_nothing_found(info, expression)
         _print_table(answer, text_field)
+
+
+def _output_fields(info: "CollectionInfo", names: list[str] | None) -> list[str]:
+    """Return the fields to ask for: those that were named, or all."""
+    known = {*info.fields, *(info.dynamic or ())}
+    unknown = [name for name in names or () if name not in known]
+    if unknown and ("$meta" not in info.fields or info.dynamic is not None):
+        near = get_close_matches(unknown[0], known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {sorted(known - {'$meta'})}"
+        raise InputError(f"the collection {info.name!r} has no field {unknown[0]!r}; {hint}")
+    return names or list(info.fields)
+
+
+def _note_nothing_found(info: "CollectionInfo", expression: str) -> None:
+    """Say that nothing was found, and which names in the filter may be wrong: any may be keys of the dynamic field."""
+    from milvus_rerank.search.milvus import names_in
+
+    unknown = [name for name in names_in(expression) if name not in info.fields]
+    if unknown and info.dynamic is None and "$meta" in info.fields:
+        output.note(f"Nothing found. {unknown[0]!r} is no field of the schema; check that documents have it.")
+    else:
+        output.note("Nothing found.")
 
 
 def _print_table(answer: "SearchAnswer[Any]", text_field: str) -> None:
@@ -89,9 +132,7 @@ def _print_table(answer: "SearchAnswer[Any]", text_field: str) -> None:
         ranks = [f"{result.score:.4f}", str(result.index + 1)] if answer.reranked else []
         distance = "" if result.distance is None else f"{result.distance:.4f}"
         table.add_row(str(rank), *ranks, distance, Text(str(result.id)), shown)
-    if not len(answer):
-        output.note("Nothing found.")
-    else:
+    if len(answer):
         output.console().print(table)
     stages = ("embed", "search", "rerank") if answer.reranked else ("embed", "search")
     output.note(" · ".join(f"{name} {output.milliseconds(getattr(answer.timings, name))}" for name in stages))

@@ -54,7 +54,8 @@ def serve(
         ),
     ] = None,
     token: options.Token = "",
-    embedder: options.EmbedderName = options.DEFAULT_EMBEDDER,
+    db_name: options.DbName = "",
+    embedder: options.SearchEmbedder = None,
     traces: Annotated[bool, typer.Option("--traces", help="Send spans to OTEL_EXPORTER_OTLP_ENDPOINT.")] = False,
     deadline: Annotated[float, _limit("Seconds from a request to its answer.", 0.01)] = 30.0,
     max_documents: Annotated[int, _limit("The most documents of a request.", 1)] = 2000,
@@ -88,7 +89,7 @@ def serve(
     log_to(sys.stderr)
     loaders = _loaders(model or [], reranker, {"device": device, "dtype": dtype, "score_cache": score_cache or None})
     with ExitStack() as resources:
-        milvus = _open_milvus(milvus_uri, token, embedder, collection or [], resources) if milvus_uri else None
+        milvus = _open_milvus(milvus_uri, token, db_name, embedder, collection or [], resources) if milvus_uri else None
         spans = None
         if traces:
             from milvus_rerank.server.tracing import export
@@ -106,20 +107,21 @@ def serve(
         raise RerankError(f"cannot listen on {host}:{port}; see the log line above, or choose another --port")
 
 
-def _open_milvus(uri: str, token: str, embedder: str, collections: list[str], resources: ExitStack) -> "Milvus":
+def _open_milvus(
+    uri: str, token: str, db_name: str, embedder: str | None, collections: list[str], resources: ExitStack
+) -> "Milvus":
     """Open the Milvus that the playground may search."""
     if not collections:
         raise typer.BadParameter(
             "name the collections that the playground may search, or '*' for all: --collection NAME",
             param_hint="--milvus-uri",
         )
-    from milvus_rerank.embedding import StaticEmbedder
-    from milvus_rerank.indexing import open_client
+    from milvus_rerank.indexing import load_embedder, open_client
     from milvus_rerank.server.playground import Milvus
 
     output.calm_milvus()
-    client = resources.enter_context(open_client(uri, token=token, must_exist=True))
-    return Milvus(client, StaticEmbedder(embedder), allowed=tuple(collections))
+    client = resources.enter_context(open_client(uri, token=token, db_name=db_name, must_exist=True))
+    return Milvus(client, load_embedder(embedder) if embedder else None, allowed=tuple(collections))
 
 
 def _loaders(

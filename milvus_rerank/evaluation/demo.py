@@ -11,7 +11,7 @@ from milvus_rerank.evaluation.compare import compare
 from milvus_rerank.evaluation.judged import JudgedCollection
 from milvus_rerank.evaluation.report import ComparisonReport
 from milvus_rerank.indexing import describe, index_passages, open_client, open_search
-from milvus_rerank.indexing.collection import Embedder
+from milvus_rerank.indexing.embedders import Embedder
 from milvus_rerank.inventory import installed_version
 from milvus_rerank.reranker.base import BaseRerankFunction
 

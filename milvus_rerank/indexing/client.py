@@ -15,11 +15,14 @@ _SCHEMES = ("http://", "https://", "tcp://", "unix:")
 
 
 @contextmanager
-def open_client(uri: str, *, token: str = "", timeout: float | None = 30.0, must_exist: bool = False) -> Iterator[Any]:
+def open_client(
+    uri: str, *, token: str = "", db_name: str = "", timeout: float | None = 30.0, must_exist: bool = False
+) -> Iterator[Any]:
     """Connect to Milvus, and close the connection at the end.
 
     :param uri: a path that ends in ``.db`` for Milvus Lite, or a server's ``http://host:port``.
     :param token: ``user:password`` or an API key; "" for none.
+    :param db_name: the server's database; "" for its default.
     :param timeout: seconds to wait for the server.
     :param must_exist: do not create a missing Milvus Lite file.
     :yields: a ``MilvusClient``.
@@ -40,7 +43,8 @@ def open_client(uri: str, *, token: str = "", timeout: float | None = 30.0, must
     log = logging.getLogger("milvus_lite.server_manager")  # it logs why a file cannot be opened, and does not raise it
     log.addFilter(keep_reason)
     try:
-        client = MilvusClient(os.path.expanduser(uri) if local else uri, token=token, timeout=timeout)
+        address = os.path.expanduser(uri) if local else uri
+        client = MilvusClient(address, token=token, db_name=db_name, timeout=timeout)
     except milvus_errors() as error:
         raise SearchError(f"Milvus at {uri} cannot be opened: {_advice(error, reasons, local)}") from error
     finally:

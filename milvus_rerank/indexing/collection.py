@@ -1,36 +1,22 @@
 """Create the collection of the index command, and describe any other collection."""
 
 import hashlib
+import json
 import re
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.indexing.client import explain_errors
 from milvus_rerank.indexing.corpus import MAX_ID_BYTES, MAX_TEXT_BYTES
-from milvus_rerank.models import model_folder
+from milvus_rerank.indexing.embedders import FORMS, Embedder, load_embedder
+from milvus_rerank.models import BUILTIN, model_folder
+from milvus_rerank.search.milvus import FIELDS_KEY
 
 EMBEDDER_KEY = "milvus_rerank.embedder"
 """The collection property that names the embedder of the vectors."""
-
-
-class Embedder(Protocol):
-    """Embeds documents and queries."""
-
-    model_name: str
-
-    @property
-    def dim(self) -> int:
-        """The number of dimensions of a vector."""
-
-    def encode_documents(self, documents: list[str]) -> NDArray[np.float32]:
-        """Return one vector per document, shape ``(documents, dim)``."""
-
-    def encode_queries(self, queries: list[str]) -> NDArray[np.float32]:
-        """Return one vector per query, shape ``(queries, dim)``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +26,22 @@ class CollectionInfo:
     :param name: the collection's name.
     :param primary: the primary key field.
     :param fields: the fields without vectors; the dynamic field is ``$meta``.
+    :param texts: the fields that hold strings, without the primary key.
     :param dense: the dense vector fields, with their dimensions.
     :param bm25: the field that Milvus fills for BM25; None if there is none.
+    :param bm25_input: the field with the texts that BM25 searches; None if there is none.
+    :param dynamic: the keys in the dynamic field, as far as the index command has written them; None if unknown.
     :param embedder: the name and fingerprint of the embedder; None if the index command did not make the collection.
     """
 
     name: str
     primary: str
     fields: tuple[str, ...]
+    texts: tuple[str, ...]
     dense: dict[str, int]
     bm25: str | None
+    bm25_input: str | None
+    dynamic: frozenset[str] | None
     embedder: str | None
 
 
@@ -62,15 +54,32 @@ def describe(client: Any, collection: str, timeout: float | None = 30.0) -> Coll
         schema = client.describe_collection(collection, timeout=timeout)
     vectors = {field["name"]: field for field in schema["fields"] if "VECTOR" in field["type"].name}
     scalars = [field["name"] for field in schema["fields"] if field["name"] not in vectors]
+    properties = schema.get("properties") or {}
+    written = properties.get(FIELDS_KEY)
     functions = [function for function in schema.get("functions", ()) if function["type"].name == "BM25"]
     return CollectionInfo(
         name=collection,
         primary=next((field["name"] for field in schema["fields"] if field.get("is_primary")), "id"),
         fields=(*scalars, "$meta") if schema.get("enable_dynamic_field") else tuple(scalars),
+        texts=tuple(
+            field["name"]
+            for field in schema["fields"]
+            if field["type"].name == "VARCHAR" and not field.get("is_primary")
+        ),
         dense={name: int(field["params"]["dim"]) for name, field in vectors.items() if "dim" in field["params"]},
         bm25=str(functions[0]["output_field_names"][0]) if functions else None,
-        embedder=(schema.get("properties") or {}).get(EMBEDDER_KEY),
+        bm25_input=str(functions[0]["input_field_names"][0]) if functions else None,
+        dynamic=None if written is None else frozenset(json.loads(written)),
+        embedder=properties.get(EMBEDDER_KEY),
     )
+
+
+def remember_fields(client: Any, info: CollectionInfo, names: set[str], timeout: float | None) -> CollectionInfo:
+    """Store the keys of the passages with the collection, so that a search can tell a wrong name in a filter."""
+    with explain_errors(f"store the fields of {info.name!r}"):
+        value = {FIELDS_KEY: json.dumps(sorted(names))}
+        client.alter_collection_properties(info.name, properties=value, timeout=timeout)
+    return replace(info, dynamic=frozenset(names))
 
 
 def only_collection(client: Any, timeout: float | None = 30.0) -> str:
@@ -147,7 +156,7 @@ def check_embedder(info: CollectionInfo, field: str, embedder: Embedder) -> None
             f"index anew"
         )
     current = fingerprint(embedder)
-    if info.embedder is not None and info.embedder.split()[-1] != current.split()[-1]:
+    if info.embedder is not None and not _same(info.embedder, current):
         raise InputError(
             f"the collection {info.name!r} was indexed with the embedder {info.embedder}, got {current}: their vectors "
             f"cannot be compared. Choose the embedder of the collection with --embedder, or index into another one"
@@ -155,12 +164,65 @@ def check_embedder(info: CollectionInfo, field: str, embedder: Embedder) -> None
 
 
 def fingerprint(embedder: Embedder) -> str:
-    """Return an embedder's name and a hash of its weights, such as ``builtin/embed sha256:0123456789ab``."""
-    folder = model_folder(embedder.model_name)
+    """Return an embedder's name, and for a folder a hash of its weights: ``builtin/embed sha256:0123456789ab``."""
+    name = embedder.model_name
+    folder = model_folder(name) if name.startswith(BUILTIN) or Path(name).is_dir() else None
+    files = sorted(folder.glob("*.safetensors")) if folder else []
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")) if folder else ():
+    for path in files:
         digest.update(path.read_bytes())
-    return f"{embedder.model_name} sha256:{digest.hexdigest()[:12]}"
+    return f"{name} sha256:{digest.hexdigest()[:12]}" if files else name
+
+
+def _same(one: str, other: str) -> bool:
+    """Tell whether two fingerprints are of one embedder: by the weights if both have them, else by the name."""
+    (name, _, weights), (other_name, _, other_weights) = one.partition(" sha256:"), other.partition(" sha256:")
+    return weights == other_weights if weights and other_weights else name == other_name
+
+
+def embedder_of(info: CollectionInfo, name: str | None) -> Embedder:
+    """Return the embedder for a collection's queries.
+
+    :param info: the collection.
+    :param name: the name that the user typed; None for the embedder that the collection remembers.
+    :returns: the embedder.
+    :raises InputError: if there is no name, because the index command did not make the collection.
+    """
+    if name is not None:
+        return load_embedder(name)
+    if info.embedder is None:
+        sizes = ", ".join(f"{field!r} has {dim} dimensions" for field, dim in info.dense.items())
+        raise InputError(
+            f"the collection {info.name!r} does not say which embedder made its vectors ({sizes}); name it with "
+            f"--embedder: {FORMS}. Or search its texts with --mode bm25"
+            + ("" if info.bm25 else ", which this collection does not support")
+        )
+    return load_embedder(info.embedder.partition(" sha256:")[0], trusted=False)
+
+
+def text_field_of(info: CollectionInfo, name: str | None) -> str:
+    """Return the field with the texts to rerank by.
+
+    :param info: the collection.
+    :param name: the name that the user typed; None for ``text``, BM25's field, or the only one with texts.
+    :returns: the field's name.
+    :raises InputError: if the collection has no such field, or several could be meant.
+    """
+    if name is not None:
+        if name not in info.fields and "$meta" not in info.fields:
+            near = get_close_matches(name, info.fields, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {sorted(info.fields)}"
+            raise InputError(f"the collection {info.name!r} has no field {name!r}{hint}")
+        return name
+    if "text" in info.texts:
+        return "text"
+    choices = [info.bm25_input] if info.bm25_input else list(info.texts)
+    if not choices and "$meta" in info.fields:
+        return "text"
+    if len(choices) != 1:
+        found = f"several fields with texts, {sorted(choices)}" if choices else "no field with texts in its schema"
+        raise InputError(f"the collection {info.name!r} has {found}; choose the one to rerank by with --text-field")
+    return choices[0]
 
 
 def has_bm25(client: Any, timeout: float | None = 30.0) -> bool:

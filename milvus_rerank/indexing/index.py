@@ -8,8 +8,9 @@ from typing import Any
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.indexing.client import explain_errors
-from milvus_rerank.indexing.collection import Embedder, check_made_for, create, describe, make_ready
+from milvus_rerank.indexing.collection import check_made_for, create, describe, make_ready, remember_fields
 from milvus_rerank.indexing.corpus import Passage
+from milvus_rerank.indexing.embedders import Embedder
 from milvus_rerank.validation import check_count
 
 
@@ -23,6 +24,7 @@ class IndexReport:
     :param read: the number of passages read.
     :param written: the number of passages that were new or had changed.
     :param unchanged: the number of passages that the collection already held, equal in every field.
+    :param deleted: the number of passages that were deleted because they are gone from the source.
     :param total: the number of documents in the collection after the run.
     """
 
@@ -32,6 +34,7 @@ class IndexReport:
     read: int
     written: int
     unchanged: int
+    deleted: int
     total: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,6 +50,7 @@ def index_passages(
     *,
     batch_size: int = 256,
     timeout: float | None = 30.0,
+    prune: bool = False,
     progress: Callable[[int], object] = lambda done: None,
 ) -> IndexReport:
     """Embed passages and store them in a collection; create the collection if it does not exist.
@@ -60,6 +64,7 @@ def index_passages(
     :param embedder: the embedder of the passages.
     :param batch_size: the number of passages per request to Milvus.
     :param timeout: the most seconds of a call to Milvus.
+    :param prune: delete the collection's passages that are not among these.
     :param progress: called with the number of passages done, after each batch.
     :returns: the results of the run.
     """
@@ -72,17 +77,48 @@ def index_passages(
     check_made_for(info, embedder)
     make_ready(client, info, timeout)
     read = written = 0
+    ids: set[str] = set()
+    known = set(info.dynamic or ())
     for batch in _batches(passages, batch_size):
         stored = _stored(client, collection, batch, timeout)
         changed = [passage for passage in batch if stored.get(passage.id) != _row(passage)]
         stale = [passage.id for passage in changed if stored.get(passage.id, {}).keys() - _row(passage).keys()]
         if changed:
             _write(client, collection, _rows(changed, embedder), stale, timeout)
+        names = {name for passage in batch for name in passage.fields}
+        if names - known or info.dynamic is None:
+            known |= names
+            info = remember_fields(client, info, known, timeout)
+        ids.update(passage.id for passage in batch if prune)
         read, written = read + len(batch), written + len(changed)
         progress(len(batch))
+    deleted = _prune(client, collection, ids, batch_size, timeout) if prune else 0
+    total = _count(client, collection, timeout)
+    bm25 = info.bm25 is not None
+    return IndexReport(collection, embedder.model_name, bm25, read, written, read - written, deleted, total)
+
+
+def _prune(client: Any, collection: str, ids: set[str], batch_size: int, timeout: float | None) -> int:
+    """Delete the passages with other ids; return their number."""
+    before = _count(client, collection, timeout)
+    ordered = sorted(ids, key=str.encode)  # the order of strings in Milvus is that of their bytes
+    with explain_errors(f"prune {collection!r}"):
+        # By ranges between ids that stay: pymilvus' query iterator puts ids with a quote unescaped into its filter.
+        for start in range(0, len(ordered), batch_size):
+            batch = ordered[start : start + batch_size]
+            bounds = [f"id >= {_literal(batch[0])}"] if start else []
+            if start + batch_size < len(ordered):
+                bounds.append(f"id < {_literal(ordered[start + batch_size])}")
+            client.delete(collection, filter=" and ".join([*bounds, f"not ({_among(batch)})"]), timeout=timeout)
+    return before - _count(client, collection, timeout)
+
+
+def _count(client: Any, collection: str, timeout: float | None) -> int:
     with explain_errors(f"count the documents of {collection!r}"):
-        total = int(client.query(collection, filter="", output_fields=["count(*)"], timeout=timeout)[0]["count(*)"])
-    return IndexReport(collection, embedder.model_name, info.bm25 is not None, read, written, read - written, total)
+        rows = client.query(
+            collection, filter="", output_fields=["count(*)"], consistency_level="Strong", timeout=timeout
+        )
+    return int(rows[0]["count(*)"])
 
 
 def _stored(client: Any, collection: str, batch: Sequence[Passage], timeout: float | None) -> dict[str, dict[str, Any]]:
@@ -110,7 +146,11 @@ def _write(
 
 def _among(ids: Sequence[str]) -> str:
     # pymilvus' get(ids=...) does not escape ids in its filter, and fails on a quote or a backslash.
-    return f"id in {json.dumps(ids, ensure_ascii=False)}"
+    return f"id in {_literal(ids)}"
+
+
+def _literal(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _row(passage: Passage) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.indexing.collection import CollectionInfo, Embedder, check_embedder
+from milvus_rerank.indexing.collection import CollectionInfo, check_embedder, text_field_of
+from milvus_rerank.indexing.embedders import Embedder
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.scoring import Request
 from milvus_rerank.search import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
@@ -31,7 +32,8 @@ def open_search(
     mode: str = "dense",
     reranker: BaseRerankFunction | None = None,
     embedder: Embedder | None = None,
-    text_field: str = "text",
+    text_field: str | None = None,
+    vector_field: str | None = None,
 ) -> TwoStageSearch:
     """Return a two-stage search over a collection.
 
@@ -40,13 +42,12 @@ def open_search(
     :param mode: ``dense`` for vectors, ``bm25`` for full text, or ``hybrid`` for both, fused by RRF.
     :param reranker: the second stage; None keeps the first stage's order.
     :param embedder: the embedder of queries; not needed for ``bm25``.
-    :param text_field: the field to rerank by.
+    :param text_field: the field to rerank by; None for the one that :func:`text_field_of` finds.
+    :param vector_field: the dense vector field; None for ``vector``, or the only one.
     :returns: the search.
     """
     check_choice(mode, "mode", get_args(Mode))
-    if text_field not in info.fields and "$meta" not in info.fields:
-        raise InputError(f"the collection {info.name!r} has no field {text_field!r}; it has {sorted(info.fields)}")
-    stage = _stage(info, mode)
+    stage = _stage(info, mode, vector_field)
     dense = stage.searches[0] if isinstance(stage, Hybrid) else stage
     if isinstance(dense, Dense):
         if embedder is None:
@@ -57,7 +58,7 @@ def open_search(
         info.name,
         reranker=FirstStageOrder() if reranker is None else reranker,
         embed=None if embedder is None else embedder.encode_queries,
-        text_field=text_field,
+        text_field=text_field_of(info, text_field),
         first_stage=stage,
     )
 
@@ -67,7 +68,7 @@ def without_scores(answer: SearchAnswer[Any]) -> SearchAnswer[float | None]:
     return replace(answer, reranked=False, results=tuple(replace(result, score=None) for result in answer))
 
 
-def _stage(info: CollectionInfo, mode: str) -> FirstStage:
+def _stage(info: CollectionInfo, mode: str, vector_field: str | None) -> FirstStage:
     if mode != "dense" and info.bm25 is None:
         raise InputError(
             f"the collection {info.name!r} has no BM25 field, which --mode {mode} needs; search with --mode dense"
@@ -75,10 +76,14 @@ def _stage(info: CollectionInfo, mode: str) -> FirstStage:
     full_text = FullText(info.bm25 or "")
     if mode == "bm25":
         return full_text
-    if len(info.dense) != 1 and "vector" not in info.dense:
+    if not info.dense:
+        raise InputError(f"the collection {info.name!r} has no dense vectors; search its texts with --mode bm25")
+    if vector_field is not None and vector_field not in info.dense:
+        raise InputError(f"{vector_field!r} is not a dense vector field of {info.name!r}; it has {sorted(info.dense)}")
+    if vector_field is None and len(info.dense) != 1 and "vector" not in info.dense:
         raise InputError(
-            f"the collection {info.name!r} must have one dense vector field or one called 'vector', "
-            f"got {sorted(info.dense) or 'none'}; search with TwoStageSearch(..., first_stage=Dense(field))"
+            f"the collection {info.name!r} has several dense vector fields, {sorted(info.dense)}; choose one with "
+            "--vector-field"
         )
-    dense = Dense("vector" if "vector" in info.dense else next(iter(info.dense)))
+    dense = Dense(vector_field or ("vector" if "vector" in info.dense else next(iter(info.dense))))
     return dense if mode == "dense" else Hybrid((dense, full_text))

@@ -1,5 +1,6 @@
 """Calls to Milvus through any of pymilvus' clients, and explanations of its errors."""
 
+import json
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from milvus_rerank.postprocess.fuse import RRF
 from milvus_rerank.requirements import require
 from milvus_rerank.search.first_stage import FirstStage, Hybrid, searches_of
 
+FIELDS_KEY = "milvus_rerank.fields"
+"""The collection property that names the keys of the dynamic field, a JSON list that ``milvus-rerank index`` writes."""
 # Parts of the messages of pymilvus and gRPC for a closed client, session, channel or event loop.
 _CLOSED = ("create connection first", "session is closed", "closed channel", "channel is closed", "loop is closed")
 
@@ -219,18 +222,29 @@ def _schema_advice(request: SearchRequest, schema: Mapping[str, Any]) -> str:
 def unknown_field(request: SearchRequest, schema: Mapping[str, Any]) -> str:
     """Return why a search found nothing: a field in its filter that the collection does not have; "" if all exist.
 
-    Milvus takes an unknown name for a key of the dynamic field, or for a field that no row has.
+    Milvus takes an unknown name for a key of the dynamic field, or for a field that no row has. The keys of a dynamic
+    field are known if ``milvus-rerank index`` wrote them.
     """
-    if schema.get("enable_dynamic_field") or not schema.get("fields"):
+    names = {entry["name"] for entry in schema.get("fields", ())}
+    if schema.get("enable_dynamic_field"):
+        written = (schema.get("properties") or {}).get(FIELDS_KEY)
+        if written is None:
+            return ""
+        names |= {"$meta", *json.loads(written)}
+    if not names:
         return ""
-    names = {entry["name"] for entry in schema["fields"]}
-    for match in _NAME.finditer(_TEXT.sub("''", request.filter)):
-        name = match[0]
-        if name not in names and name.lower() not in _WORDS:
+    for name in names_in(request.filter):
+        if name not in names:
             near = get_close_matches(name, names, 1)
             advice = f"did you mean {near[0]!r}?" if near else f"its fields are {sorted(names)}"
             return f"the filter {request.filter!r} names {name!r}, which the collection does not have; {advice}"
     return ""
+
+
+def names_in(expression: str) -> list[str]:
+    """Return the names of fields in a filter, in their order."""
+    found = [match[0] for match in _NAME.finditer(_TEXT.sub("''", expression))]
+    return [name for name in found if name.lower() not in _WORDS]
 
 
 _TEXT = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"|\[\s*['"][^\]]*\]|\{\w+\}""")

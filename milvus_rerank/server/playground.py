@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib import resources
@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field
 
 from milvus_rerank.errors import InputError, SearchError
 from milvus_rerank.indexing import describe, load, open_search
-from milvus_rerank.indexing.collection import Embedder
+from milvus_rerank.indexing.collection import CollectionInfo, embedder_of
+from milvus_rerank.indexing.embedders import Embedder
 from milvus_rerank.search.milvus import message_of, milvus_errors
 
 TIMEOUT = 10.0
@@ -36,15 +37,16 @@ class Milvus:
     """The only Milvus that the page may search: the one in the server's configuration.
 
     :param client: a ``MilvusClient``.
-    :param embedder: creates query vectors.
-    :param text_field: the field that holds the text.
+    :param embedder: creates query vectors; None for the embedder that each collection remembers.
+    :param text_field: the field that holds the text; None for the one that the schema shows.
     :param allowed: the collections that the page may search, as names or patterns such as ``docs*``.
     """
 
     client: Any
-    embedder: Embedder
-    text_field: str = "text"
+    embedder: Embedder | None = None
+    text_field: str | None = None
     allowed: tuple[str, ...] = ()
+    loaded: dict[str, Embedder] = field(default_factory=dict)
 
     def collections(self) -> list[str]:
         """List the collections that the page may search.
@@ -70,10 +72,19 @@ class Milvus:
                 f"the playground may not search {body.collection[:100]!r}; start the server with --collection NAME"
             )
         info = describe(self.client, body.collection, TIMEOUT)
-        search = open_search(self.client, info, mode=body.mode, embedder=self.embedder, text_field=self.text_field)
+        embedder = None if body.mode == "bm25" else self._embedder(info)
+        search = open_search(self.client, info, mode=body.mode, embedder=embedder, text_field=self.text_field)
         load(self.client, info, TIMEOUT)
         answer = search(body.query, top_k=body.candidates, candidates=body.candidates, timeout=TIMEOUT)
         return [{"id": hit.id, "distance": hit.distance, "text": hit.text} for hit in answer]
+
+    def _embedder(self, info: CollectionInfo) -> Embedder:
+        if self.embedder is not None:
+            return self.embedder
+        name = info.embedder or ""
+        if name not in self.loaded:
+            self.loaded[name] = embedder_of(info, None)
+        return self.loaded[name]
 
     def _allows(self, collection: str) -> bool:
         return any(fnmatchcase(collection, pattern) for pattern in self.allowed)

@@ -37,7 +37,7 @@ SERVER = pytest.mark.needs("fastapi", "prometheus_client", "uvicorn", "milvus_li
         (("rerank", "q", "a", "--model", "builtin/none"), 1, "error: no built-in model 'builtin/none'; there are: "),
         (("rerank", "q", "a", "--model", "./none"), 1, "error: model_name './none' looks like a path"),
         (("rerank", "q", "a", "--device", "tpu"), 1, "error: "),
-        (("index", "none.jsonl"), 1, "error: none.jsonl does not exist; give a JSONL file"),
+        (("index", "none.jsonl"), 1, "error: none.jsonl does not exist; give a file"),
         (
             ("search", "q"),
             1,

@@ -7,7 +7,7 @@ import pytest
 from tiny_embedder import write_jsonl
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.indexing import Passage, read_passages
+from milvus_rerank.indexing import Corpus, Passage
 
 pytestmark = pytest.mark.compat
 
@@ -20,14 +20,14 @@ def test_a_passage_is_read_with_its_title_before_its_text_and_its_other_keys_kep
 
 def test_ids_may_be_integers_and_stand_under_id(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"_id": 7, "text": "x"}, {"id": "8", "text": "y"}])
-    assert [passage.id for passage in read_passages(path)] == ["7", "8"]
+    assert [passage.id for passage in Corpus(path)] == ["7", "8"]
 
 
 def test_blank_lines_and_a_byte_order_mark_are_skipped_and_lines_still_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"_id": "a", "text": "x"}\r\n\r\n{"_id": "b"}\n')
     with pytest.raises(InputError, match=r"a\.jsonl:3: the document 'b' has no 'text'"):
-        list(read_passages(path))
+        list(Corpus(path))
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,4 @@ def test_a_bad_line_is_told_with_file_and_line(tmp_path: Path, line: str | bytes
     path = tmp_path / "corpus.jsonl"
     path.write_bytes(b'{"_id": "a", "text": "x"}\n' + (line if isinstance(line, bytes) else line.encode()) + b"\n")
     with pytest.raises(InputError, match=r"corpus\.jsonl" + told):
-        list(read_passages(path))
+        list(Corpus(path))

@@ -85,8 +85,8 @@ def test_the_playground_reaches_only_collections_that_are_allowed() -> None:
         def list_collections(self, timeout: float) -> list[str]:
             return ["secrets", "docs_en", "docs", "Docs"]
 
-    assert Milvus(Client(), None).collections() == []  # type: ignore[arg-type]
-    milvus = Milvus(Client(), None, allowed=("docs*", "a"))  # type: ignore[arg-type]
+    assert Milvus(Client(), None).collections() == []
+    milvus = Milvus(Client(), None, allowed=("docs*", "a"))
     assert milvus.collections() == ["docs", "docs_en"]
     for name in ("secrets", "Docs", "xdocs", "", "*"):
         with pytest.raises(InputError, match="the playground may not search"):
