@@ -14,6 +14,7 @@ RerankError
 ├── RegistryError            an unknown reranker name, a name clash, or a plugin that does not load
 ├── SearchError              Milvus failed, or did not answer in time
 ├── ServiceError             a rerank service was unreachable, refused, or gave an unusable answer
+│   └── ServiceTimeoutError  a rerank service did not answer in time
 ├── StageError               a stage of a cascade failed
 ├── OverloadedError          a server is overloaded
 ├── DeadlineError            a server did not finish in time
@@ -127,6 +128,10 @@ class ServiceError(RerankError, RuntimeError):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+
+
+class ServiceTimeoutError(ServiceError, TimeoutError):
+    """A rerank service did not answer in time, or reported a timeout (408, 504)."""
 
 
 class StageError(RerankError, RuntimeError):

@@ -56,6 +56,7 @@ ARGUMENTS: dict[type[RerankError], tuple[Any, ...]] = {
     errors.HitError: ("hit 3 has no field 'text'", "Pass text_field=..."),
     errors.MissingDependencyError: (["torch", "sentence_transformers"], ["torch"], "engine 'torch'"),
     errors.ServiceError: ("it refused", 429, 2.5),
+    errors.ServiceTimeoutError: ("it did not answer", 504, 2.5),
     errors.OverloadedError: ("too many requests", 6.2),
 }
 

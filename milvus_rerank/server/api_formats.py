@@ -1,10 +1,12 @@
 """Request and response JSON of each rerank service whose clients the server answers.
 
 Each request class converts itself to a :class:`Call` and formats the scores as its service does. A key that no service
-has is an error; keys that services have and that change nothing here are ignored (``IGNORED``).
+has is an error, and so is one that would change the answer and cannot be obeyed (``REFUSED``); keys that services have
+and that change nothing here are ignored (``IGNORED``).
 
 Sources: Milvus' model rankers (internal/util/function/models), text-embeddings-inference (router/src/http/types.rs),
-vLLM (vllm/entrypoints), infinity, the cohere and voyageai SDKs, the API references of Jina, SiliconFlow and DashScope.
+vLLM (vllm/entrypoints/pooling), infinity, the cohere and voyageai SDKs, the API references of Jina, SiliconFlow and
+DashScope.
 """
 
 import uuid
@@ -26,11 +28,15 @@ from milvus_rerank.server.body import (
     Scale,
     Scored,
     Texts,
-    Tokens,
+    VllmBody,
 )
 
 RANK_FIELDS = 100
 """The most fields of a document that make its text."""
+
+
+Direction = Literal["Left", "Right", "left", "right"]
+"""The end at which text-embeddings-inference cuts texts that are too long."""
 
 
 class Usage(TypedDict):
@@ -95,12 +101,12 @@ class TeiRequest(Body):
     top_n: Count = TOP_N
     raw_scores: bool = False
     return_text: Annotated[bool | None, RETURN_DOCUMENTS] = None
-    truncate: bool = False
-    truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
+    truncate: bool | None = None
+    truncation_direction: Direction = "Right"
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
-        limits = TokenLimits(left=True) if self.truncation_direction.lower() == "left" else None
+        limits = _direction(self.truncation_direction)
         scale: Scale = "raw" if self.raw_scores else "sigmoid"
         return Call([(self.query, self.texts)], self.top_n or None, scale, limits)
 
@@ -113,7 +119,7 @@ class TeiRequest(Body):
         return results
 
 
-class RerankRequest(Body):
+class RerankRequest(VllmBody):
     """Request to ``/rerank`` and ``/v1/rerank`` of Jina, vLLM, infinity, SiliconFlow and Cohere v1.
 
     Milvus' ``vllm`` and ``siliconflow`` providers send it.
@@ -125,19 +131,14 @@ class RerankRequest(Body):
     return_documents: bool | None = RETURN_DOCUMENTS
     rank_fields: Annotated[list[str], Field(min_length=1, max_length=RANK_FIELDS)] | None = None
     raw_scores: bool = False
-    max_tokens_per_doc: Tokens = None
-    truncate_prompt_tokens: Annotated[int | None, Field(ge=-1, description="vLLM's; -1 for the model's limit.")] = None
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
+        if self.raw_scores and self.use_activation:
+            raise InputError("'raw_scores' and 'use_activation' contradict each other; send one of them")
         texts = [self._text(document, index) for index, document in enumerate(self.documents)]
-        pair = None if self.truncate_prompt_tokens == -1 else self.truncate_prompt_tokens
-        return Call(
-            [(self.query, texts)],
-            self.top_n or None,
-            "raw" if self.raw_scores else "model",
-            _limits(self.max_tokens_per_doc, pair),
-        )
+        scale = "raw" if self.raw_scores else self.scale()
+        return Call([(self.query, texts)], self.top_n or None, scale, self.limits())
 
     def answer(self, scored: Scored) -> RerankAnswer:
         """Format the scores as the client expects them."""
@@ -160,18 +161,17 @@ class RerankRequest(Body):
         return "\n".join(map(str, values))
 
 
-class CohereRequest(Body):
-    """Request to Cohere's ``/v2/rerank``; Milvus' and Milvus Lite's ``cohere`` provider send it."""
+class CohereRequest(VllmBody):
+    """Request to ``/v2/rerank`` of Cohere and vLLM; Milvus' and Milvus Lite's ``cohere`` provider send it."""
 
     query: str
     documents: Texts
     top_n: Count = TOP_N
-    max_tokens_per_doc: Tokens = None
     return_documents: bool | None = RETURN_DOCUMENTS
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
-        return Call([(self.query, self.documents)], self.top_n or None, limits=_limits(self.max_tokens_per_doc))
+        return Call([(self.query, self.documents)], self.top_n or None, self.scale(), self.limits())
 
     def answer(self, scored: Scored) -> RerankAnswer:
         """Format the scores as the client expects them; Cohere's API v2 itself returns no documents."""
@@ -234,6 +234,13 @@ class SimilarityInputs(Checked):
     sentences: Texts
 
 
+class SimilarityParameters(Checked):
+    """The options of a sentence-similarity request."""
+
+    truncate: bool | None = None
+    truncation_direction: Direction = "Right"
+
+
 class SimilarityRequest(Body):
     """Request to Hugging Face's sentence-similarity pipeline; Milvus' ``huggingface`` provider sends it.
 
@@ -241,10 +248,12 @@ class SimilarityRequest(Body):
     """
 
     inputs: SimilarityInputs
+    parameters: SimilarityParameters | None = None
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
-        return Call([(self.inputs.source_sentence, self.inputs.sentences)])
+        limits = _direction(self.parameters.truncation_direction) if self.parameters else None
+        return Call([(self.inputs.source_sentence, self.inputs.sentences)], limits=limits)
 
     def answer(self, scored: Scored) -> list[float]:
         """Return the scores in the order of the sentences, as the client expects them."""
@@ -262,8 +271,8 @@ AnyRequest = Annotated[
 """The body of ``/rerank``: with ``texts`` in the format of text-embeddings-inference, else in that of the others."""
 
 
-def _limits(document: int | None, pair: int | None = None) -> TokenLimits | None:
-    return None if document is None and pair is None else TokenLimits(document, pair)
+def _direction(direction: Direction) -> TokenLimits | None:
+    return TokenLimits(left=True) if direction.lower() == "left" else None
 
 
 def _results(scored: Scored, documents: Sequence[Any] = ()) -> list[Result]:

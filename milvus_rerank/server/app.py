@@ -1,6 +1,8 @@
 """The HTTP application: routes, error responses and health checks; :mod:`~milvus_rerank.server.service` scores."""
 
 import contextlib
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 
 from milvus_rerank import __version__, errors
@@ -21,7 +24,7 @@ from milvus_rerank.server.middleware import SIMILARITY, ErrorAnswer, RequestMidd
 from milvus_rerank.server.models import Models
 from milvus_rerank.server.pairs import ScoreAnswer, ScoreRequest
 from milvus_rerank.server.playground import Milvus, add_playground
-from milvus_rerank.server.service import Service
+from milvus_rerank.server.service import TOKENIZERS, Service
 from milvus_rerank.server.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ _STATUSES: tuple[tuple[type[errors.RerankError], int], ...] = (
     (errors.InputError, 422),
     (errors.SearchError, 502),
 )
+RETRY_AFTER = (1, 5, 3600)
+"""Seconds of ``Retry-After`` for a failed service: the least, those if it sends none, and the most."""
 _ERRORS = (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 431, 500, 502, 503, 504)
 
 _SCORING_ROUTES: tuple[tuple[str, Any, Any, str], ...] = (
@@ -89,6 +94,7 @@ class Application:
         models.report = self.metrics.batch
         self.service = Service(models, settings.limits, self.metrics, traces.span if traces else contextlib.nullcontext)
         self.loaded = not preload
+        self._started = int(time.time())
         self.problem = ""
         self.stop: Callable[[], object] = lambda: None
         self._preload = tuple(preload)
@@ -122,12 +128,24 @@ class Application:
         return self.loaded and not self.middleware.stopping
 
     def info(self) -> dict[str, Any]:
-        """Return the version, the limits and the models of the server."""
+        """Return the version, the limits and the models of the server, with the keys of text-embeddings-inference."""
         limits, loaded = self._settings.limits, dict(self.models.loaded)
+        first = self.models.names[0]
+        model = loaded[first].info() if first in loaded else {}
         return {
             "version": __version__,
-            "model_id": self.models.names[0],
+            "model_id": first,
+            "served_model_name": first,
+            "model_sha": None,
+            "model_dtype": model.get("dtype"),
+            "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+            "max_input_length": model.get("max_length"),
+            "max_batch_tokens": model.get("max_batch_tokens"),
+            "max_batch_requests": None,
+            "max_concurrent_requests": limits.requests,
             "max_client_batch_size": limits.documents,
+            "auto_truncate": True,
+            "tokenization_workers": TOKENIZERS,
             "max_body_bytes": limits.body_bytes,
             "deadline_seconds": limits.deadline,
             "milvus": self._milvus is not None,
@@ -136,6 +154,17 @@ class Application:
                 for name in self.models.names
             ],
         }
+
+    def list_models(self) -> dict[str, Any]:
+        """Return the models as OpenAI and vLLM list them."""
+        loaded = dict(self.models.loaded)
+        lengths = {name: model.info().get("max_length") for name, model in loaded.items()}
+        facts = {"object": "model", "created": self._started, "owned_by": "milvus-rerank", "parent": None}
+        data = [
+            {"id": name, **facts, "root": name, "max_model_len": lengths.get(name), "permission": []}
+            for name in self.models.names
+        ]
+        return {"object": "list", "data": data}
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -163,6 +192,8 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(errors.RerankError)
     async def rerank_error(request: Request, error: errors.RerankError) -> Response:
+        if (failed := _failed_service(error)) is not None:
+            return answer(*_service_answer(request.state, failed))
         status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
         if status == 500:  # model, device and score errors: the message names files and numbers, never a text
             logger.error("failed", id=request.state.request_id, error=type(error).__name__, message=str(error))
@@ -187,6 +218,31 @@ def _add_errors(app: FastAPI) -> None:
         return answer(error.status_code, str(error.detail), dict(error.headers or {}))
 
 
+def _failed_service(error: BaseException | None) -> errors.ServiceError | None:
+    """Return the failure of a service, also of one that is a stage of a cascade; None for another error."""
+    while isinstance(error, errors.StageError):
+        error = error.__cause__
+    return error if isinstance(error, errors.ServiceError) else None
+
+
+def _service_answer(state: State, error: errors.ServiceError) -> tuple[int, str, dict[str, str] | None]:
+    """Return status, message and headers for a failed service, without its own words: they may hold keys or texts."""
+    status, headers, problem = 502, None, "gave no answer" if error.status is None else f"answered {error.status}"
+    if isinstance(error, errors.ServiceTimeoutError):
+        status, state.outcome, problem = 504, "upstream_timeout", "did not answer in time"
+    elif error.status in (429, 503):
+        least, usual, most = RETRY_AFTER
+        seconds = usual if error.retry_after is None else min(max(error.retry_after, least), most)
+        status, state.outcome, headers = 503, "upstream_unavailable", {"retry-after": str(math.ceil(seconds))}
+    elif error.status is not None and error.status < 300:
+        problem = "gave an answer that cannot be used"
+    # With a status, the error's message may repeat texts of the request; without, it is this package's own.
+    reason = {} if error.status else {"message": str(error)}
+    logger.error("service failed", id=state.request_id, upstream_status=error.status, problem=problem, **reason)
+    message = f"the rerank service behind this server {problem}; its log says more under the request id"
+    return status, f"{message} {state.request_id}", headers
+
+
 def _add_health(app: FastAPI, server: Application) -> None:
     @app.get("/health", tags=["server"])
     async def health() -> dict[str, str]:
@@ -205,6 +261,11 @@ def _add_health(app: FastAPI, server: Application) -> None:
     async def info() -> dict[str, Any]:
         """Describe the models and the limits of the server."""
         return server.info()
+
+    @app.get("/v1/models", tags=["server"])
+    async def models() -> dict[str, Any]:
+        """List the models as OpenAI and vLLM do."""
+        return server.list_models()
 
     @app.get("/metrics", tags=["server"])
     async def metrics() -> Response:

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, Field, model_validator
+from pydantic import AliasChoices, BaseModel, Field, field_validator, model_validator
 
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.prepared import TokenLimits
@@ -19,7 +19,7 @@ Texts = Annotated[list[str], Field(fail_fast=True)]
 Count = Annotated[int | None, Field(ge=0, description="How many results; 0 or absent for all.")]
 TOP_N: Any = Field(None, validation_alias=AliasChoices("top_n", "top_k"))
 RETURN_DOCUMENTS: Any = Field(None, validation_alias=AliasChoices("return_documents", "return_text"))
-Tokens = Annotated[int | None, Field(ge=1, description="The most tokens; absent for the model's limit.")]
+Tokens = Annotated[int | None, Field(ge=0, description="The most tokens; 0 or absent for the model's limit.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,34 @@ class Scored:
 
 IGNORED = frozenset(
     {
-        "encoding_format", "id", "instruct", "instruction", "late_interaction", "max_chunk_per_doc",
-        "max_chunks_per_doc", "options", "overlap", "overlap_tokens", "parameters", "priority", "request_id",
-        "return_embeddings", "timeout", "truncate", "truncation", "user",
+        "cache_salt", "encoding_format", "id", "late_interaction", "max_chunk_per_doc", "max_chunks_per_doc", "options",
+        "overlap", "overlap_tokens", "priority", "request_id", "timeout", "truncate", "truncation", "user",
     }
 )  # fmt: skip
-"""Keys of services that change nothing here: the server truncates texts that are too long, and reads no instruction."""
+"""Keys of services that change nothing here: the server truncates texts that are too long."""
+
+_OWN_PROMPT = "scores are those of the model's own prompt"
+REFUSED = {
+    "chat_template": _OWN_PROMPT,
+    "chat_template_kwargs": _OWN_PROMPT,
+    "instruct": _OWN_PROMPT,
+    "instruction": _OWN_PROMPT,
+    "max_tokens_per_query": "queries are cut at the model's limit alone",
+    "mm_processor_kwargs": "documents are texts",
+    "padding": "padding does not change scores",
+    "prompt_name": _OWN_PROMPT,
+    "return_embeddings": "a reranker has none",
+}
+"""Keys of services that would change the answer and cannot be obeyed, with the reason. Their defaults are taken."""
+_DEFAULTS = (None, False, 0, "", "do_not_pad")  # 0: no limit; an empty object counts, too
+
+ENGINE_KEYS = frozenset(
+    {
+        "max_tokens_per_doc", "raw_scores", "truncate_prompt_tokens", "truncation_direction", "truncation_side",
+        "use_activation",
+    }
+)  # fmt: skip
+"""Fields that only a model can obey for which the server itself tokenises and activates."""
 
 
 class Checked(BaseModel):
@@ -73,8 +95,11 @@ class Checked(BaseModel):
         if not isinstance(values, dict):
             return values
         names = _names(cls)
-        for key in values:
-            if key not in names and key not in IGNORED:
+        for key, value in values.items():
+            if key in REFUSED and key not in names:
+                if value not in _DEFAULTS and value != {}:
+                    raise ValueError(f"the key {key!r} cannot be obeyed: {REFUSED[key]}; leave it out")
+            elif key not in names and key not in IGNORED:
                 near = get_close_matches(key[:50], names, 1)
                 advice = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(sorted(names))}"
                 raise ValueError(f"unknown key {key[:50]!r}; {advice}")
@@ -98,6 +123,12 @@ def _names(body: type[BaseModel]) -> frozenset[str]:
     return frozenset({*body.model_fields, *(name for same in _same_names(body) for name in same)})
 
 
+def set_keys(body: Checked) -> set[str]:
+    """Return the names of the fields that a request sets, those of its parts included."""
+    parts = [value for name in body.model_fields_set if isinstance(value := getattr(body, name), Checked)]
+    return body.model_fields_set.union(*map(set_keys, parts))
+
+
 class Body(Checked):
     """Base class of all request bodies.
 
@@ -113,3 +144,38 @@ class Body(Checked):
     def answer(self, scored: Scored) -> Any:
         """Format the scores as the client expects them."""
         raise NotImplementedError
+
+
+class VllmBody(Body):
+    """Base class of the requests that vLLM answers, too.
+
+    :param max_tokens_per_doc: the most tokens of a document.
+    :param truncate_prompt_tokens: the most tokens of a query with a document.
+    :param truncation_side: the end at which texts that are too long are cut; None for the end of the text.
+    :param use_activation: whether scores go through the model's activation; False for logits, None for the scores that
+        the reranker gives in Python.
+    """
+
+    max_tokens_per_doc: Tokens = None
+    truncate_prompt_tokens: Annotated[int | None, Field(ge=-1, description="-1 for the model's limit.")] = None
+    truncation_side: Literal["left", "right"] | None = None
+    use_activation: bool | None = Field(
+        None, validation_alias=AliasChoices("use_activation", "activation", "softmax")
+    )  # the later names are those of vLLM before 0.15
+
+    @field_validator("truncate_prompt_tokens")
+    @classmethod
+    def _check_truncate(cls, tokens: int | None) -> int | None:
+        if tokens == 0:
+            raise ValueError("0 would leave no text; -1 or absent is the model's limit")
+        return tokens
+
+    def limits(self) -> TokenLimits | None:
+        """Return the request's token limits; None for those of the model."""
+        pair = None if self.truncate_prompt_tokens == -1 else self.truncate_prompt_tokens
+        limits = TokenLimits(self.max_tokens_per_doc or None, pair, self.truncation_side == "left")
+        return None if limits == TokenLimits() else limits
+
+    def scale(self) -> Scale:
+        """Return the scores to answer with."""
+        return "raw" if self.use_activation is False else "model"

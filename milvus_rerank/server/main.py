@@ -71,13 +71,9 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         """Refuse new requests, finish the admitted ones, and refuse those that remain."""
         self._application.middleware.stopping = True
-        drain = asyncio.create_task(self._drain())
+        drain = asyncio.create_task(self._application.service.drain(self._settings.limits.drain_seconds))
         await super().shutdown(sockets)
         await drain
-
-    async def _drain(self) -> None:
-        await asyncio.to_thread(self._application.models.close, self._settings.limits.drain_seconds)
-        self._application.service.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Refuse new requests from now on and let the event loop shut down; a second Ctrl-C forces the exit.

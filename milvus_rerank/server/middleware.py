@@ -36,8 +36,8 @@ PROBES = frozenset({"/health", "/ready"})
 _SINGLE = frozenset({b"authorization", b"content-length", b"content-type", b"host", b"transfer-encoding"})
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LEFT = 499  # nginx's status for a client that disconnected; it is never sent
-_OUTCOMES = {401: "unauthorized", 429: "overloaded", 503: "shutting_down", 504: "deadline_exceeded"}
-_OUTCOMES[_LEFT] = "client_disconnected"
+_OUTCOMES = {401: "unauthorized", 429: "overloaded", 502: "upstream_error", 503: "shutting_down"}
+_OUTCOMES |= {504: "deadline_exceeded", _LEFT: "client_disconnected"}
 _FRAMES = 6  # the last frames of a traceback, which are logged; the frames above are those of the frameworks
 _TYPES = {401: "Unauthorized", 429: "Overloaded", 503: "Unhealthy"}
 
@@ -185,10 +185,13 @@ class RequestMiddleware:
             tasks.cancel_scope.cancel()
 
     def _count(self, scope: Scope, route: str, status: int, seconds: float) -> None:
-        other = "ok" if status < 400 else "invalid_request" if status < 500 else "internal_error"
-        self._metrics.outcomes.labels(route, _OUTCOMES.get(status, other)).inc()
-        self._metrics.stages.labels("total").observe(seconds)
         state = scope["state"]
+        other = "ok" if status < 400 else "invalid_request" if status < 500 else "internal_error"
+        outcome = _OUTCOMES.get(status, other)
+        if status >= 500:  # the status alone does not tell a service's failure from our own
+            outcome = state.get("outcome", outcome)
+        self._metrics.outcomes.labels(route, outcome).inc()
+        self._metrics.stages.labels("total").observe(seconds)
         # Never log a query or a document: logs are kept longer than texts should be, and other people read them.
         logger.info(
             "request",

@@ -7,12 +7,14 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 import numpy as np
 from numpy.typing import NDArray
 
 from milvus_rerank.errors import RegistryError
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.local import EngineRerankFunction
+from milvus_rerank.reranker.remote.function import RemoteRerankFunction
 from milvus_rerank.results import check_scores
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.activation import Activation, raw, sigmoid
@@ -110,7 +112,13 @@ class CustomModel:
         return {"device": self.device, "engine": type(self._reranker).__name__}
 
     def prepare(self, requests: Sequence[Request], limits: TokenLimits | None, stop: threading.Event) -> ModelRequest:
-        """Return rows with estimated lengths; the reranker itself decides how to truncate texts."""
+        """Return rows with estimated lengths.
+
+        :param requests: queries with their documents.
+        :param limits: None: the reranker itself decides how to truncate texts.
+        :param stop: not needed, as this takes no time.
+        :returns: the rows.
+        """
         context = copy_context()
         if self._reranker.pointwise:
             pairs, positions = distinct_pairs(requests)
@@ -144,7 +152,51 @@ class CustomModel:
         return np.zeros(len(rows), dtype=np.float32)
 
 
-Model = EngineModel | CustomModel
+class ServiceModel:
+    """A reranker of a service. Each request is sent to the service by itself, and no batcher divides it.
+
+    A service bills by the call, so documents of a query are sent in as few calls as its limit of documents allows.
+
+    :param reranker: the reranker.
+    """
+
+    MAX_REQUESTS = 32
+    """The most requests that are at the service at once; others wait for their turn."""
+
+    def __init__(self, reranker: RemoteRerankFunction) -> None:
+        self._reranker = reranker
+        self._turns = anyio.CapacityLimiter(self.MAX_REQUESTS)
+
+    def info(self) -> dict[str, Any]:
+        """Return the model's entry in ``/info``."""
+        return {"device": "service", "engine": type(self._reranker).__name__}
+
+    def tokens(self, requests: Sequence[Request]) -> int:
+        """Return the estimated number of tokens of all documents, each with its query's."""
+        return sum(estimate_tokens(query, text) for query, documents in requests for text in documents)
+
+    async def score(self, requests: Sequence[Request], end: float) -> list[float]:
+        """Request the scores from the service; cancelling closes the connection.
+
+        :param requests: queries with their documents.
+        :param end: the time in the event loop at which the scores are of no use any more.
+        :returns: the scores of all documents, in the order of the requests.
+        :raises ServiceError: if the service fails.
+        """
+        texts: dict[str, dict[str, None]] = {}  # a repeated query is one call, and a repeated text is scored once
+        for query, documents in requests:
+            texts.setdefault(query, {}).update(dict.fromkeys(documents))
+        distinct = [(query, list(documents)) for query, documents in texts.items() if documents]
+        async with self._turns:
+            scores = await self._reranker.ascore_requests(distinct, end - anyio.current_time()) if distinct else []
+        by_query = {
+            query: dict(zip(documents, numbers, strict=True))
+            for (query, documents), numbers in zip(distinct, scores, strict=True)
+        }
+        return [by_query[query][text] for query, documents in requests for text in documents]
+
+
+Model = EngineModel | CustomModel | ServiceModel
 
 
 class Models:
@@ -179,14 +231,12 @@ class Models:
         """Return a model, and load it at first use. This blocks; models load one at a time.
 
         :param name: a name in ``names``.
-        :returns: the model; its device has a batcher from now on.
+        :returns: the model; its device, if it has one, has a batcher from now on.
         """
         with self._loading:
             if name not in self.loaded:
-                reranker = self._loaders[name]()
-                model = EngineModel(reranker) if isinstance(reranker, EngineRerankFunction) else CustomModel(reranker)
-                device = model.device
-                if device not in self.batchers:
+                model = _model(self._loaders[name]())
+                if not isinstance(model, ServiceModel) and (device := model.device) not in self.batchers:
                     self.batchers[device] = Batcher(device, report=lambda report: self.report(device, report))
                 self.loaded[name] = model
             return self.loaded[name]
@@ -195,6 +245,12 @@ class Models:
         """Finish the waiting requests of all devices, and fail those that remain after this many seconds."""
         for batcher in list(self.batchers.values()):
             batcher.close(seconds)
+
+
+def _model(reranker: BaseRerankFunction) -> Model:
+    if isinstance(reranker, EngineRerankFunction):
+        return EngineModel(reranker)
+    return ServiceModel(reranker) if isinstance(reranker, RemoteRerankFunction) else CustomModel(reranker)
 
 
 def estimate_tokens(query: str, text: str) -> int:

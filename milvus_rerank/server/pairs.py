@@ -8,9 +8,11 @@ from typing_extensions import TypedDict
 
 from milvus_rerank.scoring import Request
 from milvus_rerank.server.api_formats import Usage
-from milvus_rerank.server.body import Body, Call, Scored, Texts
+from milvus_rerank.server.body import Call, Scored, Texts, VllmBody
 
 Side = str | Texts
+SIDES = (("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2"))
+"""The names of queries and documents in vLLM's request; clients send one pair of them."""
 
 
 class ScoreResult(TypedDict):
@@ -32,33 +34,38 @@ class ScoreAnswer(TypedDict):
     usage: Usage
 
 
-class ScoreRequest(Body):
+class ScoreRequest(VllmBody):
     """Request to ``/score``: one query with one or many documents, or equally many queries and documents."""
 
     queries: Side | None = None
     documents: Side | None = None
+    items: Side | None = None
     text_1: Side | None = None
     text_2: Side | None = None
-    items: Side | None = None
+    data_1: Side | None = None
+    data_2: Side | None = None
 
     _requests: list[Request] = PrivateAttr()  # one query with all documents, or query by query
 
     @model_validator(mode="after")
     def _pair_up(self) -> "ScoreRequest":
-        first = next((side for side in (self.queries, self.text_1) if side is not None), None)
-        second = next((side for side in (self.documents, self.items, self.text_2) if side is not None), None)
-        if first is None or second is None:
-            raise ValueError("expected queries and documents, or text_1 and text_2")
-        queries, documents = ([side] if isinstance(side, str) else side for side in (first, second))
+        given = {name: side for names in SIDES for name in names if (side := getattr(self, name)) is not None}
+        if tuple(given) not in SIDES:
+            pairs = ", ".join(" and ".join(map(repr, names)) for names in SIDES)
+            got = " and ".join(map(repr, given)) or "none of them"
+            raise ValueError(f"expected one pair of {pairs}; got {got}")
+        queries, documents = ([side] if isinstance(side, str) else side for side in given.values())
         if len(queries) not in (1, len(documents)):
             raise ValueError(f"got {len(queries)} queries for {len(documents)} documents; expected 1, or as many")
-        pairs = zip(queries, documents, strict=False)
-        self._requests = [(queries[0], documents)] if len(queries) == 1 else [(query, [text]) for query, text in pairs]
+        if len(queries) == 1:
+            self._requests = [(queries[0], documents)]
+        else:
+            self._requests = [(query, [text]) for query, text in zip(queries, documents, strict=True)]
         return self
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
-        return Call(self._requests)
+        return Call(self._requests, scale=self.scale(), limits=self.limits())
 
     def answer(self, scored: Scored) -> ScoreAnswer:
         """Format the scores as the client expects them."""

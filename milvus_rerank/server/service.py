@@ -16,13 +16,16 @@ from pydantic_core import to_json
 from starlette.datastructures import State
 from starlette.responses import Response
 
-from milvus_rerank.errors import DeadlineError, InputError, StoppedError
+from milvus_rerank.errors import DeadlineError, InputError, ServiceTimeoutError, StoppedError
 from milvus_rerank.results import rank
-from milvus_rerank.server.body import Body, Call, Scored
+from milvus_rerank.server.body import ENGINE_KEYS, Body, Call, Scored, set_keys
 from milvus_rerank.server.metrics import Metrics
-from milvus_rerank.server.models import Model, ModelRequest, Models
+from milvus_rerank.server.models import CustomModel, EngineModel, Model, ModelRequest, Models, ServiceModel
 from milvus_rerank.server.queue import Job
 from milvus_rerank.server.settings import Limits
+
+TOKENIZERS = 4
+"""The number of threads that tokenise."""
 
 
 class Service:
@@ -47,9 +50,10 @@ class Service:
         self._span = span
         # Separate threads, not those that all libraries share: a load may take minutes and must not block the threads
         # that tokenise.
-        self._tokenizers = ThreadPoolExecutor(4, thread_name_prefix="tokenize")
+        self._tokenizers = ThreadPoolExecutor(TOKENIZERS, thread_name_prefix="tokenize")
         self._loading = anyio.CapacityLimiter(4)
         self._stops: set[threading.Event] = set()
+        self._calls: dict[anyio.CancelScope, anyio.Event] = {}  # of services, each with an event for its end
 
     async def rerank(self, state: State, body: Body) -> Response:
         """Score the documents of a request and rank them.
@@ -70,16 +74,34 @@ class Service:
         log["documents"] = sum(len(documents) for _, documents in call.requests)
         try:
             with anyio.fail_after(self._limits.deadline) as scope:
-                scores = await self._score(call, log, scope)
+                model = await self.model(log["model"])
+                if not isinstance(model, EngineModel) and (call.limits is not None or call.scale == "raw"):
+                    keys = ", ".join(map(repr, sorted(set_keys(body) & ENGINE_KEYS)))
+                    raise InputError(f"the model {log['model']!r} cannot obey {keys}; leave them out")
+                if isinstance(model, ServiceModel):
+                    scores = await self._ask(model, call, log, scope.deadline)
+                else:
+                    scores = await self._score(model, call, log, scope)
+        except ServiceTimeoutError:
+            raise
         except TimeoutError as error:
             raise DeadlineError(f"not done within the deadline of {self._limits.deadline:g} s") from error
+        self._metrics.documents.labels(log["model"]).inc(log["documents"])
+        self._metrics.tokens.labels(log["model"]).inc(log["tokens"])
         answer = body.answer(Scored(log["model"], scores, rank(scores, call.top_k), log["tokens"]))
         return Response(to_json(answer), media_type="application/json")
 
-    def close(self) -> None:
-        """Stop the tokenising of all requests, which then fail with a :class:`StoppedError`."""
+    async def drain(self, seconds: float) -> None:
+        """Finish the admitted requests; those that remain after so many seconds fail with a :class:`StoppedError`."""
+        end = anyio.current_time() + seconds
+        await asyncio.to_thread(self.models.close, seconds)
+        with anyio.CancelScope(deadline=end):
+            for ended in list(self._calls.values()):
+                await ended.wait()
         for stop in list(self._stops):
             stop.set()
+        for call in list(self._calls):
+            call.cancel()
         self._tokenizers.shutdown(wait=False, cancel_futures=True)
 
     async def model(self, name: str) -> Model:
@@ -91,9 +113,21 @@ class Service:
             )
         return model
 
-    async def _score(self, call: Call, log: dict[str, Any], scope: anyio.CancelScope) -> list[float]:
+    async def _ask(self, model: ServiceModel, call: Call, log: dict[str, Any], end: float) -> list[float]:
+        """Return a service's scores of all documents. If the client leaves or the deadline passes, the call ends."""
+        log["tokens"] = model.tokens(call.requests)
+        with anyio.CancelScope() as scope, self._stage("score"):
+            self._calls[scope] = anyio.Event()
+            try:
+                return await model.score(call.requests, end)
+            finally:
+                self._calls.pop(scope).set()
+        raise StoppedError("the server is shutting down")  # drain() has cancelled the scope
+
+    async def _score(
+        self, model: EngineModel | CustomModel, call: Call, log: dict[str, Any], scope: anyio.CancelScope
+    ) -> list[float]:
         """Return one score per document, in the order of the requests."""
-        model = await self.model(log["model"])
         with self._stage("tokenize"):
             request = await self._prepare(model, call)
         log["tokens"] = request.tokens
@@ -110,11 +144,9 @@ class Service:
                 raise
             if job.started is not None:
                 self._metrics.stages.labels("queue").observe(job.started - job.arrived)
-        self._metrics.documents.labels(log["model"]).inc(log["documents"])
-        self._metrics.tokens.labels(log["model"]).inc(log["tokens"])
         return request.finish(logits, call.scale)
 
-    async def _prepare(self, model: Model, call: Call) -> ModelRequest:
+    async def _prepare(self, model: EngineModel | CustomModel, call: Call) -> ModelRequest:
         """Tokenise a request in a thread. If its client leaves or its deadline passes, the work ends first."""
         stop, context = threading.Event(), contextvars.copy_context()
         try:

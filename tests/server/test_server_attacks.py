@@ -115,7 +115,7 @@ def test_both_names_of_the_number_of_results_are_taken_and_others_refused(server
     ("path", "keys"),
     [
         ("/v1/rerank", {"max_chunks_per_doc": 10, "return_documents": False, "user": "me", "overlap_tokens": 8}),
-        ("/v1/rerank", {"priority": 0, "truncate": "END", "instruction": "find", "raw_scores": False}),
+        ("/v1/rerank", {"priority": 0, "truncate": "END", "instruction": None, "raw_scores": False}),
         ("/v2/rerank", {"priority": 0, "max_tokens_per_doc": 100}),
         ("/voyage/v1/rerank", {"truncation": True, "return_documents": False}),
     ],

@@ -7,7 +7,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, count, islice
-from typing import Any
+from typing import Any, NamedTuple
+
+import anyio
 
 from milvus_rerank.reranker.remote.api_formats import InvalidAnswerError
 from milvus_rerank.reranker.remote.failures import AttemptError, clean, refusal
@@ -18,6 +20,13 @@ from milvus_rerank.scoring import Request, check_stop
 
 _MIN_WAIT = 0.25  # seconds
 _random = random.SystemRandom()  # forked processes must not wait for the same time
+
+
+class Deadline(NamedTuple):
+    """Time limit of a call: its length in seconds, and its end on the client's clock."""
+
+    seconds: float
+    end: float
 
 
 class RerankClient:
@@ -45,40 +54,46 @@ class RerankClient:
         """Return the scores of each request's documents; several HTTP requests are sent at once."""
         return self.connections.run(lambda: self._score(requests, stop), stop)
 
-    async def ascore(self, requests: Sequence[Request]) -> list[list[float]]:
-        """Do the same as :meth:`score` in the running event loop; cancelling stops it."""
-        return await self.connections.arun(lambda: self._score(requests, threading.Event()))
+    async def ascore(self, requests: Sequence[Request], seconds: float | None = None) -> list[list[float]]:
+        """Do the same as :meth:`score` in the running event loop, within ``seconds``; cancelling stops it."""
+        return await self.connections.arun(lambda: self._score(requests, threading.Event(), seconds))
 
-    async def _score(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
+    async def _score(
+        self, requests: Sequence[Request], stop: threading.Event, seconds: float | None = None
+    ) -> list[list[float]]:
         self._endpoint.check_key()
-        deadline = None if self._options.deadline is None else self._clock.now() + self._options.deadline
+        limits = [limit for limit in (seconds, self._options.deadline) if limit is not None]
+        deadline = Deadline(min(limits), self._clock.now() + min(limits)) if limits else None
         slots, size = asyncio.Semaphore(self._options.concurrency), self._endpoint.max_documents
+        scores: dict[int, list[float]] = {}
+        failures: list[Exception] = []
 
-        async def score_batch(query: str, texts: Sequence[str]) -> list[float]:
-            async with slots:
-                body = self._endpoint.api_format.body(query, texts, self._model, self._parameters)
-                content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-                return await self._retry(content, len(texts), deadline, stop)
+        async def score_batch(number: int, query: str, texts: Sequence[str]) -> None:
+            try:
+                async with slots:
+                    body = self._endpoint.api_format.body(query, texts, self._model, self._parameters)
+                    content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+                    scores[number] = await self._retry(content, len(texts), deadline, stop)
+            except Exception as error:  # noqa: BLE001  raised below, by itself: the group would raise a group of errors
+                failures.append(error)
+                tasks.cancel_scope.cancel()
 
-        tasks = [
-            asyncio.ensure_future(score_batch(query, texts[start : start + size]))
-            for query, texts in requests
-            for start in range(0, len(texts), size)
+        batches = [
+            (query, texts[start : start + size]) for query, texts in requests for start in range(0, len(texts), size)
         ]
-        try:
-            scores = chain.from_iterable(await asyncio.gather(*tasks))
-            return [list(islice(scores, len(texts))) for _, texts in requests]
-        except AttemptError as failure:
-            error = failure.service_error(self._endpoint)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        raise error
+        # anyio's group lets connections close when the caller is cancelled by a scope, which cancels again and again.
+        async with anyio.create_task_group() as tasks:
+            for number, batch in enumerate(batches):
+                tasks.start_soon(score_batch, number, *batch)
+        if failures:
+            error = failures[0]
+            raise error.service_error(self._endpoint) if isinstance(error, AttemptError) else error
+        joined = chain.from_iterable(scores[number] for number in range(len(batches)))
+        return [list(islice(joined, len(texts))) for _, texts in requests]
 
-    async def _retry(self, content: bytes, size: int, deadline: float | None, stop: threading.Event) -> list[float]:
+    async def _retry(self, content: bytes, size: int, deadline: Deadline | None, stop: threading.Event) -> list[float]:
         """Send a request until it has an answer, or another attempt cannot help."""
-        retries, options = self._options.retries, self._options
+        retries = self._options.retries
         for attempt in count(1):
             check_stop(stop)
             try:
@@ -94,20 +109,22 @@ class RerankClient:
             if asked is not None and asked > retries.max_retry_after:
                 reason = f" and wants to be asked again after {asked:g} s, which is too long to wait here"
                 raise replace(failure, gave_up=reason)
-            if deadline is not None and self._clock.now() + pause >= deadline:
-                reason = f", and the call's deadline of {options.deadline:g} s leaves no time to ask again"
+            if deadline is not None and self._clock.now() + pause >= deadline.end:
+                reason = f", and the call's deadline of {deadline.seconds:g} s leaves no time to ask again"
                 raise replace(failure, gave_up=reason)
             if self._clock.pause is not None:
                 self._clock.pause(pause)
             await asyncio.sleep(0.0 if self._clock.pause else pause)
         raise AssertionError("the loop has no end")
 
-    def _seconds(self, deadline: float | None) -> float:
+    def _seconds(self, deadline: Deadline | None) -> float:
         """Return the most seconds of the next attempt."""
-        left = self._options.timeout if deadline is None else min(self._options.timeout, deadline - self._clock.now())
+        if deadline is None:
+            return self._options.timeout
+        left = deadline.end - self._clock.now()
         if left <= 0:
-            raise AttemptError(f"was not asked: the call's deadline of {self._options.deadline:g} s is over")
-        return left
+            raise AttemptError(f"was not asked: the call's deadline of {deadline.seconds:g} s is over", timed_out=True)
+        return min(self._options.timeout, left)
 
     def _read(self, answer: Answer, size: int) -> list[float]:
         endpoint, body = self._endpoint, bytes(answer.body)

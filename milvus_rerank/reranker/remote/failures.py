@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from milvus_rerank.errors import ServiceError
+from milvus_rerank.errors import ServiceError, ServiceTimeoutError
 from milvus_rerank.reranker.remote.providers import Endpoint
 
 RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
 """HTTP statuses after which the same request may succeed."""
+TIMEOUTS = frozenset({408, 504})
+"""HTTP statuses of a service, or a gateway in front of it, that waited too long."""
 _MAX_SHOWN = 200
 _MESSAGE_KEYS = ("message", "detail", "error", "msg")
 
@@ -25,12 +27,14 @@ class AttemptError(Exception):
     status: int | None = None  # None without an answer
     retry_after: float | None = None  # seconds that the service asks to wait before the next attempt
     retryable: bool = False
+    timed_out: bool = False
     gave_up: str = ""  # the reason for no further attempt, as the rest of the problem's sentence
 
     def service_error(self, endpoint: Endpoint) -> ServiceError:
         """Return the error for the caller, without the endpoint's secrets."""
         message = f"{self.problem}{self.gave_up}" + (f"; {self.advice}" if self.advice else "")
-        return ServiceError(f"{endpoint.address} {endpoint.redact(message)}", self.status, self.retry_after)
+        error_type = ServiceTimeoutError if self.timed_out else ServiceError
+        return error_type(f"{endpoint.address} {endpoint.redact(message)}", self.status, self.retry_after)
 
 
 def refusal(
@@ -45,6 +49,7 @@ def refusal(
         status,
         retry_after(headers, utc),
         status in RETRYABLE,
+        status in TIMEOUTS,
     )
 
 

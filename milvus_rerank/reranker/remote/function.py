@@ -74,6 +74,15 @@ class RemoteRerankFunction(BaseRerankFunction):
         check_stop(stop)
         return self._client.score(requests, stop)
 
+    async def ascore_requests(self, requests: Sequence[Request], seconds: float | None = None) -> list[list[float]]:
+        """Request the scores in the running event loop; cancelling closes the connections.
+
+        :param requests: checked queries, each with its documents.
+        :param seconds: the most seconds for the whole call, if its ``deadline`` is longer; None for no limit.
+        :returns: one list of scores per request, in input order.
+        """
+        return await self._client.ascore(requests, seconds)
+
     def close(self) -> None:
         """Close the connections of sync calls."""
         self._client.connections.close()
@@ -102,7 +111,7 @@ class RemoteRerankFunction(BaseRerankFunction):
         )
 
     async def _ascore(self, checked: CheckedCall) -> list[DocumentScores]:
-        scores = await self._client.ascore([request for request in checked.requests if request[1]])
+        scores = await self.ascore_requests([request for request in checked.requests if request[1]])
         return checked.check_scores([DocumentScores(query_scores) for query_scores in scores])
 
 

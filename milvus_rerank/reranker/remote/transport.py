@@ -199,7 +199,7 @@ def _attempt_errors(endpoint: Endpoint, seconds: float) -> Iterator[None]:
         yield
     except (httpx.TimeoutException, TimeoutError):
         advice = "raise timeout=..., or deadline=... if there is one, or send less at once with max_documents=..."
-        raise AttemptError(f"did not answer within {seconds:.3g} s", advice, retryable=True) from None
+        raise AttemptError(f"did not answer within {seconds:.3g} s", advice, retryable=True, timed_out=True) from None
     except httpx.HTTPError as error:
         problem = clean(str(error), endpoint) or type(error).__name__
         if isinstance(error, httpx.RemoteProtocolError):

@@ -9,6 +9,7 @@ import pytest
 from fault_server import HANG, Answer, FaultServer, Time, by_length, fault_server, remote, scored
 from service_calls import Ask, failing, plainly
 
+from milvus_rerank.errors import ServiceError, ServiceTimeoutError
 from milvus_rerank.reranker.remote.failures import retry_after
 
 # Trying again
@@ -194,3 +195,30 @@ def test_a_service_that_is_not_there_is_named(ask: Ask) -> None:
     advice = r"is it running, and is the address right\?"
     assert re.fullmatch(rf"{gone.address}/v1/rerank cannot be reached \(.+\) at attempt 4 of 4; {advice}", str(error))
     assert (error.status, len(clock.pauses)) == (None, 3)
+
+
+# Timeouts are an error of their own
+
+
+@pytest.mark.parametrize("answer", [HANG, Answer({}, 504), Answer({}, 408)])
+def test_a_timeout_is_an_error_of_its_own_kind(faults: FaultServer, ask: Ask, answer: Answer) -> None:
+    faults.then = lambda _: answer
+    error = failing(ask, remote(faults.address, time=Time(), timeout=0.1, attempts=2))
+    assert isinstance(error, ServiceTimeoutError)
+    assert isinstance(error, TimeoutError)
+    assert str(error).startswith(f"{faults.address}/v1/rerank ")
+    assert error.status == (None if answer is HANG else answer.status)
+
+
+def test_the_end_of_the_deadline_is_a_timeout_and_other_failures_are_not(faults: FaultServer, ask: Ask) -> None:
+    clock = Time()
+
+    def slow(received: Any) -> Answer:
+        clock.pause(11.0)
+        return by_length(received)
+
+    faults.then = slow
+    function = remote(faults.address, time=clock, deadline=10.0, timeout=60.0, max_documents=2, concurrency=1)
+    assert isinstance(failing(ask, function), ServiceTimeoutError)
+    faults.then = lambda _: Answer({}, 503)
+    assert type(failing(ask, remote(faults.address, time=Time()))) is ServiceError

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Any
 
+import anyio
 import pytest
 from fault_server import HANG, Answer, FaultServer, by_length, remote
 from service_calls import TEXTS, Ask, failing
@@ -34,6 +35,18 @@ def test_a_cancelled_call_stops_at_once_and_leaves_the_service(faults: FaultServ
     assert asyncio.run(main()) < 1
     assert faults.left.wait(5)
     assert len(faults.received) <= 2
+
+
+def test_a_call_cancelled_by_a_scope_of_anyio_leaves_the_service(faults: FaultServer) -> None:
+    faults.answers = [HANG]
+
+    async def main() -> bool:
+        function = remote(faults.address)
+        with anyio.move_on_after(0.3):  # it cancels again until the call has ended, as FastAPI's middleware does
+            await function.arerank("q", TEXTS)
+        return await asyncio.to_thread(faults.left.wait, 5)  # the loop, and its connections, live on
+
+    assert asyncio.run(main())
 
 
 def test_a_call_cancelled_in_a_pause_asks_no_more(faults: FaultServer) -> None:
