@@ -1,7 +1,8 @@
-"""What the server costs and stands, on loopback: python benchmarks/serving.py [--minutes N] [--only REGEX].
+"""What the server costs and stands, on loopback: python benchmarks/serving.py [--minutes N] [--only REGEX | --soak].
 
 Runs in the package's own environment. Starts ``milvus-rerank serve`` with builtin/rerank and asks it from this process;
-what it is compared with runs in this process too, by turns, never at the same time. Writes results/serving.json.
+what it is compared with runs in this process too, by turns, never at the same time. Writes results/serving.json. With
+``--soak`` mixed clients ask at once for so many minutes, good ones and bad ones; writes results/soak.json as it goes.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any
 import httpx
 import numpy as np
 from machine import machine
+from soak import soak
 from texts import Request, load_texts
 
 from milvus_rerank import CrossEncoderRerankFunction
@@ -207,12 +209,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python benchmarks/serving.py", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long the steady load lasts")
     parser.add_argument("--only", default="", help="a regular expression on parts' names; the others stay as they are")
-    parser.add_argument("--output", type=Path, default=RESULTS / "serving.json")
+    parser.add_argument("--soak", action="store_true", help="only mixed clients, good and bad, for --minutes")
+    parser.add_argument("--output", type=Path, help="default: results/serving.json, or results/soak.json")
     args = parser.parse_args()
+    args.output = args.output or RESULTS / ("soak.json" if args.soak else "serving.json")
     texts = load_texts(50)
     mixed = [Request(request.query, request.documents[:DOCUMENTS]) for request in texts.requests]
     short = [texts.short(DOCUMENTS, number) for number in range(60)]
     command = shlex.join(["python", "benchmarks/serving.py", *sys.argv[1:]])
+    if args.soak:
+        facts = {"date": datetime.now(timezone.utc).date().isoformat(), "command": command, "machine": machine()}
+
+        def save(found: dict[str, Any]) -> None:
+            args.output.write_text(json.dumps(facts | {"texts": texts.source} | found, indent=1) + "\n", "utf-8")
+
+        with serving() as server:
+            asyncio.run(soak(server, short, 60 * args.minutes, save))
+        print(args.output.read_text("utf-8"))
+        return
     kept = json.loads(args.output.read_text("utf-8")) if args.only and args.output.exists() else {}
     result: dict[str, Any] = kept or {
         "date": datetime.now(timezone.utc).date().isoformat(),
