@@ -118,3 +118,22 @@ def test_the_gpus_figures_are_those_of_the_results() -> None:
         near = [case["against_float32"][way] for way in ("packed, float16", "packed", peer)]
         cells = " | ".join(f"{way['largest_difference']:.4f}, {way['spearman']:.4f}" for way in near)
         assert f"| {name} | {cells} |\n" in text
+
+
+def test_the_soaks_figures_are_those_of_the_results() -> None:
+    found = json.loads((RESULTS / "soak.json").read_text("utf-8"))
+    text = " ".join((REPO / "docs" / "server.md").read_text("utf-8").split())
+    seen, health, memory = found["seen_by_clients"], found["health_ms"], found["resident_mib"]
+    assert found["minutes"] > 10
+    assert all(found["agree"].values())
+    assert found["unexpected"] == {}
+    for figure in (
+        " good ones, ".join(map(str, [found["clients"]["good"], found["clients"]["bad"]])) + " that send nonsense",
+        f"{seen['good']['ok']} good ones answered; {seen['bad']['invalid_request']} of nonsense refused",
+        f"{seen['slow']['ok']} slow ones answered, {seen['slow']['invalid_request']} refused",
+        f"{seen['leaving']['asked']} left; {seen['unreading']['asked']} unread",
+        f"asked {health['probes']} times",
+        f"p50 {health['p50']:.1f} ms, p99 {health['p99']:.1f} ms, at most {health['most']:.0f} ms",
+        f"{memory['first_minute_median']:.0f} MiB in the first minute, {memory['last_minute_median']:.0f} in the last",
+    ):
+        assert figure in text

@@ -70,7 +70,7 @@ REFUSED = {
     "instruction": _OWN_PROMPT,
     "max_tokens_per_query": "queries are cut at the model's limit alone",
     "mm_processor_kwargs": "documents are texts",
-    "padding": "padding does not change scores",
+    "padding": "texts are padded as little as possible",
     "prompt_name": _OWN_PROMPT,
     "return_embeddings": "a reranker has none",
 }
@@ -107,6 +107,8 @@ class Checked(BaseModel):
             given = [name for name in same if values.get(name) is not None]
             if len(given) > 1 and values[given[0]] != values[given[1]]:
                 raise ValueError(f"{given[0]!r} and {given[1]!r} mean the same and differ; send one of them")
+            if given:  # pydantic takes the first name, also if it is null
+                values = {key: value for key, value in values.items() if key not in same or value is not None}
         return values
 
 

@@ -112,6 +112,13 @@ def test_what_cannot_be_obeyed_is_refused_by_name(
     assert message in answer.json()["error"]
 
 
+def test_a_null_does_not_hide_another_name_of_the_same_key(server: Running) -> None:
+    body = {"query": QUERY, "documents": DOCUMENTS}
+    assert len(server.post("/rerank", body | {"top_n": None, "top_k": 2}).json()["results"]) == 2
+    returned = server.post("/rerank", body | {"return_documents": None, "return_text": True}).json()["results"]
+    assert all(row["document"] == {"text": DOCUMENTS[row["index"]]} for row in returned)
+
+
 def test_teis_defaults_may_be_absent_null_or_written_out(server: Running) -> None:
     body = {"query": QUERY, "texts": [LONG, *DOCUMENTS]}
     plain = server.post("/rerank", body).json()
