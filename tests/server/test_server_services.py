@@ -42,6 +42,18 @@ def scores(answer: httpx.Response) -> list[float]:
     return [result["relevance_score"] for result in results]
 
 
+def logs(capsys: pytest.CaptureFixture[str], *expected: str) -> str:
+    """Wait until the log, which a thread writes, has all these parts; return it."""
+    logged = [""]
+
+    def holds() -> bool:
+        logged[0] += "".join(capsys.readouterr())
+        return all(part in logged[0] for part in expected)
+
+    wait_for(holds)
+    return logged[0]
+
+
 # One call for each request
 
 
@@ -192,8 +204,7 @@ def test_failures_of_the_service_are_told_apart_without_its_words(
         assert answer.headers["x-request-id"] in said["error"]
         server.settled()
         assert server.outcomes() == {outcome: 1}
-        logged = "".join(capsys.readouterr())
-        assert "service failed" in logged
+        logged = logs(capsys, "service failed", '"event": "request"')
         for text in (json.dumps(said), logged):
             assert KEY not in text
             assert SECRET not in text
@@ -212,7 +223,7 @@ def test_a_service_that_is_not_there_is_a_bad_gateway(capsys: pytest.CaptureFixt
         assert "gave no answer" in answer.json()["error"]
         server.settled()
         assert server.outcomes() == {"upstream_error": 1}
-        assert "cannot be reached" in "".join(capsys.readouterr())
+        logs(capsys, "cannot be reached")
 
 
 @pytest.mark.parametrize(
