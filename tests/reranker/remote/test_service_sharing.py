@@ -40,10 +40,17 @@ def test_a_cancelled_call_stops_at_once_and_leaves_the_service(faults: FaultServ
 def test_a_call_cancelled_by_a_scope_of_anyio_leaves_the_service(faults: FaultServer) -> None:
     faults.answers = [HANG]
 
+    async def leave(scope: anyio.CancelScope) -> None:
+        while not faults.hanging.is_set():
+            await asyncio.sleep(0.005)
+        scope.cancel()
+
     async def main() -> bool:
         function = remote(faults.address)
-        with anyio.move_on_after(0.3):  # it cancels again until the call has ended, as FastAPI's middleware does
+        with anyio.CancelScope() as scope:  # it cancels again and again until the call has ended
+            call = asyncio.create_task(leave(scope))
             await function.arerank("q", TEXTS)
+        await call
         return await asyncio.to_thread(faults.left.wait, 5)  # the loop, and its connections, live on
 
     assert asyncio.run(main())
