@@ -39,6 +39,10 @@ PACKAGES = {
     "structlog": "server",
     "uvicorn": "server",
     "httpx": "services",
+    "bs4": "files",
+    "pyarrow": "files",
+    "pypdf": "files",
+    "semantic_text_splitter": "files",
     "nncf": "export",
     "onnxscript": "export",
     "ir_measures": "eval",
@@ -51,6 +55,7 @@ EXTRAS = {
     "lite": "Milvus in a file",
     "server": "milvus-rerank serve",
     "services": "rerank services over HTTP",
+    "files": "Parquet, HTML and PDF files, and splitting of long texts",
     "export": "int8, and graphs that torch traces",
     "eval": "nDCG and other metrics",
 }

@@ -1,16 +1,23 @@
-"""``milvus-rerank index``: write a JSONL file or a BEIR folder into a Milvus collection."""
+"""``milvus-rerank index``: write a file, a folder or stdin into a Milvus collection."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from milvus_rerank.cli import options, output
+from milvus_rerank.records import Form
 
 
 def index(
     source: Annotated[
-        Path, typer.Argument(help="A JSONL file (_id, title, text, ...) or a BEIR folder.", show_default=False)
+        Path,
+        typer.Argument(
+            help="A JSONL, JSON, CSV, TSV or Parquet file, a BEIR folder, a folder of .txt, .md, .html and .pdf files, "
+            "or - for stdin.",
+            show_default=False,
+        ),
     ],
     uri: options.Uri = options.DEFAULT_URI,
     token: options.Token = "",
@@ -18,40 +25,101 @@ def index(
         str | None, typer.Option(help="The collection. (default: the file's or folder's name)", show_default=False)
     ] = None,
     embedder: options.EmbedderName = options.DEFAULT_EMBEDDER,
+    input_format: Annotated[
+        Form, typer.Option("--input", help="The form of the file; auto looks at its name and its beginning.")
+    ] = "auto",
+    text_field: Annotated[str, typer.Option(help="The key or column of the text.")] = "text",
+    id_field: Annotated[
+        str | None,
+        typer.Option(
+            help="The key or column of the id; @row numbers the records. (default: _id or id)", show_default=False
+        ),
+    ] = None,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The other keys or columns to store, separated by commas. (default: all)", show_default=False
+        ),
+    ] = None,
+    split_tokens: Annotated[
+        int | None,
+        typer.Option(help="Split texts into parts of at most so many of the embedder's tokens.", min=1),
+    ] = None,
+    overlap: Annotated[int, typer.Option(help="Tokens that a part shares with the part before it.", min=0)] = 0,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete the passages of the collection that the source lacks.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Passages per call to Milvus.", min=1)] = 256,
     timeout: options.Timeout = 30.0,
     as_json: options.Json = False,
 ) -> None:
-    """Embed passages and store them in Milvus.
+    """Embed texts and store them in Milvus.
 
-    Run it again after a crash or a change of the file: it writes only new and changed passages.
+    Run it again after a crash or a change of the source: it writes only new and changed passages. Objects and tables
+    need a text and an id, and may have a title; all other keys become fields.
     """
     from milvus_rerank.embedding import StaticEmbedder
-    from milvus_rerank.indexing import corpus_file, index_passages, open_client, read_passages
+    from milvus_rerank.indexing import CorpusOptions, index_passages, open_client, open_corpus
 
-    path = corpus_file(source)
-    total = sum(1 for _ in read_passages(path))  # an invalid line fails before anything is written
+    if overlap and not split_tokens:
+        raise typer.BadParameter("overlap is of the parts of split texts; add --split-tokens", param_hint="--overlap")
+    stdin = _stdin(source)
+    if stdin and collection is None:
+        raise typer.BadParameter("stdin has no name: name the collection", param_hint="--collection")
     encoder = StaticEmbedder(embedder)
+    split = None
+    if split_tokens:
+        from milvus_rerank.indexing.split import make_splitter
+
+        split = make_splitter(encoder.tokenizer, split_tokens, overlap)
+    chosen = options.split_commas(fields)
+    corpus_options = CorpusOptions(input_format, text_field, id_field, None if chosen is None else tuple(chosen), split)
     output.calm_milvus()
-    with open_client(uri, token=token, timeout=timeout) as client, output.progress_bars() as bars:
-        task = bars.add_task("Indexing", total=total)
-        report = index_passages(
-            client,
-            collection or options.collection_name(source),
-            read_passages(path),
-            encoder,
-            batch_size=batch_size,
-            timeout=timeout,
-            progress=lambda done: bars.advance(task, done),
-        )
+    with open_corpus(source, corpus_options, sys.stdin.buffer if stdin else None) as corpus:
+        _note_unread(source)
+        with open_client(uri, token=token, timeout=timeout) as client, output.progress_bars() as bars:
+            task = bars.add_task("Indexing", total=corpus.total)
+            report = index_passages(
+                client,
+                collection or options.collection_name(source),
+                corpus,
+                encoder,
+                prune=prune,
+                batch_size=batch_size,
+                timeout=timeout,
+                progress=lambda done: bars.advance(task, done),
+            )
     if not report.bm25:
         output.note(
             "This Milvus has no BM25, which needs version 2.5 or later: search the collection with --mode dense only."
         )
+    if report.total > report.read:
+        output.note(
+            f"The collection holds {report.total - report.read} more that {source} lacks; --prune deletes them."
+        )
     if as_json:
         output.print_json({"uri": uri, **report.to_dict()})
     else:
+        deleted = f", {report.deleted} deleted" if report.deleted else ""
         print(
             f"{report.collection}: {report.read} passages read, {report.written} written, {report.unchanged} there "
-            f"already; the collection holds {report.total} ({uri})"
+            f"already{deleted}; the collection holds {report.total} ({uri})"
         )
+
+
+def _stdin(source: Path) -> bool:
+    """Return whether the source is stdin; raise a usage error if it is a terminal, or closed."""
+    if str(source) != "-":
+        return False
+    if sys.stdin is None or sys.stdin.isatty():  # None if the shell has closed it with <&-
+        raise typer.BadParameter("stdin is a terminal; pipe a file into the command", param_hint="SOURCE")
+    return True
+
+
+def _note_unread(source: Path) -> None:
+    """Print a note on the files of a folder of documents that are not read."""
+    from milvus_rerank.indexing.corpus import is_folder_of_documents
+    from milvus_rerank.indexing.documents import unread
+
+    if is_folder_of_documents(source) and (text := unread(source)):
+        output.note(text)

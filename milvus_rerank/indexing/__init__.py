@@ -2,12 +2,14 @@
 
 from milvus_rerank.indexing.client import open_client
 from milvus_rerank.indexing.collection import CollectionInfo, describe, load, only_collection
-from milvus_rerank.indexing.corpus import Passage, corpus_file, read_passages
+from milvus_rerank.indexing.corpus import Corpus, CorpusOptions, Passage, corpus_file, open_corpus, read_passages
 from milvus_rerank.indexing.index import IndexReport, index_passages
 from milvus_rerank.indexing.search import open_search, without_scores
 
 __all__ = [
     "CollectionInfo",
+    "Corpus",
+    "CorpusOptions",
     "IndexReport",
     "Passage",
     "corpus_file",
@@ -16,6 +18,7 @@ __all__ = [
     "load",
     "only_collection",
     "open_client",
+    "open_corpus",
     "open_search",
     "read_passages",
     "without_scores",

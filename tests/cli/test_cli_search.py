@@ -35,7 +35,7 @@ def test_index_twice_says_that_nothing_was_written(indexed: Cli, beir: Path, emb
     report = json.loads(indexed("index", beir, "--embedder", embedder, "--json")[1])
     assert report == {
         "uri": "./milvus.db", "collection": "small", "embedder": str(embedder), "bm25": True,
-        "read": 5, "written": 0, "unchanged": 5, "total": 5,
+        "read": 5, "written": 0, "unchanged": 5, "deleted": 0, "total": 5,
     }  # fmt: skip
 
 
@@ -43,7 +43,10 @@ def test_index_tells_a_bad_line_before_it_writes_anything(cli: Cli, embedder: Pa
     write_jsonl(tmp_path / "bad.jsonl", [*PASSAGES, {"_id": "x"}])
     code, out, err = cli("index", "bad.jsonl", "--embedder", embedder, "--batch-size", 1)
     assert (code, out) == (1, "")
-    assert err == "error: bad.jsonl:6: the document 'x' has no 'text'; its keys are ['_id']\n"
+    assert err == (
+        "error: bad.jsonl:6: 'text' is missing; the object has the keys ['_id']. "
+        "Name the text's key with --text-field\n"
+    )
     assert not (tmp_path / "milvus.db").exists()
 
 
