@@ -43,6 +43,11 @@ class StaticEmbedder:
         """The number of dimensions of a vector."""
         return int(self._model.dim)
 
+    @property
+    def tokenizer(self) -> Any:
+        """The model's ``tokenizers.Tokenizer``."""
+        return self._model.tokenizer
+
     def encode_documents(self, documents: Sequence[str]) -> NDArray[np.float32]:
         """Embed documents.
 

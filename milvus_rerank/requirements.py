@@ -43,6 +43,7 @@ PACKAGES = {
     "fastembed": "index",
     "pyarrow": "index",
     "pypdf": "index",
+    "semantic_text_splitter": "index",
     "nncf": "export",
     "onnxscript": "export",
     "ir_measures": "eval",
@@ -55,7 +56,7 @@ EXTRAS = {
     "lite": "Milvus in a file",
     "server": "milvus-rerank serve",
     "services": "rerank services over HTTP",
-    "index": "Parquet, HTML and PDF files, and fastembed's models, for milvus-rerank index",
+    "index": "Parquet, HTML and PDF files, splitting of texts, and fastembed, for milvus-rerank index",
     "export": "int8, and graphs that torch traces",
     "eval": "nDCG and other metrics",
 }

@@ -26,12 +26,12 @@ def demo(
 ) -> None:
     """Index a small history of computing, search it, and show what reranking changes. Needs no network."""
     require("the demo", "pymilvus", "milvus_lite", "ir_measures")
-    from milvus_rerank.embedding import StaticEmbedder
     from milvus_rerank.evaluation import demo_folder, load_judged, run_demo
+    from milvus_rerank.indexing import load_embedder
 
     output.calm_milvus()
     judged = load_judged(demo_folder())
-    encoder = StaticEmbedder(embedder)
+    encoder = load_embedder(embedder)
     reranker = options.make_reranker(None, model, device)
     with _database(keep) as database, output.progress_bars() as bars:
         tasks = {

@@ -64,6 +64,10 @@ _EMBEDDERS = (
     "module:function."
 )
 EmbedderName = Annotated[str, typer.Option("--embedder", help=_EMBEDDERS)]
+IndexEmbedder = Annotated[
+    str | None,
+    typer.Option("--embedder", help=f"{_EMBEDDERS} (default: the collection's, or builtin/embed)", show_default=False),
+]
 SearchEmbedder = Annotated[
     str | None,
     typer.Option(

@@ -1,21 +1,21 @@
 """``milvus-rerank rerank``: read texts and print them ordered by score."""
 
+import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
 from milvus_rerank.cli import options, output
 from milvus_rerank.errors import InputError
+from milvus_rerank.jsonl import open_input
+from milvus_rerank.records import Form, read_records, text_of
 
 if TYPE_CHECKING:
     from milvus_rerank.results import RerankResult
 
 RESULT_KEYS = ("rank", "index", "score")
-
-
-InputFormat = Literal["auto", "text", "jsonl", "json", "csv", "tsv"]
 
 
 def rerank(
@@ -25,8 +25,8 @@ def rerank(
         Path | None, typer.Option("--file", "-f", help="Read the texts from this file; - is stdin.")
     ] = None,
     input_format: Annotated[
-        InputFormat,
-        typer.Option("--input", help="A text a line, a JSON object a line, a JSON array, or a table; auto looks."),
+        Form,
+        typer.Option("--input", help="A text a line, an object a line, an array, a table, or Parquet; auto looks."),
     ] = "auto",
     text_field: Annotated[str, typer.Option(help="The key or column of the text.")] = "text",
     top_k: options.TopK = 0,
@@ -63,9 +63,7 @@ def rerank(
         _print_table(results)
 
 
-def _records(texts: list[str] | None, file: Path | None, form: InputFormat, text_field: str) -> list[dict[str, Any]]:
-    from milvus_rerank.jsonl import open_input, read_records
-
+def _records(texts: list[str] | None, file: Path | None, form: Form, text_field: str) -> list[dict[str, Any]]:
     if texts == ["-"] and file is None:
         texts, file = None, Path("-")
     if texts and file:
@@ -74,13 +72,17 @@ def _records(texts: list[str] | None, file: Path | None, form: InputFormat, text
         return [{text_field: options.check_text(text)} for text in texts]
     if file is not None and str(file) != "-":
         with open_input(file) as lines:
-            return _some(read_records(lines.read(), str(file), text_field, form), str(file))
+            return _read(lines, str(file), form, text_field)
     if sys.stdin is None or (file is None and sys.stdin.isatty()):  # stdin is None if the shell has closed it with <&-
         raise typer.BadParameter("give texts as arguments, with --file, or on stdin", param_hint="TEXTS")
-    return _some(read_records(sys.stdin.buffer.read(), "stdin", text_field, form), "stdin")
+    return _read(io.BytesIO(sys.stdin.buffer.read()), "stdin", form, text_field)
 
 
-def _some(records: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+def _read(file: BinaryIO, name: str, form: Form, text_field: str) -> list[dict[str, Any]]:
+    records = []
+    for where, record in read_records(file, name, form, text_field):
+        text_of(record, where, text_field)
+        records.append(record)
     if not records:
         raise InputError(f"{name} holds no texts; expected one a line, JSON objects, a JSON array, or a CSV table")
     return records

@@ -39,7 +39,13 @@ def search(
         str | None,
         typer.Option(help="The vectors to search. (default: vector, or the only dense ones)", show_default=False),
     ] = None,
-    mode: Annotated[Mode, typer.Option(help="Search by vectors, by BM25, or by both.")] = "dense",
+    mode: Annotated[
+        Mode | None,
+        typer.Option(
+            help="Search by vectors, by BM25, or by both. (default: vectors, or BM25 where there are none)",
+            show_default=False,
+        ),
+    ] = None,
     rerank: Annotated[bool, typer.Option(help="Rerank, or print the first stage's order.")] = True,
     reranker: options.Reranker = None,
     model: options.Model = None,
@@ -63,6 +69,7 @@ def search(
     output.calm_milvus()
     with open_client(uri, token=token, db_name=db_name, timeout=timeout, must_exist=True) as client:
         info = describe(client, collection or only_collection(client, timeout), timeout)
+        mode = mode or ("bm25" if info.bm25 and not info.dense else "dense")
         two_stage = open_search(
             client,
             info,
@@ -108,8 +115,8 @@ def _note_nothing_found(info: "CollectionInfo", expression: str) -> None:
     """Say that nothing was found, and which names in the filter may be wrong: any may be keys of the dynamic field."""
     from milvus_rerank.search.milvus import names_in
 
-    unknown = [name for name in names_in(expression) if name not in info.fields]
-    if unknown and info.dynamic is None and "$meta" in info.fields:
+    unknown = [name for name in names_in(expression) if name not in {*info.fields, *(info.dynamic or ())}]
+    if unknown and "$meta" in info.fields:
         output.note(f"Nothing found. {unknown[0]!r} is no field of the schema; check that documents have it.")
     else:
         output.note("Nothing found.")

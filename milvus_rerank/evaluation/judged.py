@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.indexing.corpus import Corpus, Passage
+from milvus_rerank.indexing.corpus import Passage, corpus_file, read_passages
 from milvus_rerank.jsonl import open_input, read_lines, read_objects
 
 Judgments = Mapping[str, Mapping[str, int]]
@@ -30,7 +30,7 @@ def load_judged(folder: Path, split: str = "test") -> JudgedCollection:
     :returns: the collection, with the queries that have a judgment.
     :raises InputError: for a missing file or an unusable line; the message names the file and the line.
     """
-    passages = tuple(Corpus(folder))
+    passages = tuple(read_passages(corpus_file(folder)))
     queries = _read_queries(folder / "queries.jsonl")
     judgments = _read_judgments(folder / "qrels" / f"{split}.tsv", queries, {passage.id for passage in passages})
     judged = {name: text for name, text in queries.items() if name in judgments}

@@ -1,25 +1,35 @@
 """Index files into a Milvus collection for two-stage search."""
 
 from milvus_rerank.indexing.client import open_client
-from milvus_rerank.indexing.collection import CollectionInfo, describe, embedder_of, load, only_collection
-from milvus_rerank.indexing.corpus import Corpus, CorpusOptions, Passage
+from milvus_rerank.indexing.collection import (
+    CollectionInfo,
+    describe,
+    embedder_of,
+    index_embedder,
+    load,
+    only_collection,
+)
+from milvus_rerank.indexing.corpus import CorpusOptions, Passage, corpus_file, open_corpus, read_passages
 from milvus_rerank.indexing.embedders import load_embedder
 from milvus_rerank.indexing.index import IndexReport, index_passages
 from milvus_rerank.indexing.search import open_search, without_scores
 
 __all__ = [
     "CollectionInfo",
-    "Corpus",
     "CorpusOptions",
     "IndexReport",
     "Passage",
+    "corpus_file",
     "describe",
     "embedder_of",
+    "index_embedder",
     "index_passages",
     "load",
     "load_embedder",
     "only_collection",
     "open_client",
+    "open_corpus",
     "open_search",
+    "read_passages",
     "without_scores",
 ]

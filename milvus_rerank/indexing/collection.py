@@ -11,7 +11,7 @@ from typing import Any
 from milvus_rerank.errors import InputError
 from milvus_rerank.indexing.client import explain_errors
 from milvus_rerank.indexing.corpus import MAX_ID_BYTES, MAX_TEXT_BYTES
-from milvus_rerank.indexing.embedders import FORMS, Embedder, load_embedder
+from milvus_rerank.indexing.embedders import DEFAULT, FORMS, Embedder, load_embedder
 from milvus_rerank.models import BUILTIN, model_folder
 from milvus_rerank.search.milvus import FIELDS_KEY
 
@@ -198,6 +198,16 @@ def embedder_of(info: CollectionInfo, name: str | None) -> Embedder:
             + ("" if info.bm25 else ", which this collection does not support")
         )
     return load_embedder(info.embedder.partition(" sha256:")[0], trusted=False)
+
+
+def index_embedder(client: Any, collection: str, name: str | None, timeout: float | None = 30.0) -> Embedder:
+    """Return the embedder for more passages of a collection: the one named, or remembered, or the built-in one."""
+    if name is None:
+        with explain_errors(f"look for the collection {collection!r}"):
+            exists = client.has_collection(collection, timeout=timeout)
+        info = describe(client, collection, timeout) if exists else None
+        return embedder_of(info, None) if info is not None and info.embedder else load_embedder(DEFAULT)
+    return load_embedder(name)
 
 
 def text_field_of(info: CollectionInfo, name: str | None) -> str:

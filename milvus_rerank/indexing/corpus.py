@@ -1,39 +1,51 @@
-"""Read passages from JSON lines, JSON arrays, tables, Parquet, folders of documents, or a folder in BEIR's layout."""
+"""Read a corpus: the passages of a file, a folder or a pipe, checked before anything is written."""
 
-import io
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from milvus_rerank.errors import InputError
-from milvus_rerank.indexing.documents import SUFFIXES, read_document
-from milvus_rerank.jsonl import open_input, read_objects, read_records
-from milvus_rerank.requirements import require
+from milvus_rerank.errors import InputError, write_errors
+from milvus_rerank.indexing.fields import Fields
+from milvus_rerank.indexing.source import MORE_SPACE, CorpusSource, open_source, temporary_file
+from milvus_rerank.records import TABLES, Form, Record, text_of
 
 MAX_TEXT_BYTES = 65535
 """The most bytes of UTF-8 that a VARCHAR field of Milvus holds."""
 MAX_ID_BYTES = 512
-TAKEN = frozenset({"id", "vector", "sparse", "$meta"})
+TAKEN = frozenset({"id", "vector", "sparse", "$meta", "title", "text"})
 """Fields that the index fills; a passage's other keys cannot have these names."""
+PART_FIELDS = ("document", "part", "parts")
+"""Fields of a part of a split document: the id of the document, the part's number from 1, and their number."""
+ROW = "@row"
+"""The ``id_field`` that numbers the records."""
+
+logger = logging.getLogger(__name__)
+
+Split = Callable[[str, str], list[str]]
+"""A function from the title and the text of a document to its parts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A document to index.
+    """A document, or a part of one, to index.
 
     :param id: the primary key.
     :param title: the title; "" without a title.
     :param body: the text as it is in the file.
     :param fields: the other keys, which become dynamic fields.
+    :param document: the id of the document of which this is a part; "" for a whole document.
     """
 
     id: str
     title: str
     body: str
     fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    document: str = ""
 
     @property
     def text(self) -> str:
@@ -43,169 +55,198 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class CorpusOptions:
-    """Names of the keys or columns of a corpus.
+    """How the records of a source become passages.
 
-    :param text_field: the key of the text.
-    :param id_field: the key of the id; None for ``_id`` or ``id``.
-    :param title_field: the key of the title; documents need not have it.
-    :param fields: the other keys to keep; None for all.
+    :param form: the form of a file, as :func:`~milvus_rerank.records.read_records` takes it.
+    :param text_field: the key or column of the text.
+    :param id_field: the key or column of the id; ``@row`` numbers the records from 1; None for ``_id`` or ``id``.
+    :param fields: the other keys or columns to store; None for all.
+    :param split: splits long texts into parts; None for none.
     """
 
+    form: Form = "auto"
     text_field: str = "text"
     id_field: str | None = None
-    title_field: str = "title"
     fields: tuple[str, ...] | None = None
+    split: Split | None = None
 
 
+@dataclass(frozen=True, slots=True)
 class Corpus:
-    """Passages of a source, which can be read more than once.
+    """A corpus that was read once, and is valid; iterating reads it again.
 
-    :param source: a file, a folder of documents or in BEIR's layout, or ``-`` for stdin.
-    :param options: the names of its keys.
-    :raises InputError: if the source does not exist, or has another form.
+    :param total: the number of passages.
+    :param read: starts to read the passages.
     """
 
-    def __init__(self, source: Path, options: CorpusOptions | None = None) -> None:
-        self.source = source
-        self.options = options or CorpusOptions()
-        self._content: bytes | None = None
-        if str(source) == "-":
-            if sys.stdin is None or sys.stdin.isatty():
-                raise InputError("the source is -, but nothing comes from stdin; pipe a file in, or name one")
-            self._content = sys.stdin.buffer.read()
-        elif source.is_dir():
-            if (source / "corpus.jsonl").is_file():
-                self.source = source / "corpus.jsonl"
-            elif not self._documents():
-                raise InputError(
-                    f"folder {source} has no corpus.jsonl, as BEIR's layout has, and no documents "
-                    f"({', '.join(SUFFIXES)}); give such a folder, or a file"
-                )
-        elif not source.exists():
-            raise InputError(f"{source} does not exist; give a file, or a folder of documents or in BEIR's layout")
-        elif not source.is_file():
-            raise InputError(f"{source} is a pipe or a device, which cannot be read twice; use - for stdin, or a file")
+    total: int
+    read: Callable[[], Iterator[Passage]]
 
     def __iter__(self) -> Iterator[Passage]:
-        """Yield the passages, in the source's order.
+        return self.read()
 
-        :yields: the passages.
-        :raises InputError: for an invalid record, a repeated id, a text too long for Milvus, or no passage at all; it
-            names the file and the line.
-        """
-        seen: dict[str, str] = {}
-        for where, record in self._records():
-            passage = self._passage(record, where)
-            place = where.rpartition(":")[2].strip()
-            first = seen.setdefault(passage.id, place)
-            if first is not place:
-                shown = f"on line {first}" if first.isdigit() else f"that of {first}"
-                raise InputError(f"{where}: the id {passage.id!r} is also {shown}; each must be unique")
-            yield passage
-        if not seen:
-            raise InputError(f"{self.source} holds no passages")
 
-    def _documents(self) -> list[Path]:
-        return sorted(path for path in self.source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+@contextmanager
+def open_corpus(
+    source: Path, options: CorpusOptions = CorpusOptions(), stdin: BinaryIO | None = None
+) -> Iterator[Corpus]:
+    """Read a corpus, check all of it, and yield it for another reading.
 
-    def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield each record with its place, for errors."""
-        source, name, suffix = self.source, str(self.source), self.source.suffix.lower()
-        if self._content is None and source.is_dir():
-            for path in self._documents():
-                yield str(path), read_document(path, source)
-        elif self._content is None and suffix in (".parquet", ".pq"):
-            yield from _read_parquet(source)
-        elif self._content is None and suffix in SUFFIXES:
-            yield name, read_document(source, source.parent)
-        elif self._content is None and suffix not in (".csv", ".tsv", ".json"):
-            with open_input(source) as file:
-                start = file.read(64)
-                if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
-                    file.seek(0)
-                    for number, record in read_objects(file, name):  # line by line: a corpus may be larger than memory
-                        yield f"{name}:{number}", record
-                    return
-                content = start + file.read()
-            yield from self._parsed(content, name)
-        else:
-            with open_input(source) if self._content is None else nullcontext(io.BytesIO(self._content)) as file:
-                content = file.read()
-            yield from self._parsed(content, "stdin" if self._content is not None else name)
+    :param source: a JSONL file, a JSON array, a CSV or TSV table, a Parquet file, a folder in BEIR's layout, or a
+        folder of text, Markdown, HTML and PDF files; ``-`` for ``stdin``.
+    :param options: how records become passages.
+    :param stdin: the file that ``-`` names.
+    :yields: the corpus.
+    :raises InputError: for a source without passages, an invalid record, a repeated id, a text that is too long for
+        Milvus, or a field whose values have different types; it names the file and the line.
+    :raises MissingDependencyError: if the reader of a form is not installed.
+    """
+    with open_source(source, stdin if str(source) == "-" else None) as opened:
+        read = partial(_passages, opened, options)
+        fields = Fields(opened.form(options.form) in TABLES)
+        with _spool(opened, options) as spool:
+            ids: dict[str, str] = {}
+            for where, passage in read():
+                first = ids.setdefault(passage.id, where)
+                if first != where:
+                    raise InputError(f"{where}: the id {passage.id!r} is also at {first}; each must be unique")
+                fields.add(where, passage.fields)
+                if spool is not None:
+                    _write(spool, passage)
+            if not ids:
+                raise InputError(f"{opened.name} holds no documents; expected JSON objects, a table, or files of text")
+            fields.warn()
+            again = read if spool is None else partial(_unspool, spool)
+            yield Corpus(len(ids), lambda: _convert(again(), fields))
 
-    def _parsed(self, content: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        text_field = self.options.text_field
-        records = read_records(content, name, text_field, missing_text=True)
-        if records and all(set(record) == {text_field} for record in records) and self.options.id_field is None:
-            raise InputError(f"{name} holds texts without ids; expected objects or a table with '_id' or --id-field")
-        for number, record in enumerate(records, 1):
-            yield f"{name}: record {number}", record
 
-    def _passage(self, record: dict[str, Any], where: str) -> Passage:
-        options, fields = self.options, dict(record)
-        key = options.id_field or ("_id" if "_id" in fields else "id")
-        if key not in fields:
-            wanted = repr(key) if options.id_field else "'_id'"
+def corpus_file(source: Path) -> Path:
+    """Return the ``corpus.jsonl`` of a folder in BEIR's layout."""
+    if not source.exists():
+        raise InputError(f"{source} does not exist; give a folder in BEIR's layout")
+    if not (source / "corpus.jsonl").is_file():
+        raise InputError(f"folder {source} has no corpus.jsonl; give a folder in BEIR's layout")
+    return source / "corpus.jsonl"
+
+
+def is_folder_of_documents(source: Path) -> bool:
+    """Return whether a source is a folder of files, one document each."""
+    return source.is_dir() and not (source / "corpus.jsonl").is_file()
+
+
+def read_passages(source: Path, options: CorpusOptions = CorpusOptions()) -> Iterator[Passage]:
+    """Yield the passages of a corpus, as :func:`open_corpus` reads it."""
+    with open_corpus(source, options) as corpus:
+        yield from corpus
+
+
+@contextmanager
+def _spool(opened: CorpusSource, options: CorpusOptions) -> Iterator[BinaryIO | None]:
+    """Yield a temporary file for passages that take long to make; None for those that are quickly read again."""
+    if options.split is None and not opened.is_documents(options.form):
+        yield None
+        return
+    with temporary_file() as spool:
+        yield spool
+
+
+def _write(spool: BinaryIO, passage: Passage) -> None:
+    values = [passage.id, passage.title, passage.body, dict(passage.fields), passage.document]
+    line = json.dumps(values) + "\n"
+    with write_errors("a temporary file", MORE_SPACE):
+        spool.write(line.encode())
+
+
+def _unspool(spool: BinaryIO) -> Iterator[tuple[str, Passage]]:
+    spool.seek(0)
+    for line in spool:
+        yield "", Passage(*json.loads(line))
+
+
+def _convert(passages: Iterator[tuple[str, Passage]], fields: Fields) -> Iterator[Passage]:
+    for _, passage in passages:
+        yield replace(passage, fields=fields.convert(passage.fields))
+
+
+def _passages(opened: CorpusSource, options: CorpusOptions) -> Iterator[tuple[str, Passage]]:
+    for row, (where, record) in enumerate(opened.records(options.form, options.text_field), 1):
+        whole = _passage(record, where, options, row)
+        if opened.is_documents(options.form) and not whole.text:
+            logger.warning(f"{where} holds no text and is left out; if it is a scan, recognise its text first")
+            continue
+        for passage in (whole,) if options.split is None else _parts(whole, where, options.split):
+            _check_size(passage, where)
+            yield where, passage
+
+
+def _parts(passage: Passage, where: str, split: Split) -> Iterator[Passage]:
+    taken = [name for name in PART_FIELDS if name in passage.fields]
+    if taken:
+        raise InputError(f"{where}: split documents need the key {taken[0]!r} themselves; rename it")
+    texts = split(passage.title, passage.body) or [passage.body]
+    for number, text in enumerate(texts, 1):
+        values = dict(zip(PART_FIELDS, (passage.id, number, len(texts)), strict=True))
+        yield Passage(f"{passage.id}#{number}", passage.title, text, {**passage.fields, **values}, passage.id)
+
+
+def _passage(record: Record, where: str, options: CorpusOptions, row: int) -> Passage:
+    fields = dict(record)
+    name = _take_id(fields, where, options, row)
+    body = text_of(record, where, options.text_field)
+    fields.pop(options.text_field, None)
+    title = fields.pop("title", None)
+    if title is not None and not isinstance(title, str):
+        raise InputError(f"{where}: 'title' of the document {name!r} must be a string, got {title!r:.60}")
+    return Passage(name, title or "", body, _chosen(fields, record, where, options.fields))
+
+
+def _take_id(fields: Record, where: str, options: CorpusOptions, row: int) -> str:
+    """Remove the id from a record's fields, and return it as a string."""
+    if options.id_field == ROW:
+        return str(row)
+    key = options.id_field or ("_id" if "_id" in fields else "id")
+    if key not in fields:
+        expected = repr(options.id_field) if options.id_field else "'_id' or 'id'"
+        raise InputError(
+            f"{where}: there is no {expected}; the keys are {sorted(fields)}. Name the id's key with --id-field, or "
+            f"number the records with --id-field {ROW}"
+        )
+    return _id(fields.pop(key), key, where)
+
+
+def _chosen(fields: Record, record: Record, where: str, names: tuple[str, ...] | None) -> Record:
+    """Return the fields to store, by these names or all."""
+    if names is not None:
+        unknown = [name for name in names if name not in record]
+        if unknown:
             raise InputError(
-                f"{where}: the object has no {wanted}; its keys are {sorted(record)}. Name the id's key with --id-field"
+                f"{where}: there is no {unknown[0]!r}, which --fields names; the keys are {sorted(record)}"
             )
-        name = _id(fields.pop(key), key, where)
-        if options.text_field not in fields:
-            raise InputError(
-                f"{where}: the document {name!r} has no {options.text_field!r}; its keys are {sorted(record)}. "
-                "Name the text's key with --text-field"
-            )
-        body, title = fields.pop(options.text_field), fields.pop(options.title_field, None)
-        for value, label in ((body, options.text_field), ("" if title is None else title, options.title_field)):
-            if not isinstance(value, str):
-                raise InputError(f"{where}: {label!r} of the document {name!r} must be a string, got {value!r:.60}")
-        if options.fields is not None:
-            absent = sorted(set(options.fields) - fields.keys())
-            if absent:
-                raise InputError(f"{where}: the document {name!r} has no {absent[0]!r}; its keys are {sorted(record)}")
-            fields = {name: fields[name] for name in options.fields}
-        taken = sorted((TAKEN | {"text", "title"}) & fields.keys())
-        if taken:
-            raise InputError(f"{where}: the index needs the key {taken[0]!r} itself; rename it")
-        large = [key for key, value in fields.items() if not _fits(value)]
-        if large:
-            raise InputError(
-                f"{where}: {large[0]!r} of the document {name!r} holds an integer of more than 64 bits, Milvus' limit; "
-                f"store it as a string"
-            )
-        passage = Passage(name, title or "", body, fields)
-        size = len(passage.text.encode())
-        if size > MAX_TEXT_BYTES:
-            raise InputError(
-                f"{where}: title and text of the document {name!r} have {size} bytes, but a field of Milvus holds at "
-                f"most {MAX_TEXT_BYTES}; split the document into passages"
-            )
-        return passage
+        fields = {name: fields[name] for name in names if name in fields}
+    taken = sorted(TAKEN & fields.keys())
+    if taken:
+        raise InputError(
+            f"{where}: the index needs the key {taken[0]!r} itself; rename it, or leave it out with --fields"
+        )
+    if "" in fields:
+        raise InputError(f"{where}: a column has no name; name it, or choose the others with --fields")
+    large = [key for key, value in fields.items() if not _fits(value)]
+    if large:
+        raise InputError(
+            f"{where}: {large[0]!r} holds an integer of more than 64 bits, Milvus' limit; store it as a string"
+        )
+    return fields
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of a Parquet file, a batch of them at a time."""
-    require(f"reading {path}", "pyarrow")
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield (
-                        f"{path}: row {number}",
-                        {name: _plain(value) for name, value in row.items() if value is not None},
-                    )
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path} cannot be read as Parquet: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    """Return a value that Milvus' JSON can hold: times as text."""
-    return value if isinstance(value, (str, bool, int, float, list, dict)) else str(value)
+def _check_size(passage: Passage, where: str) -> None:
+    size = len(passage.text.encode())
+    if size > MAX_TEXT_BYTES:
+        raise InputError(
+            f"{where}: title and text of the document {passage.id!r} have {size} bytes, but a field of Milvus holds at "
+            f"most {MAX_TEXT_BYTES}; split long texts, for example with --split-tokens 256"
+        )
+    if len(passage.id.encode()) > MAX_ID_BYTES:
+        raise InputError(f"{where}: the id {passage.id[:40]!r}... must have at most {MAX_ID_BYTES} bytes")
 
 
 def _fits(value: object) -> bool:
@@ -223,6 +264,4 @@ def _id(value: object, key: str, where: str) -> str:
     if any(char < " " and char not in "\n\r\t" for char in str(value)):
         # Stored passages are looked up with Milvus' filters, which cannot express other control characters.
         raise InputError(f"{where}: {key!r} must not hold a control character, got {value!r:.60}; remove it")
-    if len(str(value).encode()) > MAX_ID_BYTES:
-        raise InputError(f"{where}: {key!r} must have at most {MAX_ID_BYTES} bytes, got {str(value)[:40]}...")
     return str(value)

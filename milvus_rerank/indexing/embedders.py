@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 
 from milvus_rerank.embedding import StaticEmbedder
 from milvus_rerank.errors import InputError, ModelError, RerankError, SearchError
-from milvus_rerank.models import model_folder
+from milvus_rerank.models import BUILTIN, model_folder
 from milvus_rerank.models.files import read_config
 from milvus_rerank.requirements import require
 from milvus_rerank.search.first_stage import check_vectors
 
+DEFAULT = "builtin/embed"
+"""The embedder of collections for which none was named."""
 FORMS = (
     "'builtin/embed', a folder or a hub name of a sentence-transformers or model2vec model, 'fastembed:NAME', "
     "'openai:MODEL', or 'module:function'"
@@ -24,7 +27,7 @@ FORMS = (
 """The names that :func:`load_embedder` takes, for messages."""
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-_BATCH = 256  # texts of one request to an endpoint
+_BATCH = 32  # texts of one request to an endpoint: text-embeddings-inference takes no more unless told
 
 
 class Embedder(Protocol):
@@ -104,8 +107,11 @@ def load_embedder(name: str, *, trusted: bool = True) -> Embedder:
     folder = model_folder(name) if name.strip() else None
     if folder is None and "/" not in name:
         raise InputError(f"embedder {name!r} is not known; expected {FORMS}")
-    if folder is not None and _is_static(folder):
+    if folder is not None and (name.startswith(BUILTIN) or _is_static(folder)):
         return StaticEmbedder(name)
+    heads = read_config(folder).get("architectures") or [] if folder is not None else []
+    if any("ForSequenceClassification" in head for head in heads):
+        raise ModelError(f"embedder {name!r} is a reranker ({heads[0]}), which makes no vectors; expected {FORMS}")
     return _sentence_transformers(name, folder)
 
 
@@ -153,6 +159,8 @@ def _openai(name: str, model: str) -> Embedder:
         raise InputError("embedder 'openai:' lacks a model's name; for example 'openai:text-embedding-3-small'")
     if not key and base.startswith("https://api.openai.com"):
         raise InputError(f"embedder {name!r} needs OPENAI_API_KEY, or OPENAI_BASE_URL of another server")
+    if key and not base.startswith("https://") and httpx.URL(base).host not in ("127.0.0.1", "localhost", "::1"):
+        raise InputError(f"OPENAI_BASE_URL={base} would send OPENAI_API_KEY unencrypted; use https, or unset the key")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def request(texts: Sequence[str]) -> list[list[float]]:
@@ -179,6 +187,8 @@ def _openai(name: str, model: str) -> Embedder:
 def _function(name: str) -> Embedder:
     """Return an embedder of a function from texts to vectors, or of an object such as those of pymilvus.model."""
     module, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # where the user types the name, as with python -m
     try:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):

@@ -1,17 +1,20 @@
 """Index passages into a collection: resumable, and without duplicates."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from milvus_rerank.errors import InputError
+from milvus_rerank.errors import InputError, SearchError
 from milvus_rerank.indexing.client import explain_errors
 from milvus_rerank.indexing.collection import check_made_for, create, describe, make_ready, remember_fields
 from milvus_rerank.indexing.corpus import Passage
 from milvus_rerank.indexing.embedders import Embedder
 from milvus_rerank.validation import check_count
+
+_PAGE = 1000
+"""Rows of a query, when all rows are read; Milvus returns at most 16384."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class IndexReport:
     :param read: the number of passages read.
     :param written: the number of passages that were new or had changed.
     :param unchanged: the number of passages that the collection already held, equal in every field.
-    :param deleted: the number of passages that were deleted because they are gone from the source.
+    :param deleted: the number of passages that were deleted, because the source has them no longer.
     :param total: the number of documents in the collection after the run.
     """
 
@@ -48,23 +51,24 @@ def index_passages(
     passages: Iterable[Passage],
     embedder: Embedder,
     *,
+    prune: bool = False,
     batch_size: int = 256,
     timeout: float | None = 30.0,
-    prune: bool = False,
     progress: Callable[[int], object] = lambda done: None,
 ) -> IndexReport:
     """Embed passages and store them in a collection; create the collection if it does not exist.
 
     Each batch is compared with the stored passages of the same ids. Only new and changed passages are embedded and
-    upserted. So a new run continues where a killed run stopped, and a second run writes nothing.
+    upserted. So a new run continues where a killed run stopped, and a second run writes nothing. If a split document
+    has fewer parts than before, its last parts are deleted.
 
     :param client: a ``MilvusClient``.
     :param collection: the collection's name.
     :param passages: the passages to index; their ids must differ.
     :param embedder: the embedder of the passages.
+    :param prune: delete the passages of the collection that are not among ``passages``.
     :param batch_size: the number of passages per request to Milvus.
     :param timeout: the most seconds of a call to Milvus.
-    :param prune: delete the collection's passages that are not among these.
     :param progress: called with the number of passages done, after each batch.
     :returns: the results of the run.
     """
@@ -76,41 +80,28 @@ def index_passages(
     info = describe(client, collection, timeout)
     check_made_for(info, embedder)
     make_ready(client, info, timeout)
-    read = written = 0
-    ids: set[str] = set()
+    read = written = deleted = 0
     known = set(info.dynamic or ())
+    ids: set[str] = set()
     for batch in _batches(passages, batch_size):
+        names = {name for passage in batch for name in passage.fields}
+        if names - known or info.dynamic is None:  # before the rows: a search in between may name them
+            known |= names
+            info = remember_fields(client, info, known, timeout)
         stored = _stored(client, collection, batch, timeout)
         changed = [passage for passage in batch if stored.get(passage.id) != _row(passage)]
         stale = [passage.id for passage in changed if stored.get(passage.id, {}).keys() - _row(passage).keys()]
         if changed:
-            _write(client, collection, _rows(changed, embedder), stale, timeout)
-        names = {name for passage in batch for name in passage.fields}
-        if names - known or info.dynamic is None:
-            known |= names
-            info = remember_fields(client, info, known, timeout)
-        ids.update(passage.id for passage in batch if prune)
+            rows = _rows(changed, embedder)
+            deleted += _delete(client, collection, _surplus_parts(client, collection, changed, timeout), timeout)
+            _write(client, collection, rows, stale, timeout)
         read, written = read + len(batch), written + len(changed)
+        ids.update(passage.id for passage in batch if prune)
         progress(len(batch))
-    deleted = _prune(client, collection, ids, batch_size, timeout) if prune else 0
-    total = _count(client, collection, timeout)
-    bm25 = info.bm25 is not None
-    return IndexReport(collection, embedder.model_name, bm25, read, written, read - written, deleted, total)
-
-
-def _prune(client: Any, collection: str, ids: set[str], batch_size: int, timeout: float | None) -> int:
-    """Delete the passages with other ids; return their number."""
-    before = _count(client, collection, timeout)
-    ordered = sorted(ids, key=str.encode)  # the order of strings in Milvus is that of their bytes
-    with explain_errors(f"prune {collection!r}"):
-        # By ranges between ids that stay: pymilvus' query iterator puts ids with a quote unescaped into its filter.
-        for start in range(0, len(ordered), batch_size):
-            batch = ordered[start : start + batch_size]
-            bounds = [f"id >= {_literal(batch[0])}"] if start else []
-            if start + batch_size < len(ordered):
-                bounds.append(f"id < {_literal(ordered[start + batch_size])}")
-            client.delete(collection, filter=" and ".join([*bounds, f"not ({_among(batch)})"]), timeout=timeout)
-    return before - _count(client, collection, timeout)
+    if prune:
+        deleted += _delete(client, collection, _others(client, collection, ids, timeout), timeout)
+    total, model = _count(client, collection, timeout), embedder.model_name
+    return IndexReport(collection, model, info.bm25 is not None, read, written, read - written, deleted, total)
 
 
 def _count(client: Any, collection: str, timeout: float | None) -> int:
@@ -119,6 +110,53 @@ def _count(client: Any, collection: str, timeout: float | None) -> int:
             collection, filter="", output_fields=["count(*)"], consistency_level="Strong", timeout=timeout
         )
     return int(rows[0]["count(*)"])
+
+
+def _others(client: Any, collection: str, ids: Set[str], timeout: float | None) -> list[str]:
+    """Return the ids of the collection that are not among these."""
+    stored = [row["id"] for row in _iterate(client, collection, "", ["id"], timeout)]
+    total = _count(client, collection, timeout)
+    if len(set(stored)) != total:  # a row that was not read is missing from the list, too
+        raise SearchError(
+            f"the collection {collection!r} holds {total} passages, but {len(set(stored))} could be read, so that none "
+            f"was deleted; if another process writes to it, wait for its end and run the command again"
+        )
+    return [name for name in stored if name not in ids]
+
+
+def _surplus_parts(client: Any, collection: str, changed: Sequence[Passage], timeout: float | None) -> list[str]:
+    """Return the ids of stored parts that documents no longer have."""
+    parts = {passage.document: int(passage.fields["parts"]) for passage in changed if passage.document}
+    if not parts:
+        return []
+    among = f"document in {json.dumps(list(parts), ensure_ascii=False)}"
+    rows = _iterate(client, collection, among, ["id", "document", "part"], timeout)
+    return [row["id"] for row in rows if row["part"] > parts[row["document"]]]
+
+
+def _iterate(
+    client: Any, collection: str, expression: str, fields: list[str], timeout: float | None
+) -> Iterator[dict[str, Any]]:
+    """Yield all rows that match a filter; a query returns no more than Milvus' limit."""
+    # pymilvus' query_iterator does not escape ids in its filter, and fails on a quote. These are its requests.
+    options = {"limit": _PAGE, "iterator": "True", "reduce_stop_for_best": "True", "consistency_level": "Strong"}
+    after = ""
+    while True:
+        both = " and ".join(filter(None, [after, expression and f"({expression})"]))
+        with explain_errors(f"read passages of {collection!r}"):
+            page = client.query(collection, filter=both, output_fields=fields, timeout=timeout, **options)
+        yield from map(dict, page)
+        if len(page) < _PAGE:
+            return
+        after = f"id > {json.dumps(page[-1]['id'], ensure_ascii=False)}"
+
+
+def _delete(client: Any, collection: str, ids: Sequence[str], timeout: float | None) -> int:
+    """Delete rows by their ids, and return how many."""
+    with explain_errors(f"delete passages of {collection!r}", "Index the same source again; it deletes the others"):
+        for start in range(0, len(ids), 1000):
+            client.delete(collection, filter=_among(ids[start : start + 1000]), timeout=timeout)
+    return len(ids)
 
 
 def _stored(client: Any, collection: str, batch: Sequence[Passage], timeout: float | None) -> dict[str, dict[str, Any]]:
@@ -146,11 +184,7 @@ def _write(
 
 def _among(ids: Sequence[str]) -> str:
     # pymilvus' get(ids=...) does not escape ids in its filter, and fails on a quote or a backslash.
-    return f"id in {_literal(ids)}"
-
-
-def _literal(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return f"id in {json.dumps(ids, ensure_ascii=False)}"
 
 
 def _row(passage: Passage) -> dict[str, Any]:

@@ -226,7 +226,8 @@ def unknown_field(request: SearchRequest, schema: Mapping[str, Any]) -> str:
     field are known if ``milvus-rerank index`` wrote them.
     """
     names = {entry["name"] for entry in schema.get("fields", ())}
-    if schema.get("enable_dynamic_field"):
+    is_dynamic = bool(schema.get("enable_dynamic_field"))
+    if is_dynamic:
         written = (schema.get("properties") or {}).get(FIELDS_KEY)
         if written is None:
             return ""
@@ -236,6 +237,8 @@ def unknown_field(request: SearchRequest, schema: Mapping[str, Any]) -> str:
     for name in names_in(request.filter):
         if name not in names:
             near = get_close_matches(name, names, 1)
+            if is_dynamic and not near:  # another program may have written rows with this key
+                continue
             advice = f"did you mean {near[0]!r}?" if near else f"its fields are {sorted(names)}"
             return f"the filter {request.filter!r} names {name!r}, which the collection does not have; {advice}"
     return ""

@@ -123,6 +123,7 @@ FORMS = {
     "objects.json": b'\xef\xbb\xbf [\n {"text": "green pear", "id": 7},\n {"text": "red apple"}]\n',
     "hits.jsonl": b'{"text": "green pear"}\n\n{"text": "red apple"}\n',
     "hits.csv": b'id,text\r\n1,"green pear"\r\n2,"red apple"\r\n',
+    "excel.csv": b"\xef\xbb\xbfid;text\r\n1;green pear\r\n2;red apple\r\n",
     "hits.tsv": b"text\tid\ngreen pear\t1\nred apple\t2\n",
     "utf16.txt": "green pear\nred apple\n".encode("utf-16"),
     "marks.txt": b"[green] pear\n[red] apple\n",
@@ -139,6 +140,16 @@ def test_rerank_reads_a_file_as_what_it_is(cli: Cli, tmp_path: Path, name: str) 
     assert texts == ["red apple", "green pear"]
 
 
+@pytest.mark.needs("pyarrow")
+def test_rerank_reads_parquet(cli: Cli, tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    write_table(pa.table({"text": ["green pear", "red apple"], "n": [1, 2]}), tmp_path / "a.parquet")
+    out = cli("rerank", "red apple", "--file", "a.parquet", "--reranker", "lexical", "--jsonl")[1]
+    assert [json.loads(line)["n"] for line in out.splitlines()] == [2, 1]
+
+
 @pytest.mark.parametrize("option", [("-",), ("--file", "-")])
 def test_a_dash_is_stdin(cli: Cli, option: tuple[str, ...]) -> None:
     code, out, err = cli("rerank", "red", *option, "--reranker", "lexical", "--json", stdin=b"green\nred\n")
@@ -147,10 +158,10 @@ def test_a_dash_is_stdin(cli: Cli, option: tuple[str, ...]) -> None:
 
 
 REFUSED = [
-    (b"\x1f\x8b\x08\x00", "a.gz", "is compressed with gzip"),
+    (b"\x1f\x8b\x08\x00", "a.gz", "a.gz is compressed with gzip; unpack it and read it from a pipe: zcat"),
     (b"PK\x03\x04....", "a.docx", "is a zip archive or an office document"),
     (b"%PDF-1.7", "a.pdf", "is a PDF document"),
-    (b"PAR1", "a.parquet", "is a Parquet file"),
+    (b"PAR1", "a.parquet", "cannot be read as Parquet"),
     (b"ab\x00\x01", "a.txt", "is binary data"),
     (b"", "a.txt", "holds no texts"),
     (b"\n \n", "a.jsonl", "holds no texts"),
@@ -158,8 +169,13 @@ REFUSED = [
     (b'["a", 1]', "a.json", "item 1 must be a text or an object, got int"),
     (b'[{"body": "a"}]', "a.json", "item 0: 'text' is missing; the object has the keys ['body']"),
     (b'["a",', "a.json", "cannot be read as a JSON array"),
-    (b"id,body\n1,a\n", "a.csv", "'text' is missing; the object has the keys ['body', 'id']"),
-    (b"id,body\n", "a.csv", "'text' is missing"),
+    (b"id,body\n1,a\n", "a.csv", "a.csv:1: the table has no column 'text'; its columns are ['id', 'body']"),
+    (b"id,body\n", "a.csv", "the table has no column 'text'"),
+    (b"text,text\na,b\n", "a.csv", "a.csv:1: two columns are called 'text'; rename one"),
+    (b'{\n"hits": ["a"]\n}', "a.json", "is one JSON object with the keys ['hits']; expected an array"),
+    ("green\nred\n".encode("utf-16-le"), "a.txt", "looks like UTF-16 without its mark; convert it: iconv -f UTF-16LE"),
+    (b"a\ngr\xfcn\n", "a.txt", "a.txt:2: is not UTF-8 text: invalid start byte at byte 2. Convert the file"),
+    (b"text\na\ngr\xfcn\n", "a.csv", "a.csv:3: is not UTF-8 text"),
     (b"id,text\n1,a,b\n", "a.csv", "a.csv:2: expected 2 columns"),
     (b"id,text\n1\n", "a.csv", "a.csv:2: expected 2 columns"),
 ]

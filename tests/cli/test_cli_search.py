@@ -43,8 +43,10 @@ def test_index_tells_a_bad_line_before_it_writes_anything(cli: Cli, embedder: Pa
     write_jsonl(tmp_path / "bad.jsonl", [*PASSAGES, {"_id": "x"}])
     code, out, err = cli("index", "bad.jsonl", "--embedder", embedder, "--batch-size", 1)
     assert (code, out) == (1, "")
-    words = "the document 'x' has no 'text'; its keys are ['_id']. Name the text's key with --text-field"
-    assert err == f"error: bad.jsonl:6: {words}\n"
+    assert err == (
+        "error: bad.jsonl:6: 'text' is missing; the object has the keys ['_id']. "
+        "Name the text's key with --text-field\n"
+    )
     assert not (tmp_path / "milvus.db").exists()
 
 

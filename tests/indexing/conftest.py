@@ -9,11 +9,12 @@ from tiny_embedder import passage_texts, save_embedder, write_beir
 from milvus_rerank.embedding import StaticEmbedder
 from milvus_rerank.indexing import (
     CollectionInfo,
-    Corpus,
     Passage,
+    corpus_file,
     describe,
     index_passages,
     open_client,
+    read_passages,
 )
 
 
@@ -30,7 +31,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 
 @pytest.fixture(scope="module")
 def passages(tmp_path_factory: pytest.TempPathFactory) -> list[Passage]:
-    return list(Corpus(write_beir(tmp_path_factory.mktemp("beir"))))
+    return list(read_passages(corpus_file(write_beir(tmp_path_factory.mktemp("beir")))))
 
 
 @pytest.fixture(scope="module")

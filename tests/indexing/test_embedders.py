@@ -72,6 +72,18 @@ def test_vectors_of_different_lengths_are_refused(own: None) -> None:
         load_embedder("own_embedder:ragged").encode_documents(["a", "b"])
 
 
+def test_a_reranker_is_no_embedder(tiny: dict[str, Path]) -> None:
+    with pytest.raises(ModelError, match=r"is a reranker \(BertForSequenceClassification\), which makes no vectors"):
+        load_embedder(str(tiny["bert"]))
+
+
+def test_a_key_goes_to_other_machines_only_encrypted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://example.org/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with pytest.raises(InputError, match="would send OPENAI_API_KEY unencrypted; use https, or unset the key"):
+        load_embedder("openai:small")
+
+
 @pytest.mark.needs("sentence_transformers", "torch")
 def test_sentence_transformers_from_a_folder(tmp_path: Path, tiny: dict[str, Path]) -> None:
     from sentence_transformers import SentenceTransformer
@@ -235,3 +247,6 @@ def test_names_in_filters_are_checked_against_the_keys_that_were_indexed(client:
     assert len(search("cats", filter="year > 2000")) == 0
     with pytest.raises(InputError, match=r"names 'yaer', which the collection does not have; did you mean 'year'\?"):
         search("cats", filter="yaer > 1900")
+    client.upsert("dynamic", [{"id": "3", "title": "", "text": "x", "colour": "red", "vector": [0.0] * embedder.dim}])
+    assert len(search("cats", filter="colour == 'red'")) == 1  # a key that another program wrote
+    assert len(search("cats", filter="colour == 'green'")) == 0

@@ -1,6 +1,5 @@
 """Files into collections: what is stored, and what a second or a killed run does."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,13 +18,14 @@ from milvus_rerank.embedding import StaticEmbedder
 from milvus_rerank.errors import InputError, SearchError
 from milvus_rerank.indexing import (
     CollectionInfo,
-    Corpus,
     Passage,
+    corpus_file,
     describe,
     index_passages,
     load,
     open_client,
     open_search,
+    read_passages,
 )
 from milvus_rerank.indexing.collection import EMBEDDER_KEY, create, fingerprint, has_bm25
 from milvus_rerank.reranker import LexicalRerankFunction
@@ -62,14 +62,11 @@ def test_the_longest_text_that_fits_is_stored_whole(client: MilvusClient, embedd
 
 def test_a_source_that_is_no_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no corpus\.jsonl"):
-        Corpus(tmp_path)
-    with pytest.raises(InputError, match="does not exist; give a file, or a folder of documents"):
-        Corpus(tmp_path / "none")
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(
-        InputError, match="pipe is a pipe or a device, which cannot be read twice; use - for stdin, or a file"
-    ):
-        Corpus(tmp_path / "pipe")
+        corpus_file(tmp_path)
+    with pytest.raises(InputError, match="does not exist; give a folder"):
+        corpus_file(tmp_path / "none")
+    with pytest.raises(InputError, match="none does not exist; give a file, a folder, or - for stdin"):
+        list(read_passages(tmp_path / "none"))
 
 
 def test_indexing_stores_texts_fields_and_unit_vectors(
@@ -152,7 +149,7 @@ def test_a_process_killed_between_batches_leaves_whole_batches_and_the_next_run_
 import os, signal, sys
 from pathlib import Path
 from milvus_rerank.embedding import StaticEmbedder
-from milvus_rerank.indexing import Corpus, index_passages, open_client
+from milvus_rerank.indexing import index_passages, open_client, read_passages
 class Dying(StaticEmbedder):
     texts = 0
     def encode_documents(self, documents):
@@ -161,12 +158,12 @@ class Dying(StaticEmbedder):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().encode_documents(documents)
 with open_client(sys.argv[1]) as client:
-    index_passages(client, "many", Corpus(Path(sys.argv[2])), Dying(sys.argv[3]), batch_size=20)
+    index_passages(client, "many", read_passages(Path(sys.argv[2])), Dying(sys.argv[3]), batch_size=20)
 """
     command = [sys.executable, "-c", script, str(tmp_path / "k.db"), str(folder), embedder.model_name]
     assert subprocess.run(command, timeout=60, capture_output=True).returncode == -9
     with open_client(str(tmp_path / "k.db")) as client:
-        report = index_passages(client, "many", Corpus(folder), embedder, batch_size=7)
+        report = index_passages(client, "many", read_passages(folder), embedder, batch_size=7)
         assert (report.written, report.unchanged, report.total) == (40, 60, 100)
         assert stored(client, "many", ["text"])["d99"]["text"] == "unix number 99"
 
