@@ -103,7 +103,7 @@ def open_corpus(
     """
     with open_source(source, stdin if str(source) == "-" else None) as opened:
         read = partial(_passages, opened, options)
-        fields = Fields(opened.form(options.form) in TABLES)
+        fields = Fields(opened.form(options.form) in TABLES, () if options.split is None else PART_FIELDS)
         with _spool(opened, options) as spool:
             ids: dict[str, str] = {}
             for where, passage in read():

@@ -3,7 +3,7 @@
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from milvus_rerank.errors import InputError
@@ -19,9 +19,11 @@ class Fields:
 
     :param is_table: the values are the strings of a CSV table. A column whose filled cells are all numbers, or all
         ``true`` and ``false``, then has that type, and its empty cells are null.
+    :param whole: names of fields that are not from the corpus, and stay as they are.
     """
 
-    def __init__(self, is_table: bool) -> None:
+    def __init__(self, is_table: bool, whole: Sequence[str] = ()) -> None:
+        self._whole = whole
         self._kind = _cell_kind if is_table else _kind
         self._is_table = is_table
         self._seen: dict[str, dict[str, tuple[str, Any]]] = {}  # by field and kind: the first place and value
@@ -31,7 +33,7 @@ class Fields:
     def add(self, where: str, fields: Mapping[str, Any]) -> None:
         """Add the fields of a record; raise an ``InputError`` for a value of another type than before."""
         for name, value in fields.items():
-            if self._is_table and not isinstance(value, str):  # the numbers of parts, which no cell holds
+            if name in self._whole:
                 continue
             kind = self._kind(value)
             if kind is None:
@@ -51,7 +53,7 @@ class Fields:
         """Return the fields of a record with the types of their columns."""
         if not self._is_table:
             return dict(fields)
-        return {name: self._convert(name, value) if isinstance(value, str) else value for name, value in fields.items()}
+        return {name: value if name in self._whole else self._convert(name, value) for name, value in fields.items()}
 
     def warn(self) -> None:
         """Log a line for each column that holds numbers and other texts: it is stored as text."""
