@@ -5,6 +5,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ GROUP = "milvus_rerank.rerankers"
 """The entry point group: ``name = "module:factory"``."""
 
 Factory = Callable[..., Any]
+
+_STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,4 +216,9 @@ def _check_options(entry: Entry, factory: Factory, args: tuple[Any, ...], option
     try:
         signature.bind(*args, **options)
     except TypeError as error:
-        raise OptionError(f"reranker {entry.name!r} of {entry.origin}: {error}; it takes {signature}") from error
+        names = [parameter.name for parameter in signature.parameters.values() if parameter.kind not in _STARRED]
+        wrong = next((name for name in options if name not in names), "")
+        near = get_close_matches(wrong, names, 1)
+        problem = f"there is no option {wrong!r}" if wrong else str(error)
+        hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names) or 'none'}"
+        raise OptionError(f"reranker {entry.name!r} of {entry.origin}: {problem}; {hint}") from error

@@ -37,7 +37,7 @@ def test_an_unknown_name_lists_the_known() -> None:
 
 def test_an_option_that_is_misspelt_or_missing_is_a_type_error_that_names_the_reranker() -> None:
     with pytest.raises(
-        OptionError, match=r"'cross-encoder' of milvus-rerank .*'model_nam'; it takes \(model_name: str"
+        OptionError, match=r"'cross-encoder' of milvus-rerank .*'model_nam'; did you mean 'model_name'\?"
     ):
         create("cross-encoder", model_nam="x")
     with pytest.raises(TypeError, match="reranker 'json:loads' of its own name: missing a required argument: 's'"):

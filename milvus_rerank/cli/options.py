@@ -1,6 +1,7 @@
 """Options that several commands share, and the objects that they create."""
 
 import inspect
+import json
 import math
 import re
 import sys
@@ -79,6 +80,12 @@ DbName = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; picked if not given.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+RerankerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", help="An option of the reranker, such as engine=onnx or base_url=http://host; repeatable."
+    ),
+]
 TopK = Annotated[int, typer.Option("--top-k", "-k", help="How many results; 0 for all.", min=0)]
 
 
@@ -91,10 +98,30 @@ def reranker_loader(name: str | None, model: str | None) -> "Callable[..., BaseR
     return partial(create, name) if model is None else partial(create, name, model_name=model)
 
 
+def read_options(pairs: list[str] | None) -> dict[str, Any]:
+    """Return the options of ``--option KEY=VALUE``; a value that is JSON is read as that, any other is a string."""
+    values: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise typer.BadParameter(f"expected KEY=VALUE, got {pair!r}", param_hint="--option")
+        if key in values:
+            raise typer.BadParameter(f"{key!r} is given twice", param_hint="--option")
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text
+    return values
+
+
 def make_reranker(
-    name: str | None, model: str | None, device: str | None = None, dtype: str | None = None
+    name: str | None,
+    model: str | None,
+    device: str | None = None,
+    dtype: str | None = None,
+    pairs: list[str] | None = None,
 ) -> "BaseRerankFunction":
-    """Load a reranker with the options that are not None; it gets only options that it takes."""
+    """Load a reranker with the options that are not None and those of ``--option``; it gets only what it takes."""
     from milvus_rerank.registry import available
 
     given = {"model_name": model, "device": device, "dtype": dtype}
@@ -105,6 +132,11 @@ def make_reranker(
         unknown = [key for key in options if key not in parameters]
         if unknown:
             raise typer.BadParameter(f"the reranker {name!r} does not take this option", param_hint=FLAGS[unknown[0]])
+    extra = read_options(pairs)
+    twice = [key for key in extra if key in options]
+    if twice:
+        raise typer.BadParameter(f"{twice[0]!r} is given by {FLAGS[twice[0]]}, too", param_hint="--option")
+    options |= extra
     options.pop("model_name", None)
     local = name in (None, "cross-encoder") if model is None else model.startswith("builtin/") or Path(model).is_dir()
     if "show_progress" in parameters and sys.stderr.isatty() and not local:

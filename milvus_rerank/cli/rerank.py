@@ -35,6 +35,7 @@ def rerank(
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    option: options.RerankerOption = None,
     as_json: options.Json = False,
     as_jsonl: Annotated[
         bool, typer.Option("--jsonl", help="Print one JSON object per line: the keys of the input, rank, index, score.")
@@ -50,7 +51,7 @@ def rerank(
     if not query.strip():
         raise typer.BadParameter("the query is empty", param_hint="QUERY")
     records = _records(texts, file, input_format, text_field)
-    function = options.make_reranker(reranker, model, device, dtype)
+    function = options.make_reranker(reranker, model, device, dtype, option)
     results = function(query, [record[text_field] for record in records], top_k=top_k, threshold=threshold)
     answers = [_answer(records[result.index], result, rank) for rank, result in enumerate(results, 1)]
     if as_jsonl:

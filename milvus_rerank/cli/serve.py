@@ -35,6 +35,7 @@ def serve(
     reranker: options.Reranker = None,
     device: options.Device = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, int8 or auto.")] = None,
+    option: options.RerankerOption = None,
     score_cache: Annotated[int, typer.Option(help="How many scores of pairs to remember; 0 for none.", min=0)] = 0,
     lazy: Annotated[bool, typer.Option("--lazy", help="Load each model when it is first asked for.")] = False,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
@@ -87,7 +88,8 @@ def serve(
     settings = Settings(host, port, keys, limits, open_to_all, tuple(allowed_host or ()))
     settings.check()
     log_to(sys.stderr)
-    loaders = _loaders(model or [], reranker, {"device": device, "dtype": dtype, "score_cache": score_cache or None})
+    given = {"device": device, "dtype": dtype, "score_cache": score_cache or None, **options.read_options(option)}
+    loaders = _loaders(model or [], reranker, given)
     with ExitStack() as resources:
         milvus = _open_milvus(milvus_uri, token, db_name, embedder, collection or [], resources) if milvus_uri else None
         spans = None
