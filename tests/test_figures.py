@@ -137,3 +137,16 @@ def test_the_soaks_figures_are_those_of_the_results() -> None:
         f"{memory['first_minute_median']:.0f} MiB in the first minute, {memory['last_minute_median']:.0f} in the last",
     ):
         assert figure in text
+
+
+def test_the_table_of_loads_is_that_of_the_results() -> None:
+    found = json.loads((RESULTS / "replicas.json").read_text("utf-8"))["models"]
+    text = (REPO / "docs" / "troubleshooting.md").read_text("utf-8")
+    names = {"sentence-transformers": "sentence-transformers", "milvus-rerank": "milvus-rerank"}
+    names |= {f'milvus-rerank engine="{engine}"': f'`engine="{engine}"`' for engine in ("onnx", "openvino")}
+    for model, results in found.items():
+        for row, label in names.items():
+            first, later = results["rows"][row]["first"], results["rows"][row]["later"]
+            seconds = f"{first['load_seconds']:.1f} s | {later['load_seconds']:.1f} s"
+            memory = f"{later['load_peak_mib']:,} MiB | {later['peak_mib']:,} MiB"
+            assert f"| {model} | {label} | {seconds} | {memory} |" in text

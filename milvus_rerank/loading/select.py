@@ -45,7 +45,7 @@ TABLE = {
 
 LARGE = 1_000_000_000
 """Bytes of float32 weights from which on ``onnx`` comes before ``openvino``: for a model of bge-reranker-v2-m3's shape
-both took the same time, but OpenVINO's process held 3.8 GB at its peak, ONNX Runtime's 2.0 GB."""
+both took the same time, but OpenVINO's process held twice as much memory (benchmarks/results/replicas.json)."""
 
 
 def select_engine(info: ModelInfo, options: LoadOptions, device: str, label: Label | None = None) -> str:
