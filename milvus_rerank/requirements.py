@@ -40,7 +40,6 @@ PACKAGES = {
     "uvicorn": "server",
     "httpx": "services",
     "bs4": "index",
-    "fastembed": "index",
     "pyarrow": "index",
     "pypdf": "index",
     "semantic_text_splitter": "index",
@@ -56,7 +55,7 @@ EXTRAS = {
     "lite": "Milvus in a file",
     "server": "milvus-rerank serve",
     "services": "rerank services over HTTP",
-    "index": "Parquet, HTML and PDF files, splitting of texts, and fastembed, for milvus-rerank index",
+    "index": "Parquet, HTML and PDF files, and splitting of texts, for milvus-rerank index",
     "export": "int8, and graphs that torch traces",
     "eval": "nDCG and other metrics",
 }

@@ -15,7 +15,7 @@ from milvus_rerank.embedding import StaticEmbedder
 from milvus_rerank.errors import InputError, ModelError, RerankError, SearchError
 from milvus_rerank.models import BUILTIN, model_folder
 from milvus_rerank.models.files import read_config
-from milvus_rerank.requirements import require
+from milvus_rerank.requirements import missing, require
 from milvus_rerank.search.first_stage import check_vectors
 
 DEFAULT = "builtin/embed"
@@ -138,11 +138,11 @@ def _sentence_transformers(name: str, folder: Path | None) -> Embedder:
 
 
 def _fastembed(name: str, model: str) -> Embedder:
-    require(f"the embedder {name!r}", "fastembed")
-    from fastembed import TextEmbedding
-
+    if missing("fastembed"):  # in no extra: it would hold the hub's client below 2 for everybody
+        raise InputError(f"embedder {name!r} needs the package 'fastembed'. Type: pip install fastembed")
+    fastembed: Any = importlib.import_module("fastembed")
     try:
-        embedder = TextEmbedding(model)
+        embedder = fastembed.TextEmbedding(model)
     except Exception as error:  # noqa: BLE001  of ONNX Runtime, the hub's client or the file system
         raise ModelError(f"embedder {name!r} cannot be loaded: {error}") from None
     return FunctionEmbedder(name, embedder.passage_embed, embedder.query_embed)
