@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from milvus_rerank.results import RerankResult
 
 RESULT_KEYS = ("rank", "index", "score")
+LONG = 200
+"""The number of texts from which on a progress bar shows the time left; fewer take a second or two."""
 
 
 def rerank(
@@ -50,8 +52,12 @@ def rerank(
         raise typer.BadParameter("choose one of --json and --jsonl", param_hint="--jsonl")
     if not query.strip():
         raise typer.BadParameter("the query is empty", param_hint="QUERY")
+    from milvus_rerank.reranker.local import EngineRerankFunction
+
     records = _records(texts, file, input_format, text_field)
     function = options.make_reranker(reranker, model, device, dtype, option)
+    if len(records) >= LONG and sys.stderr.isatty() and isinstance(function, EngineRerankFunction):
+        function.scorer.show_progress = True
     results = function(query, [record[text_field] for record in records], top_k=top_k, threshold=threshold)
     answers = [_answer(records[result.index], result, rank) for rank, result in enumerate(results, 1)]
     if as_jsonl:

@@ -118,7 +118,7 @@ def _note_nothing_found(info: "CollectionInfo", expression: str) -> None:
 
     unknown = [name for name in names_in(expression) if name not in {*info.fields, *(info.dynamic or ())}]
     if unknown and "$meta" in info.fields:
-        output.note(f"Nothing found. {unknown[0]!r} is no field of the schema; check that documents have it.")
+        output.note(f"Nothing found. {unknown[0]!r} is not a field of the schema; check that documents have it.")
     else:
         output.note("Nothing found.")
 

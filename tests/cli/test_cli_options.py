@@ -1,6 +1,7 @@
 """Options of a reranker on the command line."""
 
 import json
+import sys
 
 import pytest
 from commands import Cli
@@ -55,3 +56,14 @@ def test_a_service_gets_its_address(cli: Cli) -> None:
         code, out, err = cli("rerank", "q", "a", "the longer", "--reranker", "cohere", *given, "--json")
     assert (code, err) == (0, "")
     assert [result["index"] for result in json.loads(out)["results"]] == [1, 0]
+
+
+@pytest.mark.parametrize(("count", "shown"), [(199, False), (200, True)])
+def test_a_long_rerank_shows_the_time_left_on_a_terminal(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, count: int, shown: bool
+) -> None:
+    lines = "".join(f"text number {number}\n" for number in range(count))
+    assert cli("rerank", "number 7", "-", "-k", "1", stdin=lines)[2] == ""
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True)
+    code, _, err = cli("rerank", "number 7", "-", "-k", "1", stdin=lines)
+    assert (code, f"{count}/{count}" in err) == (0, shown)
