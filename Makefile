@@ -92,6 +92,7 @@ docs: $(VENV)/.dev
 # What is published, built and checked.
 dist: $(VENV)/.dev
 	scripts/check_dist.sh $(BIN)/python
+	$(BIN)/python scripts/first_hour.py dist/*.whl
 
 # Chooses the newest versions anew. CUDA's packages are left out: torch names their versions itself.
 lock:

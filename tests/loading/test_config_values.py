@@ -30,20 +30,15 @@ KEYS = {
     "config_sentence_transformers.json": {*SCHEMAS["config_sentence_transformers.json"]},
     "sentence_bert_config.json": {*SCHEMAS["sentence_bert_config.json"]},
 }
+TRACED = ("activation", "hidden_act", "position_embedding_type")
 
 
-@pytest.mark.parametrize(
-    ("file", "key", "engine"),
-    [
-        (file, key, engine)
-        for file, keys in KEYS.items()
-        for key in sorted(keys)
-        for engine in (("onnx", "torch") if file == "config.json" and key not in SCHEMAS[file] else ("onnx",))
-    ],
-)
+@pytest.mark.parametrize(("file", "key"), [(file, key) for file, keys in KEYS.items() for key in sorted(keys)])
 def test_a_wrong_value_is_an_error_of_this_package_or_changes_nothing(
-    tiny: dict[str, Path], tmp_path: Path, file: str, key: str, engine: EngineName
+    tiny: dict[str, Path], tmp_path: Path, file: str, key: str
 ) -> None:
+    # Some values make a model one that torch would have to trace for the others, which takes seconds.
+    engine: EngineName = "torch" if key in TRACED or key not in SCHEMAS[file] else "onnx"
     folder = Path(shutil.copytree(tiny["bert"], tmp_path / "m"))
     original = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
     for value in VALUES:

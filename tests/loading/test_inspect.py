@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,11 +97,11 @@ def test_the_files_on_the_hub_count_before_they_are_downloaded(tmp_path: Path, m
         fetched.append(patterns)
         return tmp_path
 
-    def list_repo_files(self: object, name: str, *, revision: str | None) -> list[str]:
-        return names
+    def model_info(self: object, name: str, *, revision: str | None, timeout: float) -> SimpleNamespace:
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in names])
 
     monkeypatch.setattr("milvus_rerank.loading.inspect.fetch_folder", fetch)
-    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", list_repo_files)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
     info = inspect_model(ModelSource("org/model"))
     assert (info.files, info.is_local, info.can_build) == (tuple(names), False, False)
     assert fetched == [files.CONFIGS]
