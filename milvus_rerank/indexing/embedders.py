@@ -125,8 +125,11 @@ def _sentence_transformers(name: str, folder: Path | None) -> Embedder:
     require(f"the embedder {name!r}", "sentence_transformers", "torch")
     from sentence_transformers import SentenceTransformer
 
+    from milvus_rerank.models.hub import reports
+
     try:
-        model = SentenceTransformer(str(folder or name), device="cpu", local_files_only=folder is not None)
+        with reports(show_progress=False, quiet=True):
+            model = SentenceTransformer(str(folder or name), device="cpu", local_files_only=folder is not None)
     except Exception as error:  # noqa: BLE001  of transformers, the hub's client or the file system
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"embedder {name!r} cannot be loaded: {first}") from None

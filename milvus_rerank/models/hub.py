@@ -61,7 +61,7 @@ def load_model(
     """
     where, options = _where(source, folder)
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
-    with _reports(show_progress, quiet=stock is not None), explained(source):
+    with reports(show_progress, quiet=stock is not None), explained(source):
         if stock is None:
             model_class, config = auto, transformers.AutoConfig.from_pretrained(where, **options)
             tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
@@ -126,7 +126,7 @@ def explained(source: ModelSource) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _reports(show_progress: bool, *, quiet: bool) -> Iterator[None]:
+def reports(show_progress: bool, *, quiet: bool) -> Iterator[None]:
     """Set transformers' progress bars, and silence its reports of weights that are skipped on purpose, for a while."""
     bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     (transformers_logging.enable_progress_bar if show_progress else transformers_logging.disable_progress_bar)()

@@ -85,14 +85,18 @@ def test_a_key_goes_to_other_machines_only_encrypted(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.needs("sentence_transformers", "torch")
-def test_sentence_transformers_from_a_folder(tmp_path: Path, tiny: dict[str, Path]) -> None:
+def test_sentence_transformers_from_a_folder(
+    tmp_path: Path, tiny: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     body = Transformer(str(tiny["bert"]))
     model = SentenceTransformer(modules=[body, Pooling(body.get_embedding_dimension())], device="cpu")
     model.save(str(tmp_path / "st"))
+    capfd.readouterr()
     embedder = load_embedder(str(tmp_path / "st"))
+    assert capfd.readouterr() == ("", "")  # no bars of other packages
     expected = model.encode(TEXTS, normalize_embeddings=True)
     np.testing.assert_allclose(embedder.encode_documents(TEXTS), expected, atol=1e-5)
     assert embedder.dim == expected.shape[1]
