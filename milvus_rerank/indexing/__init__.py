@@ -3,6 +3,7 @@
 from milvus_rerank.indexing.client import open_client
 from milvus_rerank.indexing.collection import (
     CollectionInfo,
+    count_rows,
     describe,
     embedder_of,
     index_embedder,
@@ -12,14 +13,16 @@ from milvus_rerank.indexing.collection import (
 from milvus_rerank.indexing.corpus import CorpusOptions, Passage, corpus_file, open_corpus, read_passages
 from milvus_rerank.indexing.embedders import load_embedder
 from milvus_rerank.indexing.index import IndexReport, index_passages
-from milvus_rerank.indexing.search import open_search, without_scores
+from milvus_rerank.indexing.search import absent_keys, open_search, without_scores
 
 __all__ = [
     "CollectionInfo",
     "CorpusOptions",
     "IndexReport",
     "Passage",
+    "absent_keys",
     "corpus_file",
+    "count_rows",
     "describe",
     "embedder_of",
     "index_embedder",

@@ -13,7 +13,7 @@ from milvus_rerank.indexing.client import explain_errors
 from milvus_rerank.indexing.corpus import MAX_ID_BYTES, MAX_TEXT_BYTES
 from milvus_rerank.indexing.embedders import DEFAULT, FORMS, Embedder, load_embedder
 from milvus_rerank.models import BUILTIN, model_folder
-from milvus_rerank.search.milvus import FIELDS_KEY
+from milvus_rerank.search.filters import FIELDS_KEY
 
 EMBEDDER_KEY = "milvus_rerank.embedder"
 """The collection property that names the embedder of the vectors."""
@@ -89,6 +89,15 @@ def only_collection(client: Any, timeout: float | None = 30.0) -> str:
     if len(names) != 1:
         raise InputError(f"choose a collection with --collection; the collections are: {', '.join(names) or 'none'}")
     return str(names[0])
+
+
+def count_rows(client: Any, collection: str, timeout: float | None = 30.0) -> int:
+    """Return how many rows a collection holds, just written ones included; it must be loaded."""
+    with explain_errors(f"count the rows of {collection!r}"):
+        rows = client.query(
+            collection, filter="", output_fields=["count(*)"], consistency_level="Strong", timeout=timeout
+        )
+    return int(rows[0]["count(*)"])
 
 
 def create(client: Any, collection: str, embedder: Embedder, timeout: float | None) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.scoring import Request
 from milvus_rerank.search import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
 from milvus_rerank.search.first_stage import FirstStage
+from milvus_rerank.search.milvus import milvus_errors, open_source
 from milvus_rerank.validation import check_choice
 
 Mode = Literal["dense", "bm25", "hybrid"]
@@ -61,6 +63,23 @@ def open_search(
         text_field=text_field_of(info, text_field),
         first_stage=stage,
     )
+
+
+def absent_keys(client: Any, info: CollectionInfo, names: Sequence[str], timeout: float | None = 30.0) -> list[str]:
+    """Return the names that are neither fields of a collection nor keys in the dynamic field of any row.
+
+    The schema does not know the keys of the dynamic field, so Milvus is asked for a row with each; the collection must
+    be loaded. A name that Milvus cannot look for counts as present.
+    """
+    unknown = [name for name in names if name not in {*info.fields, *info.dense, *(info.dynamic or ())}]
+    if "$meta" not in info.fields:
+        return unknown
+    source = open_source(client, info.name)
+    absent = []
+    for name in unknown:
+        with suppress(*milvus_errors()):
+            absent += [] if source.rows_with(name, timeout)() else [name]
+    return absent
 
 
 def without_scores(answer: SearchAnswer[Any]) -> SearchAnswer[float | None]:
