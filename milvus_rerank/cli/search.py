@@ -1,5 +1,6 @@
 """``milvus-rerank search``: run a two-stage search over a collection."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -8,7 +9,6 @@ from milvus_rerank.cli import options, output
 from milvus_rerank.errors import HitError, InputError
 
 if TYPE_CHECKING:
-    from milvus_rerank.indexing import CollectionInfo
     from milvus_rerank.search import SearchAnswer
 
 Mode = Literal["dense", "bm25", "hybrid"]
@@ -30,14 +30,8 @@ def search(
     top_k: options.TopK = 10,
     expression: Annotated[str, typer.Option("--filter", help="Milvus' filter, such as 'year > 1950'.")] = "",
     output_fields: OutputFields = None,
-    text_field: Annotated[
-        str | None,
-        typer.Option(help="The field to rerank by. (default: text, or the only one with texts)", show_default=False),
-    ] = None,
-    vector_field: Annotated[
-        str | None,
-        typer.Option(help="The vectors to search. (default: vector, or the only dense ones)", show_default=False),
-    ] = None,
+    text_field: options.SearchTextField = None,
+    vector_field: options.VectorField = None,
     mode: Annotated[
         Mode | None,
         typer.Option(
@@ -72,21 +66,21 @@ def search(
     output.calm_milvus()
     with open_client(uri, token=token, db_name=db_name, timeout=timeout, must_exist=True) as client:
         info = describe(client, collection or only_collection(client, timeout), timeout)
-        mode = mode or ("bm25" if info.bm25 and not info.dense else "dense")
         two_stage = open_search(
             client,
             info,
             mode=mode,
             reranker=options.make_reranker(reranker, model, device, dtype, option) if rerank else None,
-            embedder=None if mode == "bm25" else embedder_of(info, embedder),
+            embedder=partial(embedder_of, info, embedder),
             text_field=text_field,
             vector_field=vector_field,
         )
         text_field = two_stage.text_field
+        mode = mode or ("bm25" if getattr(two_stage.first_stage, "field", "") in info.bm25 else "dense")
         load(client, info, timeout)
         fields = options.split_commas(output_fields)
         for name in absent_keys(client, info, fields or [], timeout):
-            raise InputError(missing_field("--output-fields", name, _known(info)))
+            raise InputError(missing_field("--output-fields", name, info.names))
         absent = absent_keys(client, info, names_in(expression), timeout)
         try:
             limit = max(candidates, top_k)
@@ -102,7 +96,7 @@ def search(
             raise InputError(f"{error.problem}. Choose one with --text-field") from error
         is_empty = not len(answer) and count_rows(client, info.name, timeout) == 0
     for name in absent if not is_empty else ():
-        problem = missing_field(f"the filter {expression!r}", name, _known(info))
+        problem = missing_field(f"the filter {expression!r}", name, info.names)
         if not len(answer):
             raise InputError(problem)
         output.note(f"No row has {name!r}: {problem}")
@@ -115,10 +109,6 @@ def search(
         if not len(answer):
             output.note("The collection is empty." if is_empty else "Nothing found.")
         _print_table(answer, text_field)
-
-
-def _known(info: "CollectionInfo") -> list[str]:
-    return [*info.fields, *info.dense, *(info.dynamic or ())]
 
 
 def _print_table(answer: "SearchAnswer[Any]", text_field: str) -> None:

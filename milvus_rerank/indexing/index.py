@@ -8,9 +8,10 @@ from typing import Any
 
 from milvus_rerank.errors import InputError, SearchError
 from milvus_rerank.indexing.client import explain_errors
-from milvus_rerank.indexing.collection import check_made_for, count_rows, create, describe, make_ready, remember_fields
+from milvus_rerank.indexing.collection import check_made_for, count_rows, create, make_ready, remember_fields
 from milvus_rerank.indexing.corpus import Passage
 from milvus_rerank.indexing.embedders import Embedder
+from milvus_rerank.indexing.schema import describe
 from milvus_rerank.validation import check_count
 
 _PAGE = 1000

@@ -9,7 +9,7 @@ from commands import Cli
 from tiny_embedder import PASSAGES, passage_texts, save_embedder, write_jsonl
 
 from milvus_rerank.cli.options import collection_name
-from milvus_rerank.indexing.search import Mode
+from milvus_rerank.indexing.schema import Mode
 
 pytestmark = pytest.mark.compat
 
