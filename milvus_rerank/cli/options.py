@@ -78,6 +78,18 @@ SearchEmbedder = Annotated[
 DbName = Annotated[
     str, typer.Option("--db-name", help="The server's database. (default: its default)", show_default=False)
 ]
+SearchTextField = Annotated[
+    str | None,
+    typer.Option(
+        "--text-field", help="The field to rerank by. (default: text, or the only one with texts)", show_default=False
+    ),
+]
+VectorField = Annotated[
+    str | None,
+    typer.Option(
+        "--vector-field", help="The field to search. (default: vector, or the only one of its kind)", show_default=False
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; picked if not given.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 RerankerOption = Annotated[

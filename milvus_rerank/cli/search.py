@@ -1,6 +1,6 @@
 """``milvus-rerank search``: run a two-stage search over a collection."""
 
-from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -9,7 +9,6 @@ from milvus_rerank.cli import options, output
 from milvus_rerank.errors import HitError, InputError
 
 if TYPE_CHECKING:
-    from milvus_rerank.indexing import CollectionInfo
     from milvus_rerank.search import SearchAnswer
 
 Mode = Literal["dense", "bm25", "hybrid"]
@@ -31,14 +30,8 @@ def search(
     top_k: options.TopK = 10,
     expression: Annotated[str, typer.Option("--filter", help="Milvus' filter, such as 'year > 1950'.")] = "",
     output_fields: OutputFields = None,
-    text_field: Annotated[
-        str | None,
-        typer.Option(help="The field to rerank by. (default: text, or the only one with texts)", show_default=False),
-    ] = None,
-    vector_field: Annotated[
-        str | None,
-        typer.Option(help="The vectors to search. (default: vector, or the only dense ones)", show_default=False),
-    ] = None,
+    text_field: options.SearchTextField = None,
+    vector_field: options.VectorField = None,
     mode: Annotated[
         Mode | None,
         typer.Option(
@@ -58,6 +51,8 @@ def search(
 ) -> None:
     """Search a Milvus collection, and rerank its hits."""
     from milvus_rerank.indexing import (
+        absent_keys,
+        count_rows,
         describe,
         embedder_of,
         load,
@@ -66,30 +61,45 @@ def search(
         open_search,
         without_scores,
     )
+    from milvus_rerank.search.filters import missing_field, names_in
 
     output.calm_milvus()
     with open_client(uri, token=token, db_name=db_name, timeout=timeout, must_exist=True) as client:
         info = describe(client, collection or only_collection(client, timeout), timeout)
-        mode = mode or ("bm25" if info.bm25 and not info.dense else "dense")
         two_stage = open_search(
             client,
             info,
             mode=mode,
             reranker=options.make_reranker(reranker, model, device, dtype, option) if rerank else None,
-            embedder=None if mode == "bm25" else embedder_of(info, embedder),
+            embedder=partial(embedder_of, info, embedder),
             text_field=text_field,
             vector_field=vector_field,
         )
         text_field = two_stage.text_field
+        mode = mode or ("bm25" if getattr(two_stage.first_stage, "field", "") in info.bm25 else "dense")
         load(client, info, timeout)
-        fields = _output_fields(info, options.split_commas(output_fields))
+        fields = options.split_commas(output_fields)
+        for name in absent_keys(client, info, fields or [], timeout):
+            raise InputError(missing_field("--output-fields", name, info.names))
+        absent = absent_keys(client, info, names_in(expression), timeout)
         try:
             limit = max(candidates, top_k)
             answer: SearchAnswer[Any] = two_stage(
-                query, top_k=top_k, candidates=limit, filter=expression, output_fields=fields, timeout=timeout
+                query,
+                top_k=top_k,
+                candidates=limit,
+                filter=expression,
+                output_fields=fields or list(info.fields),
+                timeout=timeout,
             )
         except HitError as error:  # the error's own advice is for callers of the function
             raise InputError(f"{error.problem}. Choose one with --text-field") from error
+        is_empty = not len(answer) and count_rows(client, info.name, timeout) == 0
+    for name in absent if not is_empty else ():
+        problem = missing_field(f"the filter {expression!r}", name, info.names)
+        if not len(answer):
+            raise InputError(problem)
+        output.note(f"No row has {name!r}: {problem}")
     answer = answer if rerank else without_scores(answer)
     if as_json:
         values = {"collection": info.name, "mode": mode, **answer.to_dict()}
@@ -97,30 +107,8 @@ def search(
         output.print_json(values)
     else:
         if not len(answer):
-            _note_nothing_found(info, expression)
+            output.note("The collection is empty." if is_empty else "Nothing found.")
         _print_table(answer, text_field)
-
-
-def _output_fields(info: "CollectionInfo", names: list[str] | None) -> list[str]:
-    """Return the fields to ask for: those that were named, or all."""
-    known = {*info.fields, *(info.dynamic or ())}
-    unknown = [name for name in names or () if name not in known]
-    if unknown and ("$meta" not in info.fields or info.dynamic is not None):
-        near = get_close_matches(unknown[0], known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {sorted(known - {'$meta'})}"
-        raise InputError(f"the collection {info.name!r} has no field {unknown[0]!r}; {hint}")
-    return names or list(info.fields)
-
-
-def _note_nothing_found(info: "CollectionInfo", expression: str) -> None:
-    """Say that nothing was found, and which names in the filter may be wrong: any may be keys of the dynamic field."""
-    from milvus_rerank.search.milvus import names_in
-
-    unknown = [name for name in names_in(expression) if name not in {*info.fields, *(info.dynamic or ())}]
-    if unknown and "$meta" in info.fields:
-        output.note(f"Nothing found. {unknown[0]!r} is not a field of the schema; check that documents have it.")
-    else:
-        output.note("Nothing found.")
 
 
 def _print_table(answer: "SearchAnswer[Any]", text_field: str) -> None:

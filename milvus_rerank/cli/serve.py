@@ -57,6 +57,8 @@ def serve(
     token: options.Token = "",
     db_name: options.DbName = "",
     embedder: options.SearchEmbedder = None,
+    text_field: options.SearchTextField = None,
+    vector_field: options.VectorField = None,
     traces: Annotated[bool, typer.Option("--traces", help="Send spans to OTEL_EXPORTER_OTLP_ENDPOINT.")] = False,
     deadline: Annotated[float, _limit("Seconds from a request to its answer.", 0.01)] = 30.0,
     max_documents: Annotated[int, _limit("The most documents of a request.", 1)] = 2000,
@@ -91,7 +93,11 @@ def serve(
     given = {"device": device, "dtype": dtype, "score_cache": score_cache or None, **options.read_options(option)}
     loaders = _loaders(model or [], reranker, given)
     with ExitStack() as resources:
-        milvus = _open_milvus(milvus_uri, token, db_name, embedder, collection or [], resources) if milvus_uri else None
+        milvus = None
+        if milvus_uri:
+            milvus = _open_milvus(
+                milvus_uri, token, db_name, collection or [], (embedder, text_field, vector_field), resources
+            )
         spans = None
         if traces:
             from milvus_rerank.server.tracing import export
@@ -110,7 +116,12 @@ def serve(
 
 
 def _open_milvus(
-    uri: str, token: str, db_name: str, embedder: str | None, collections: list[str], resources: ExitStack
+    uri: str,
+    token: str,
+    db_name: str,
+    collections: list[str],
+    chosen: tuple[str | None, str | None, str | None],
+    resources: ExitStack,
 ) -> "Milvus":
     """Open the Milvus that the playground may search."""
     if not collections:
@@ -123,7 +134,10 @@ def _open_milvus(
 
     output.calm_milvus()
     client = resources.enter_context(open_client(uri, token=token, db_name=db_name, must_exist=True))
-    return Milvus(client, load_embedder(embedder) if embedder else None, allowed=tuple(collections))
+    embedder, text_field, vector_field = chosen
+    return Milvus(
+        client, load_embedder(embedder) if embedder else None, text_field, vector_field, allowed=tuple(collections)
+    )
 
 
 def _loaders(

@@ -1,77 +1,20 @@
-"""Create the collection of the index command, and describe any other collection."""
+"""Create the collection of the index command, and check the embedder of any collection."""
 
 import hashlib
 import json
 import re
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from milvus_rerank.errors import InputError
+from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.indexing.client import explain_errors
 from milvus_rerank.indexing.corpus import MAX_ID_BYTES, MAX_TEXT_BYTES
 from milvus_rerank.indexing.embedders import DEFAULT, FORMS, Embedder, load_embedder
+from milvus_rerank.indexing.schema import EMBEDDER_KEY, CollectionInfo, describe
 from milvus_rerank.models import BUILTIN, model_folder
-from milvus_rerank.search.milvus import FIELDS_KEY
-
-EMBEDDER_KEY = "milvus_rerank.embedder"
-"""The collection property that names the embedder of the vectors."""
-
-
-@dataclass(frozen=True, slots=True)
-class CollectionInfo:
-    """Description of a collection.
-
-    :param name: the collection's name.
-    :param primary: the primary key field.
-    :param fields: the fields without vectors; the dynamic field is ``$meta``.
-    :param texts: the fields that hold strings, without the primary key.
-    :param dense: the dense vector fields, with their dimensions.
-    :param bm25: the field that Milvus fills for BM25; None if there is none.
-    :param bm25_input: the field with the texts that BM25 searches; None if there is none.
-    :param dynamic: the keys in the dynamic field, as far as the index command has written them; None if unknown.
-    :param embedder: the name and fingerprint of the embedder; None if the index command did not make the collection.
-    """
-
-    name: str
-    primary: str
-    fields: tuple[str, ...]
-    texts: tuple[str, ...]
-    dense: dict[str, int]
-    bm25: str | None
-    bm25_input: str | None
-    dynamic: frozenset[str] | None
-    embedder: str | None
-
-
-def describe(client: Any, collection: str, timeout: float | None = 30.0) -> CollectionInfo:
-    """Return the description of a collection; raise an ``InputError`` if it does not exist."""
-    with explain_errors(f"describe the collection {collection!r}"):
-        if not client.has_collection(collection, timeout=timeout):
-            names = ", ".join(sorted(client.list_collections(timeout=timeout))) or "none"
-            raise InputError(f"the collection {collection!r} does not exist; the collections are: {names}")
-        schema = client.describe_collection(collection, timeout=timeout)
-    vectors = {field["name"]: field for field in schema["fields"] if "VECTOR" in field["type"].name}
-    scalars = [field["name"] for field in schema["fields"] if field["name"] not in vectors]
-    properties = schema.get("properties") or {}
-    written = properties.get(FIELDS_KEY)
-    functions = [function for function in schema.get("functions", ()) if function["type"].name == "BM25"]
-    return CollectionInfo(
-        name=collection,
-        primary=next((field["name"] for field in schema["fields"] if field.get("is_primary")), "id"),
-        fields=(*scalars, "$meta") if schema.get("enable_dynamic_field") else tuple(scalars),
-        texts=tuple(
-            field["name"]
-            for field in schema["fields"]
-            if field["type"].name == "VARCHAR" and not field.get("is_primary")
-        ),
-        dense={name: int(field["params"]["dim"]) for name, field in vectors.items() if "dim" in field["params"]},
-        bm25=str(functions[0]["output_field_names"][0]) if functions else None,
-        bm25_input=str(functions[0]["input_field_names"][0]) if functions else None,
-        dynamic=None if written is None else frozenset(json.loads(written)),
-        embedder=properties.get(EMBEDDER_KEY),
-    )
+from milvus_rerank.search.filters import FIELDS_KEY
 
 
 def remember_fields(client: Any, info: CollectionInfo, names: set[str], timeout: float | None) -> CollectionInfo:
@@ -82,13 +25,13 @@ def remember_fields(client: Any, info: CollectionInfo, names: set[str], timeout:
     return replace(info, dynamic=frozenset(names))
 
 
-def only_collection(client: Any, timeout: float | None = 30.0) -> str:
-    """Return the name of the only collection; raise an ``InputError`` if there are none or several."""
-    with explain_errors("list its collections"):
-        names = sorted(client.list_collections(timeout=timeout))
-    if len(names) != 1:
-        raise InputError(f"choose a collection with --collection; the collections are: {', '.join(names) or 'none'}")
-    return str(names[0])
+def count_rows(client: Any, collection: str, timeout: float | None = 30.0) -> int:
+    """Return how many rows a collection holds, just written ones included; it must be loaded."""
+    with explain_errors(f"count the rows of {collection!r}"):
+        rows = client.query(
+            collection, filter="", output_fields=["count(*)"], consistency_level="Strong", timeout=timeout
+        )
+    return int(rows[0]["count(*)"])
 
 
 def create(client: Any, collection: str, embedder: Embedder, timeout: float | None) -> None:
@@ -120,7 +63,7 @@ def make_ready(client: Any, info: CollectionInfo, timeout: float | None) -> None
     with explain_errors(f"index and load the collection {info.name!r}"):
         indexed = set(client.list_indexes(info.name, timeout=timeout))
         kinds = {"vector": ("AUTOINDEX", "COSINE"), "sparse": ("SPARSE_INVERTED_INDEX", "BM25")}
-        for field in ("vector", *([info.bm25] if info.bm25 else [])):
+        for field in ("vector", *info.bm25):
             if field not in indexed and field in kinds:
                 params = client.prepare_index_params()
                 params.add_index(field, index_type=kinds[field][0], metric_type=kinds[field][1])
@@ -155,29 +98,46 @@ def check_embedder(info: CollectionInfo, field: str, embedder: Embedder) -> None
             f"{embedder.model_name!r} makes {embedder.dim}; choose the embedder of the collection with --embedder, or "
             f"index anew"
         )
-    current = fingerprint(embedder)
-    if info.embedder is not None and not _same(info.embedder, current):
+    if not is_made_with(info, embedder):
         raise InputError(
-            f"the collection {info.name!r} was indexed with the embedder {info.embedder}, got {current}: their vectors "
-            f"cannot be compared. Choose the embedder of the collection with --embedder, or index into another one"
+            f"the collection {info.name!r} was indexed with the embedder {info.embedder}, got {fingerprint(embedder)}: "
+            f"their vectors cannot be compared. Choose the embedder of the collection with --embedder, or index into "
+            f"another one"
         )
+
+
+def is_made_with(info: CollectionInfo, embedder: Embedder) -> bool:
+    """Return whether an embedder may have made a collection's vectors: it has the same weights, or name."""
+    if info.embedder is None:
+        return True
+    (name, _, weights), (other, _, others) = (
+        text.partition(" sha256:") for text in (info.embedder, fingerprint(embedder))
+    )
+    return weights == others if weights and others else name == other
 
 
 def fingerprint(embedder: Embedder) -> str:
     """Return an embedder's name, and for a folder a hash of its weights: ``builtin/embed sha256:0123456789ab``."""
     name = embedder.model_name
-    folder = model_folder(name) if name.startswith(BUILTIN) or Path(name).is_dir() else None
-    files = sorted(folder.glob("*.safetensors")) if folder else []
+    folder = model_folder(name) if name.startswith(BUILTIN) or Path(name).expanduser().is_dir() else None
+    if folder is None:
+        return name
+    if not name.startswith(BUILTIN):
+        name = str(folder.resolve())  # a search may run in another folder
+    files = sorted(folder.glob("*.safetensors"))
+    states = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return f"{name} sha256:{_hash(states)[:12]}" if files else name
+
+
+@lru_cache(maxsize=16)
+def _hash(states: tuple[tuple[str, int, int], ...]) -> str:
+    """Return the hash of files, each given by its path, its size and the time of its last change."""
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.read_bytes())
-    return f"{name} sha256:{digest.hexdigest()[:12]}" if files else name
-
-
-def _same(one: str, other: str) -> bool:
-    """Tell whether two fingerprints are of one embedder: by the weights if both have them, else by the name."""
-    (name, _, weights), (other_name, _, other_weights) = one.partition(" sha256:"), other.partition(" sha256:")
-    return weights == other_weights if weights and other_weights else name == other_name
+    for path, _, _ in states:
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def embedder_of(info: CollectionInfo, name: str | None) -> Embedder:
@@ -197,7 +157,14 @@ def embedder_of(info: CollectionInfo, name: str | None) -> Embedder:
             f"--embedder: {FORMS}. Or search its texts with --mode bm25"
             + ("" if info.bm25 else ", which this collection does not support")
         )
-    return load_embedder(info.embedder.partition(" sha256:")[0], trusted=False)
+    remembered = info.embedder.partition(" sha256:")[0]
+    try:
+        return load_embedder(remembered, trusted=False)
+    except ModelError as error:
+        raise ModelError(
+            f"the embedder of the collection {info.name!r} cannot be loaded: {error}. If the model is elsewhere now, "
+            f"name it with --embedder"
+        ) from error
 
 
 def index_embedder(client: Any, collection: str, name: str | None, timeout: float | None = 30.0) -> Embedder:
@@ -208,31 +175,6 @@ def index_embedder(client: Any, collection: str, name: str | None, timeout: floa
         info = describe(client, collection, timeout) if exists else None
         return embedder_of(info, None) if info is not None and info.embedder else load_embedder(DEFAULT)
     return load_embedder(name)
-
-
-def text_field_of(info: CollectionInfo, name: str | None) -> str:
-    """Return the field with the texts to rerank by.
-
-    :param info: the collection.
-    :param name: the name that the user typed; None for ``text``, BM25's field, or the only one with texts.
-    :returns: the field's name.
-    :raises InputError: if the collection has no such field, or several could be meant.
-    """
-    if name is not None:
-        if name not in info.fields and "$meta" not in info.fields:
-            near = get_close_matches(name, info.fields, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {sorted(info.fields)}"
-            raise InputError(f"the collection {info.name!r} has no field {name!r}{hint}")
-        return name
-    if "text" in info.texts:
-        return "text"
-    choices = [info.bm25_input] if info.bm25_input else list(info.texts)
-    if not choices and "$meta" in info.fields:
-        return "text"
-    if len(choices) != 1:
-        found = f"several fields with texts, {sorted(choices)}" if choices else "no field with texts in its schema"
-        raise InputError(f"the collection {info.name!r} has {found}; choose the one to rerank by with --text-field")
-    return choices[0]
 
 
 def has_bm25(client: Any, timeout: float | None = 30.0) -> bool:

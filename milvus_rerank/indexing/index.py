@@ -8,9 +8,10 @@ from typing import Any
 
 from milvus_rerank.errors import InputError, SearchError
 from milvus_rerank.indexing.client import explain_errors
-from milvus_rerank.indexing.collection import check_made_for, create, describe, make_ready, remember_fields
+from milvus_rerank.indexing.collection import check_made_for, count_rows, create, make_ready, remember_fields
 from milvus_rerank.indexing.corpus import Passage
 from milvus_rerank.indexing.embedders import Embedder
+from milvus_rerank.indexing.schema import describe
 from milvus_rerank.validation import check_count
 
 _PAGE = 1000
@@ -100,22 +101,14 @@ def index_passages(
         progress(len(batch))
     if prune:
         deleted += _delete(client, collection, _others(client, collection, ids, timeout), timeout)
-    total, model = _count(client, collection, timeout), embedder.model_name
+    total, model = count_rows(client, collection, timeout), embedder.model_name
     return IndexReport(collection, model, info.bm25 is not None, read, written, read - written, deleted, total)
-
-
-def _count(client: Any, collection: str, timeout: float | None) -> int:
-    with explain_errors(f"count the documents of {collection!r}"):
-        rows = client.query(
-            collection, filter="", output_fields=["count(*)"], consistency_level="Strong", timeout=timeout
-        )
-    return int(rows[0]["count(*)"])
 
 
 def _others(client: Any, collection: str, ids: Set[str], timeout: float | None) -> list[str]:
     """Return the ids of the collection that are not among these."""
     stored = [row["id"] for row in _iterate(client, collection, "", ["id"], timeout)]
-    total = _count(client, collection, timeout)
+    total = count_rows(client, collection, timeout)
     if len(set(stored)) != total:  # a row that was not read is missing from the list, too
         raise SearchError(
             f"the collection {collection!r} holds {total} passages, but {len(set(stored))} could be read, so that none "

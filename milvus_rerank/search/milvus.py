@@ -1,11 +1,8 @@
 """Calls to Milvus through any of pymilvus' clients, and explanations of its errors."""
 
-import json
 import pickle
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -14,8 +11,6 @@ from milvus_rerank.postprocess.fuse import RRF
 from milvus_rerank.requirements import require
 from milvus_rerank.search.first_stage import FirstStage, Hybrid, searches_of
 
-FIELDS_KEY = "milvus_rerank.fields"
-"""The collection property that names the keys of the dynamic field, a JSON list that ``milvus-rerank index`` writes."""
 # Parts of the messages of pymilvus and gRPC for a closed client, session, channel or event loop.
 _CLOSED = ("create connection first", "session is closed", "closed channel", "channel is closed", "loop is closed")
 
@@ -96,6 +91,13 @@ class Source:
         if self.collection is None:
             return partial(self.client.load, timeout=timeout)
         return partial(self.client.load_collection, self.collection, timeout=timeout)
+
+    def rows_with(self, key: str, timeout: float | None) -> Callable[[], Any]:
+        """Return the call that reads a row with a key of the dynamic field; it returns no row if none has the key."""
+        options = {"output_fields": [key], "limit": 1, "timeout": timeout}
+        if self.collection is None:
+            return partial(self.client.query, f"exists {key}", **options)
+        return partial(self.client.query, self.collection, filter=f"exists {key}", **options)
 
     def describe(self, timeout: float | None) -> Callable[[], Any]:
         """Return the call that describes the collection.
@@ -217,44 +219,6 @@ def _schema_advice(request: SearchRequest, schema: Mapping[str, Any]) -> str:
     if unknown and not schema.get("enable_dynamic_field"):
         return f"The collection has no field {unknown[0]!r}; its fields are {sorted(fields)}."
     return ""
-
-
-def unknown_field(request: SearchRequest, schema: Mapping[str, Any]) -> str:
-    """Return why a search found nothing: a field in its filter that the collection does not have; "" if all exist.
-
-    Milvus takes an unknown name for a key of the dynamic field, or for a field that no row has. The keys of a dynamic
-    field are known if ``milvus-rerank index`` wrote them.
-    """
-    names = {entry["name"] for entry in schema.get("fields", ())}
-    is_dynamic = bool(schema.get("enable_dynamic_field"))
-    if is_dynamic:
-        written = (schema.get("properties") or {}).get(FIELDS_KEY)
-        if written is None:
-            return ""
-        names |= {"$meta", *json.loads(written)}
-    if not names:
-        return ""
-    for name in names_in(request.filter):
-        if name not in names:
-            near = get_close_matches(name, names, 1)
-            if is_dynamic and not near:  # another program may have written rows with this key
-                continue
-            advice = f"did you mean {near[0]!r}?" if near else f"its fields are {sorted(names)}"
-            return f"the filter {request.filter!r} names {name!r}, which the collection does not have; {advice}"
-    return ""
-
-
-def names_in(expression: str) -> list[str]:
-    """Return the names of fields in a filter, in their order."""
-    found = [match[0] for match in _NAME.finditer(_TEXT.sub("''", expression))]
-    return [name for name in found if name.lower() not in _WORDS]
-
-
-_TEXT = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"|\[\s*['"][^\]]*\]|\{\w+\}""")
-"""Texts, keys of JSON fields and template variables in a filter."""
-_NAME = re.compile(r"(?<![\w.$])[A-Za-z_]\w*(?!\w|\s*\()")
-"""Names in a filter, except those of functions."""
-_WORDS = frozenset({"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists"})
 
 
 def _name(field: str | None, kind: str) -> str:

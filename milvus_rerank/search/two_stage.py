@@ -17,16 +17,9 @@ from milvus_rerank.reranker.custom import Scorer, wrap
 from milvus_rerank.result_list import RerankResults, Score
 from milvus_rerank.search.answer import SearchAnswer, Stopwatch
 from milvus_rerank.search.arguments import SearchArguments, SearchOptions, check_arguments
+from milvus_rerank.search.filters import unknown_field
 from milvus_rerank.search.first_stage import Dense, Embed, FirstStage, FullText, Hybrid, check_vectors, searches_of
-from milvus_rerank.search.milvus import (
-    SearchRequest,
-    explain,
-    is_refusal,
-    is_released,
-    milvus_errors,
-    open_source,
-    unknown_field,
-)
+from milvus_rerank.search.milvus import SearchRequest, explain, is_refusal, is_released, milvus_errors, open_source
 from milvus_rerank.validation import check_choice
 
 logger = logging.getLogger(__name__)
@@ -277,7 +270,9 @@ class TwoStageSearch(Generic[Score]):
                 here(bounded(self.source.load(request.timeout), request.timeout))
                 result = here(bounded(self.source.search(request), request.timeout))
             if request.filter and not any(map(len, result)):
-                _check_filter(request, here(self._describe(request)))
+                problem = unknown_field(request.filter, here(self._describe(request)))
+                if problem and not self._has_key(problem[0], request):
+                    raise InputError(problem[1])
             return result
         except RerankError:
             raise
@@ -294,7 +289,9 @@ class TwoStageSearch(Generic[Score]):
                 await off_loop(bounded(self.source.load(request.timeout), request.timeout))
                 result = await off_loop(bounded(self.source.search(request), request.timeout))
             if request.filter and not any(map(len, result)):
-                _check_filter(request, await off_loop(self._describe(request)))
+                problem = unknown_field(request.filter, await off_loop(self._describe(request)))
+                if problem and not await self._ahas_key(problem[0], request):
+                    raise InputError(problem[1])
             return result
         except RerankError:
             raise
@@ -318,6 +315,25 @@ class TwoStageSearch(Generic[Score]):
         seconds = min(1.0, request.timeout or 1.0)
         return bounded(self.source.describe(seconds), seconds)
 
+    def _has_key(self, key: str | None, request: SearchRequest) -> bool:
+        """Return True if a row has a key in its dynamic field, or if Milvus cannot say."""
+        if key is None:
+            return False
+        with suppress(*milvus_errors()):
+            return bool(here(self._rows_with(key, request)))
+        return True
+
+    async def _ahas_key(self, key: str | None, request: SearchRequest) -> bool:
+        if key is None:
+            return False
+        with suppress(*milvus_errors()):
+            return bool(await off_loop(self._rows_with(key, request)))
+        return True
+
+    def _rows_with(self, key: str, request: SearchRequest) -> Callable[[], Any]:
+        seconds = min(1.0, request.timeout or 1.0)
+        return bounded(self.source.rows_with(key, seconds), seconds)
+
     def _rerank(self, method: Callable[..., T], arguments: SearchArguments, hits: Any) -> T:
         """Return the reranked hits of all queries, or an awaitable of them if the reranker's method is asynchronous."""
         return method(
@@ -338,11 +354,6 @@ class TwoStageSearch(Generic[Score]):
         lists = read_search_result(hits, self.text_field, len(arguments.queries), missing=self.missing)
         ordered = [sorted((*hits.scored, *hits.unscored), key=lambda hit: hit.index) for hits in lists]
         return [RerankResults(results[: arguments.top_k]) for results in ordered]
-
-
-def _check_filter(request: SearchRequest, schema: Mapping[str, Any]) -> None:
-    if problem := unknown_field(request, schema):
-        raise InputError(problem)
 
 
 def _answers(

@@ -15,8 +15,9 @@ from pydantic import BaseModel, Field
 
 from milvus_rerank.errors import InputError, SearchError
 from milvus_rerank.indexing import describe, load, open_search
-from milvus_rerank.indexing.collection import CollectionInfo, embedder_of
+from milvus_rerank.indexing.collection import embedder_of, is_made_with
 from milvus_rerank.indexing.embedders import Embedder
+from milvus_rerank.indexing.schema import CollectionInfo
 from milvus_rerank.search.milvus import message_of, milvus_errors
 
 TIMEOUT = 10.0
@@ -37,14 +38,17 @@ class Milvus:
     """The only Milvus that the page may search: the one in the server's configuration.
 
     :param client: a ``MilvusClient``.
-    :param embedder: creates query vectors; None for the embedder that each collection remembers.
+    :param embedder: creates query vectors for the collections that it has made, and those that remember no embedder;
+        each other collection uses the one that it remembers.
     :param text_field: the field that holds the text; None for the one that the schema shows.
+    :param vector_field: the field to search; None for the one that the schema shows.
     :param allowed: the collections that the page may search, as names or patterns such as ``docs*``.
     """
 
     client: Any
     embedder: Embedder | None = None
     text_field: str | None = None
+    vector_field: str | None = None
     allowed: tuple[str, ...] = ()
     loaded: dict[str, Embedder] = field(default_factory=dict)
 
@@ -72,14 +76,20 @@ class Milvus:
                 f"the playground may not search {body.collection[:100]!r}; start the server with --collection NAME"
             )
         info = describe(self.client, body.collection, TIMEOUT)
-        embedder = None if body.mode == "bm25" else self._embedder(info)
-        search = open_search(self.client, info, mode=body.mode, embedder=embedder, text_field=self.text_field)
+        search = open_search(
+            self.client,
+            info,
+            mode=body.mode,
+            embedder=partial(self._embedder, info),
+            text_field=self.text_field,
+            vector_field=self.vector_field,
+        )
         load(self.client, info, TIMEOUT)
         answer = search(body.query, top_k=body.candidates, candidates=body.candidates, timeout=TIMEOUT)
         return [{"id": hit.id, "distance": hit.distance, "text": hit.text} for hit in answer]
 
     def _embedder(self, info: CollectionInfo) -> Embedder:
-        if self.embedder is not None:
+        if self.embedder is not None and (info.embedder is None or is_made_with(info, self.embedder)):
             return self.embedder
         name = info.embedder or ""
         if name not in self.loaded:

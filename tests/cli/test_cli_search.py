@@ -9,7 +9,7 @@ from commands import Cli
 from tiny_embedder import PASSAGES, passage_texts, save_embedder, write_jsonl
 
 from milvus_rerank.cli.options import collection_name
-from milvus_rerank.indexing.search import Mode
+from milvus_rerank.indexing.schema import Mode
 
 pytestmark = pytest.mark.compat
 
@@ -116,3 +116,35 @@ def test_the_collection_is_named_after_its_source_in_letters_that_milvus_takes(
     path = tmp_path / source
     path.write_text("") if source.endswith("jsonl") else path.mkdir()
     assert collection_name(path) == name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--filter", "yaer > 1950"), 1, "error: the filter 'yaer > 1950' names 'yaer', which the collection does not"),
+        (("--filter", "colour == 'red'"), 1, "names 'colour', which the collection does not have; its fields are"),
+        (("--filter", "year > 3000"), 0, "Nothing found."),
+        (("--filter", "year > 1900 or yaer > 1900"), 0, "No row has 'yaer': the filter 'year > 1900 or yaer > 1900'"),
+        (("--output-fields", "text,yaer"), 1, "error: --output-fields names 'yaer', which the collection does not"),
+    ],
+)
+def test_a_name_that_no_row_has_is_told(
+    indexed: Cli, embedder: Path, arguments: tuple[str, str], code: int, told: str
+) -> None:
+    status, out, err = indexed("search", "moon", "--embedder", embedder, "--reranker", "lexical", *arguments)
+    assert (status, bool(out)) == (code, arguments[1].startswith("year > 1900"))
+    assert told in err
+
+
+def test_keys_that_another_program_wrote_are_found(indexed: Cli, embedder: Path, tmp_path: Path) -> None:
+    from milvus_rerank.indexing import open_client
+
+    with open_client(str(tmp_path / "milvus.db")) as client:
+        row = client.query("small", filter="id == 'moon'", output_fields=["title", "text", "vector"])[0]
+        client.upsert("small", [{**row, "planet": "moon"}])
+    arguments = ("--embedder", embedder, "--reranker", "lexical", "--json", "--output-fields", "planet")
+    code, out, err = indexed("search", "moon", *arguments, "--filter", "planet == 'moon'")
+    assert (code, err) == (0, "")
+    assert [result["entity"] for result in json.loads(out)["results"]] == [{"text": row["text"], "planet": "moon"}]
+    code, out, err = indexed("search", "moon", *arguments, "--filter", "planet == 'mars'")
+    assert (code, json.loads(out)["results"], err) == (0, [], "")

@@ -27,7 +27,8 @@ from milvus_rerank.indexing import (
     open_search,
     read_passages,
 )
-from milvus_rerank.indexing.collection import EMBEDDER_KEY, create, fingerprint, has_bm25
+from milvus_rerank.indexing.collection import create, fingerprint, has_bm25
+from milvus_rerank.indexing.schema import EMBEDDER_KEY
 from milvus_rerank.reranker import LexicalRerankFunction
 
 pytestmark = pytest.mark.compat
@@ -205,7 +206,7 @@ def test_a_collection_made_in_another_way_is_not_written_to_but_can_be_searched(
     with pytest.raises(InputError, match="'docs' was not made by milvus-rerank index"):
         index_passages(client, "docs", passages, embedder)
     info = describe(client, "docs")
-    assert (info.primary, info.dense, info.bm25, info.embedder) == ("pk", {"dense": 4}, "sparse", None)
+    assert (info.primary, info.dense, info.bm25, info.embedder) == ("pk", {"dense": 4}, {"sparse": "text"}, None)
     load(client, info)
     answer = open_search(client, info, mode="bm25")("milvus", output_fields=["pk"], candidates=10)
     assert {result.id for result in answer} == {"d2", "d4", "d5"}

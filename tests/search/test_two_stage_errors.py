@@ -13,8 +13,8 @@ from two_stage_docs import docs
 
 from milvus_rerank.errors import HitError, InputError, SearchError
 from milvus_rerank.search import Dense, FullText, Hybrid, TwoStageSearch
+from milvus_rerank.search.filters import unknown_field
 from milvus_rerank.search.first_stage import FirstStage
-from milvus_rerank.search.milvus import SearchRequest, unknown_field
 
 
 @pytest.fixture(scope="module")
@@ -204,13 +204,15 @@ NO_DYNAMIC = {"fields": [{"name": "id"}, {"name": "year"}, {"name": "meta"}, {"n
         ("year > {least} and 1e3 < year", ""),
         ("year like 'a%' and exists meta", ""),
         ("1.5 < year < 0x7f", ""),
+        ("text_match(tags, 'a b', minimum_should_match=2)", ""),
+        ("element_filter(tags, $[part] == 'yaer')", ""),
+        ("year + INTERVAL 'P1D' > ISO '2025-01-01T00:00:00Z'", ""),
     ],
 )
 def test_a_filter_that_names_an_unknown_field_is_named(expression: str, name: str) -> None:
-    request = SearchRequest(Dense(), ([],), 3, [], expression, None, None)
-    problem = unknown_field(request, NO_DYNAMIC)
-    assert (f"names {name!r}, which the collection does not have" in problem) if name else problem == ""
-    assert unknown_field(request, NO_DYNAMIC | {"enable_dynamic_field": True}) == ""
+    problem = unknown_field(expression, NO_DYNAMIC)
+    assert (problem is not None and f"names {name!r}, which the collection" in problem[1]) if name else problem is None
+    assert unknown_field(expression, NO_DYNAMIC | {"enable_dynamic_field": True}) is None
 
 
 def test_a_search_that_finds_nothing_because_of_an_unknown_field_says_so(client: MilvusClient) -> None:
