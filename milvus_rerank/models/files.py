@@ -33,6 +33,7 @@ TOKENIZERS = (
 )
 """Files that transformers' tokenizers read, as globs."""
 _HUB_TIMEOUT = 10.0  # seconds
+_SAMPLE = 65_536  # bytes
 _LARGEST_POINTER = 1024  # bytes
 _LARGEST_JSON = 100_000_000  # bytes
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -190,14 +191,26 @@ def content_key(files: Iterable[Path], *options: object) -> str:
 
 
 def identity_key(files: Iterable[Path], *options: object) -> str:
-    r"""Return a cache key like that of :func:`content_key`, by the files' paths, sizes and times: nothing is read.
+    r"""Return a cache key like that of :func:`content_key`, by the files' paths, sizes, times and samples.
 
-    :param files: files that are not changed in place, or get another time then.
+    Samples of their bytes tell apart files of the same size and time, as package installers write them.
+
+    :param files: files of any size; little of each is read.
     :param \*options: other values that enter the key.
     :returns: 32 hexadecimal digits.
     """
-    known = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    known = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns, _sample(path)) for path in files]
     return content_key((), known, *options)
+
+
+def _sample(path: Path) -> str:
+    """Return a hash of the first, the middle and the last bytes of a file."""
+    digest, size = hashlib.sha256(), path.stat().st_size
+    with path.open("rb") as file:
+        for start in (0, max(0, (size - _SAMPLE) // 2), max(0, size - _SAMPLE)):
+            file.seek(start)
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
 
 
 class FileTokenizer:

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from milvus_rerank.engines.base import LinkedGraph
 from milvus_rerank.errors import RerankError, WriteError, write_errors
 from milvus_rerank.models import ModelSource
-from milvus_rerank.models.files import identity_key
+from milvus_rerank.models.files import content_key, identity_key
 from milvus_rerank.models.weights import IN_GRAPHS, Tensor, check_not_quantised, read_tensors, weight_files
 from milvus_rerank.onnx_graphs.architectures import check_shapes
 from milvus_rerank.requirements import ENGINES, require
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 VARIABLE = "MILVUS_RERANK_CACHE"
 """Environment variable that names another cache folder."""
 
-GRAPH_VERSION = 2
+GRAPH_VERSION = 3
 """Version of the graphs. It is raised whenever they change, so that older graphs in a cache are not used."""
 
 GRAPH = "model.onnx"
@@ -64,7 +64,7 @@ def build_graph(folder: Path, config: Mapping[str, Any], name: str, *, with_type
         _check(name, config, tensors)
         graph = build(config, tensors, with_types=with_types, embed=False)
         return LinkedGraph(name, graph.SerializeToString(), files)
-    key = identity_key((folder / "config.json", *files), GRAPH_VERSION, version("onnx"), with_types)
+    key = content_key((folder / "config.json", *files), GRAPH_VERSION, version("onnx"), with_types)
     return keep(key, lambda target: write_built(target / GRAPH, config, tensors, name, with_types=with_types)) / GRAPH
 
 
@@ -101,7 +101,8 @@ def link_files(graph: LinkedGraph) -> Path:
                 logger.info("copying %s into %s, which cannot have a link to it", path, target.parent)
                 shutil.copyfile(path, target / path.name)
 
-    return keep(identity_key(graph.files, graph.model), write) / GRAPH
+    numbers = [path.stat().st_ino for path in graph.files]  # a file that replaced another is not the one linked to
+    return keep(identity_key(graph.files, graph.model, numbers), write) / GRAPH
 
 
 def trace_cached(folder: Path, source: ModelSource, names: list[str]) -> Path:

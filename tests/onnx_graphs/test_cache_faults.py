@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -250,3 +251,26 @@ def test_weights_are_copied_where_no_link_can_be(
     assert any(message.startswith(f"copying {tiny['bert']}") for message in caplog.messages)
     [copied] = cache.glob("*/model.safetensors")
     assert not copied.samefile(tiny["bert"] / "model.safetensors")
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+@pytest.mark.parametrize("dtype", ["float32", "float8_e4m3fn"])
+def test_other_weights_of_the_same_size_and_time_are_other_weights(
+    tiny: dict[str, Path], tmp_path: Path, engine: Literal["onnx", "openvino"], dtype: str
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(tiny["bert"], tmp_path / "m"))
+    path, stored = folder / "model.safetensors", getattr(torch, dtype)
+
+    def scores(change: float) -> list[float]:
+        weights = load_file(tiny["bert"] / path.name)
+        path.unlink()  # as installers do: another file under the same name
+        save_file({name: (array + change).to(stored) for name, array in weights.items()}, path)
+        os.utime(path, (1_580_601_600, 1_580_601_600))
+        return CrossEncoderRerankFunction(str(folder), device="cpu", engine=engine).score("a", ["b", "c d"])
+
+    before, after = scores(0.0), scores(0.125)
+    assert max(abs(one - other) for one, other in zip(before, after, strict=True)) > 1e-3
+    assert scores(0.0) == before
