@@ -66,7 +66,7 @@ def test_a_mistake_ends_with_its_code_and_one_message_and_no_traceback(
 @pytest.mark.parametrize(
     ("package", "extra", "command"),
     [
-        ("model2vec", "", ("index", "corpus.jsonl")),
+        pytest.param("model2vec", "", ("index", "corpus.jsonl"), marks=pytest.mark.needs("milvus_lite")),
         ("milvus_lite", "lite", ("index", "corpus.jsonl")),
         ("pymilvus", "", ("index", "corpus.jsonl", "--uri", "http://127.0.0.1:9")),
         pytest.param("ir_measures", "eval", ("demo",), marks=DEMO),

@@ -161,7 +161,7 @@ REFUSED = [
     (b"\x1f\x8b\x08\x00", "a.gz", "a.gz is compressed with gzip; unpack it and read it from a pipe: zcat"),
     (b"PK\x03\x04....", "a.docx", "is a zip archive or an office document"),
     (b"%PDF-1.7", "a.pdf", "is a PDF document"),
-    (b"PAR1", "a.parquet", "cannot be read as Parquet"),
+    pytest.param(b"PAR1", "a.parquet", "cannot be read as Parquet", marks=pytest.mark.needs("pyarrow")),
     (b"ab\x00\x01", "a.txt", "is binary data"),
     (b"", "a.txt", "holds no texts"),
     (b"\n \n", "a.jsonl", "holds no texts"),
