@@ -17,18 +17,19 @@ class StaticEmbedder:
     """Embed texts as the mean of their token vectors: a model2vec model, no torch, thousands of texts per second.
 
     :param model_name: ``builtin/embed`` (shipped) or a local folder in model2vec's layout.
+    :param name: the name to go by; None for ``model_name``.
     :raises ModelError: if the model does not exist, has another format or is damaged.
     :raises MissingDependencyError: if model2vec is not installed.
     """
 
-    def __init__(self, model_name: str = "builtin/embed") -> None:
+    def __init__(self, model_name: str = "builtin/embed", name: str | None = None) -> None:
         folder = model_folder(model_name)
         if folder is None:
             raise ModelError(f"embedder {model_name!r} must be 'builtin/embed' or a local folder")
         require("embedding texts", "model2vec")
         from model2vec import StaticModel
 
-        self.model_name = str(model_name)
+        self.model_name = str(name or model_name)
         try:
             read_config(folder)  # model2vec's message for a config that is not an object names an attribute
             self._model: Any = StaticModel.from_pretrained(folder)

@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from milvus_rerank.cli import options, output
 from milvus_rerank.records import Form
+
+if TYPE_CHECKING:
+    from milvus_rerank.indexing.embedders import Embedder
 
 
 def index(
@@ -59,7 +62,7 @@ def index(
     Run it again after a crash or a change of the source: it writes only new and changed passages. Objects and tables
     need a text and an id, and may have a title; all other keys become fields.
     """
-    from milvus_rerank.indexing import CorpusOptions, index_embedder, index_passages, open_client, open_corpus
+    from milvus_rerank.indexing import CorpusOptions, index_passages, open_client, open_corpus
 
     if overlap and not split_tokens:
         raise typer.BadParameter("overlap is of the parts of split texts; add --split-tokens", param_hint="--overlap")
@@ -67,18 +70,19 @@ def index(
     if stdin and collection is None:
         raise typer.BadParameter("stdin has no name: name the collection", param_hint="--collection")
     name = collection or options.collection_name(source)
+    output.calm_milvus()
+    with output.spinner("Loading the embedder"):
+        encoder = _load_embedder(embedder, name, uri, token, db_name, timeout)
     split = None
     if split_tokens:
         from milvus_rerank.indexing.split import make_splitter, tokenizer_of
 
-        split = make_splitter(tokenizer_of(embedder), split_tokens, overlap)
-    output.calm_milvus()
+        split = make_splitter(tokenizer_of(encoder), split_tokens, overlap)
     chosen = options.split_commas(fields)
     corpus_options = CorpusOptions(input_format, text_field, id_field, None if chosen is None else tuple(chosen), split)
     with open_corpus(source, corpus_options, sys.stdin.buffer if stdin else None) as corpus:
         _note_unread(source)
         with open_client(uri, token=token, db_name=db_name, timeout=timeout) as client, output.progress_bars() as bars:
-            encoder = index_embedder(client, name, embedder, timeout)
             task = bars.add_task("Indexing", total=corpus.total)
             report = index_passages(
                 client,
@@ -106,6 +110,20 @@ def index(
             f"{report.collection}: {report.read} passages read, {report.written} written, {report.unchanged} there "
             f"already{deleted}; the collection holds {report.total} ({uri})"
         )
+
+
+def _load_embedder(
+    embedder: str | None, collection: str, uri: str, token: str, db_name: str, timeout: float
+) -> "Embedder":
+    """Load the embedder that was named, or that the collection remembers, before the corpus is read."""
+    from milvus_rerank.indexing import index_embedder, load_embedder, open_client
+
+    if embedder is not None:
+        return load_embedder(embedder)
+    if uri.endswith(".db") and not Path(uri).expanduser().exists():
+        return load_embedder(options.DEFAULT_EMBEDDER)
+    with open_client(uri, token=token, db_name=db_name, timeout=timeout) as client:
+        return index_embedder(client, collection, timeout)
 
 
 def _stdin(source: Path) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.indexing.client import explain_errors
 from milvus_rerank.indexing.corpus import MAX_ID_BYTES, MAX_TEXT_BYTES
-from milvus_rerank.indexing.embedders import DEFAULT, FORMS, Embedder, load_embedder
+from milvus_rerank.indexing.embedders import DEFAULT, FORMS, Embedder, load_embedder, local_folder
 from milvus_rerank.indexing.schema import EMBEDDER_KEY, CollectionInfo, describe
-from milvus_rerank.models import BUILTIN, model_folder
+from milvus_rerank.models import BUILTIN
 from milvus_rerank.search.filters import FIELDS_KEY
 
 
@@ -119,12 +119,12 @@ def is_made_with(info: CollectionInfo, embedder: Embedder) -> bool:
 def fingerprint(embedder: Embedder) -> str:
     """Return an embedder's name, and for a folder a hash of its weights: ``builtin/embed sha256:0123456789ab``."""
     name = embedder.model_name
-    folder = model_folder(name) if name.startswith(BUILTIN) or Path(name).expanduser().is_dir() else None
+    folder = local_folder(name) if name.startswith(BUILTIN) or Path(name).expanduser().is_dir() else None
     if folder is None:
         return name
     if not name.startswith(BUILTIN):
         name = str(folder.resolve())  # a search may run in another folder
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")])
     states = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
     return f"{name} sha256:{_hash(states)[:12]}" if files else name
 
@@ -167,14 +167,12 @@ def embedder_of(info: CollectionInfo, name: str | None) -> Embedder:
         ) from error
 
 
-def index_embedder(client: Any, collection: str, name: str | None, timeout: float | None = 30.0) -> Embedder:
-    """Return the embedder for more passages of a collection: the one named, or remembered, or the built-in one."""
-    if name is None:
-        with explain_errors(f"look for the collection {collection!r}"):
-            exists = client.has_collection(collection, timeout=timeout)
-        info = describe(client, collection, timeout) if exists else None
-        return embedder_of(info, None) if info is not None and info.embedder else load_embedder(DEFAULT)
-    return load_embedder(name)
+def index_embedder(client: Any, collection: str, timeout: float | None = 30.0) -> Embedder:
+    """Return the embedder for more passages of a collection: the one that it remembers, or the built-in one."""
+    with explain_errors(f"look for the collection {collection!r}"):
+        exists = client.has_collection(collection, timeout=timeout)
+    info = describe(client, collection, timeout) if exists else None
+    return embedder_of(info, None) if info is not None and info.embedder else load_embedder(DEFAULT)
 
 
 def has_bm25(client: Any, timeout: float | None = 30.0) -> bool:

@@ -1,10 +1,9 @@
 """Embedders by name: of this package, model2vec, sentence-transformers, fastembed, OpenAI's API, or a function."""
 
 import importlib
-import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milvus_rerank.embedding import StaticEmbedder
-from milvus_rerank.errors import InputError, ModelError, RerankError, SearchError
-from milvus_rerank.models import BUILTIN, model_folder
-from milvus_rerank.models.files import read_config
+from milvus_rerank.errors import InputError, ModelError, RerankError
+from milvus_rerank.models import BUILTIN, ModelSource, model_folder
+from milvus_rerank.models.files import fetch_folder, read_config
+from milvus_rerank.models.source import not_loaded
 from milvus_rerank.requirements import missing, require
 from milvus_rerank.search.first_stage import check_vectors
 
@@ -26,8 +26,8 @@ FORMS = (
 )
 """The names that :func:`load_embedder` takes, for messages."""
 
+_STATIC_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-_BATCH = 32  # texts of one request to an endpoint: text-embeddings-inference takes no more unless told
 
 
 class Embedder(Protocol):
@@ -52,12 +52,18 @@ class FunctionEmbedder:
     :param model_name: the embedder's name, which the collections made with it remember.
     :param documents: embeds documents.
     :param queries: embeds queries.
+    :param tokenizer: the model's ``tokenizers.Tokenizer``, to count tokens; None if it is not known.
     """
 
     def __init__(
-        self, model_name: str, documents: Callable[[list[str]], Any], queries: Callable[[list[str]], Any]
+        self,
+        model_name: str,
+        documents: Callable[[list[str]], Any],
+        queries: Callable[[list[str]], Any],
+        tokenizer: Any = None,
     ) -> None:
         self.model_name = model_name
+        self.tokenizer = tokenizer
         self._documents = documents
         self._queries = queries
         self._dim: int | None = None
@@ -104,40 +110,51 @@ def load_embedder(name: str, *, trusted: bool = True) -> Embedder:
         if not trusted:
             raise InputError(f"the collection's embedder is the function {name!r}; to run it, pass --embedder {name}")
         return _function(name)
-    folder = model_folder(name) if name.strip() else None
+    source = ModelSource(name)
+    folder = local_folder(name)
     if folder is None and "/" not in name:
         raise InputError(f"embedder {name!r} is not known; expected {FORMS}")
-    if folder is not None and (name.startswith(BUILTIN) or _is_static(folder)):
-        return StaticEmbedder(name)
-    heads = read_config(folder).get("architectures") or [] if folder is not None else []
-    if any("ForSequenceClassification" in head for head in heads):
+    config = read_config(folder or fetch_folder(source, ("config.json",)), optional=True)
+    if name.startswith(BUILTIN) or _is_static(config):
+        return StaticEmbedder(name) if folder else StaticEmbedder(str(fetch_folder(source, _STATIC_FILES)), name)
+    heads = [head for head in config.get("architectures") or [] if "ForSequenceClassification" in head]
+    if heads:
         raise ModelError(f"embedder {name!r} is a reranker ({heads[0]}), which makes no vectors; expected {FORMS}")
-    return _sentence_transformers(name, folder)
+    return _sentence_transformers(source, folder)
 
 
-def _is_static(folder: Path) -> bool:
-    """Tell whether a folder holds a model of model2vec, which its config alone shows."""
-    config = read_config(folder)
+def local_folder(name: str) -> Path | None:
+    """Return the folder of an embedder, None for a name on the hub; sentence-transformers needs no ``config.json``."""
+    folder = Path(name).expanduser()
+    return folder if (folder / "modules.json").is_file() else model_folder(name)
+
+
+def _is_static(config: Mapping[str, Any]) -> bool:
+    """Tell whether a model is one of model2vec, which its config alone shows."""
     return "embedding_dtype" in config or config.get("architectures") == ["StaticModel"]
 
 
-def _sentence_transformers(name: str, folder: Path | None) -> Embedder:
-    require(f"the embedder {name!r}", "sentence_transformers", "torch")
+def _sentence_transformers(source: ModelSource, folder: Path | None) -> Embedder:
+    require(f"the embedder {source.name!r}", "sentence_transformers", "torch")
     from sentence_transformers import SentenceTransformer
 
     from milvus_rerank.models.hub import reports
 
     try:
         with reports(show_progress=False, quiet=True):
-            model = SentenceTransformer(str(folder or name), device="cpu", local_files_only=folder is not None)
+            model: Any = SentenceTransformer(str(folder or source.name), local_files_only=folder is not None)
     except Exception as error:  # noqa: BLE001  of transformers, the hub's client or the file system
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"embedder {name!r} cannot be loaded: {first}") from None
+        raise not_loaded(source, error) from None
 
     def embed(encode: Callable[..., Any]) -> Callable[[list[str]], Any]:
-        return lambda texts: encode(texts, show_progress_bar=False, normalize_embeddings=True)
+        # Vectors are normalized only if the model does so: L2 compares them with those of another program.
+        return lambda texts: encode(texts, show_progress_bar=False)
 
-    return FunctionEmbedder(name, embed(model.encode_document), embed(model.encode_query))
+    tokenizer = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
+    counts = hasattr(tokenizer, "no_truncation")  # a tokenizer of the tokenizers package
+    return FunctionEmbedder(
+        source.name, embed(model.encode_document), embed(model.encode_query), tokenizer if counts else None
+    )
 
 
 def _fastembed(name: str, model: str) -> Embedder:
@@ -152,38 +169,10 @@ def _fastembed(name: str, model: str) -> Embedder:
 
 
 def _openai(name: str, model: str) -> Embedder:
-    """Return an embedder of an endpoint in OpenAI's shape, by OPENAI_BASE_URL and OPENAI_API_KEY."""
     require(f"the embedder {name!r}", "httpx")
-    import httpx
+    from milvus_rerank.indexing.openai_client import OpenAIClient
 
-    base = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1").rstrip("/")
-    key = os.environ.get("OPENAI_API_KEY", "")
-    if not model:
-        raise InputError("embedder 'openai:' lacks a model's name; for example 'openai:text-embedding-3-small'")
-    if not key and base.startswith("https://api.openai.com"):
-        raise InputError(f"embedder {name!r} needs OPENAI_API_KEY, or OPENAI_BASE_URL of another server")
-    if key and not base.startswith("https://") and httpx.URL(base).host not in ("127.0.0.1", "localhost", "::1"):
-        raise InputError(f"OPENAI_BASE_URL={base} would send OPENAI_API_KEY unencrypted; use https, or unset the key")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-
-    def request(texts: Sequence[str]) -> list[list[float]]:
-        try:
-            answer = httpx.post(
-                f"{base}/embeddings", json={"model": model, "input": list(texts)}, headers=headers, timeout=60.0
-            )
-            answer.raise_for_status()
-            rows = sorted(answer.json()["data"], key=lambda row: row["index"])
-            return [row["embedding"] for row in rows]
-        except httpx.HTTPStatusError as error:
-            raise SearchError(f"embedder {name!r}: {base} answered {error.response.status_code}") from None
-        except httpx.HTTPError as error:
-            raise SearchError(f"embedder {name!r}: {base} does not answer ({type(error).__name__})") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise SearchError(f"embedder {name!r}: {base} gave no embeddings ({type(error).__name__})") from None
-
-    def embed(texts: list[str]) -> list[list[float]]:
-        return [row for start in range(0, len(texts), _BATCH) for row in request(texts[start : start + _BATCH])]
-
+    embed = OpenAIClient(model)
     return FunctionEmbedder(name, embed, embed)
 
 

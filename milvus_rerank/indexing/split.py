@@ -5,7 +5,7 @@ from typing import Any
 
 from milvus_rerank.embedding import StaticEmbedder
 from milvus_rerank.errors import InputError
-from milvus_rerank.indexing.embedders import DEFAULT, load_embedder
+from milvus_rerank.indexing.embedders import DEFAULT, Embedder
 from milvus_rerank.requirements import require
 from milvus_rerank.validation import check_count
 
@@ -39,7 +39,6 @@ def make_splitter(tokenizer: Any, tokens: int, overlap: int = 0) -> Callable[[st
     return split
 
 
-def tokenizer_of(embedder: str | None) -> Any:
-    """Return the tokenizer that counts for an embedder's name: its own, or the built-in embedder's."""
-    encoder = load_embedder(embedder or DEFAULT)
-    return getattr(encoder, "tokenizer", None) or StaticEmbedder(DEFAULT).tokenizer
+def tokenizer_of(embedder: Embedder) -> Any:
+    """Return the tokenizer that counts for an embedder: its own, or the built-in embedder's if that is not known."""
+    return getattr(embedder, "tokenizer", None) or StaticEmbedder(DEFAULT).tokenizer

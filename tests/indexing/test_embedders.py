@@ -1,19 +1,23 @@
 """Embedders by name, and collections that remember theirs."""
 
 import json
+import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from hub_server import Hub, files_of, serve
 from pymilvus import MilvusClient
+from tiny_embedder import save_embedder
 
-from milvus_rerank.errors import InputError, ModelError, SearchError
+from milvus_rerank.embedding import StaticEmbedder
+from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.indexing import Passage, describe, embedder_of, index_passages, load_embedder, open_search
+from milvus_rerank.indexing.collection import fingerprint
+from milvus_rerank.indexing.split import tokenizer_of
+from milvus_rerank.requirements import missing
 
 TEXTS = ["cats purr", "dogs bark at night", "search engines rank documents"]
 FUNCTIONS = """
@@ -58,7 +62,6 @@ def test_a_function_and_an_object_of_a_module(own: None) -> None:
         ("no_such_module:embed", "does not load: ModuleNotFoundError"),
         ("own_embedder:nothing", "must be a function from a list of texts to vectors, or an object with"),
         ("something", "embedder 'something' is not known; expected 'builtin/embed', a folder"),
-        ("openai:", "lacks a model's name"),
     ],
 )
 def test_names_that_cannot_be_meant(own: None, name: str, words: str) -> None:
@@ -76,13 +79,6 @@ def test_a_reranker_is_no_embedder(tiny: dict[str, Path]) -> None:
         load_embedder(str(tiny["bert"]))
 
 
-def test_a_key_goes_to_other_machines_only_encrypted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://example.org/v1")
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    with pytest.raises(InputError, match="would send OPENAI_API_KEY unencrypted; use https, or unset the key"):
-        load_embedder("openai:small")
-
-
 @pytest.mark.needs("sentence_transformers", "torch")
 def test_sentence_transformers_from_a_folder(
     tmp_path: Path, tiny: dict[str, Path], capfd: pytest.CaptureFixture[str]
@@ -90,65 +86,73 @@ def test_sentence_transformers_from_a_folder(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    body = Transformer(str(tiny["bert"]))
+    body = Transformer(str(tiny["bert"]))  # its vectors have other lengths than 1, which matters for L2
     model = SentenceTransformer(modules=[body, Pooling(body.get_embedding_dimension())], device="cpu")
     model.save(str(tmp_path / "st"))
     capfd.readouterr()
     embedder = load_embedder(str(tmp_path / "st"))
     assert capfd.readouterr() == ("", "")  # no bars of other packages
-    expected = model.encode(TEXTS, normalize_embeddings=True)
+    expected = model.encode(TEXTS)
     np.testing.assert_allclose(embedder.encode_documents(TEXTS), expected, atol=1e-5)
     assert embedder.dim == expected.shape[1]
+    assert tokenizer_of(embedder).get_vocab_size() == len(model.tokenizer)
     (tmp_path / "st" / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match=r"cannot be (loaded|read)"):
         load_embedder(str(tmp_path / "st"))
 
 
-class Endpoint(BaseHTTPRequestHandler):
-    received: ClassVar[list[tuple[str, str, Any]]]
-    status = 200
+@pytest.mark.needs("sentence_transformers", "torch")
+def test_sentence_transformers_without_a_transformer(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.received.append((self.path, self.headers.get("Authorization", ""), body))
-        data = [{"index": index, "embedding": [float(len(text)), 1.0]} for index, text in enumerate(body["input"])]
-        content = json.dumps({"data": data[::-1]}).encode()
-        self.send_response(self.status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+    tokenizer = StaticEmbedder(str(save_embedder(tmp_path / "words", TEXTS))).tokenizer
+    weights = np.random.default_rng(0).normal(size=(tokenizer.get_vocab_size(), 8)).astype(np.float32)
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu")
+    model.save(str(tmp_path / "st"))
+    assert not (tmp_path / "st" / "config.json").exists()
+    embedder = load_embedder(str(tmp_path / "st"))
+    np.testing.assert_allclose(embedder.encode_queries(TEXTS), model.encode(TEXTS), atol=1e-6)
+    assert tokenizer_of(embedder).get_vocab_size() == tokenizer.get_vocab_size()
+    assert fingerprint(embedder).startswith(f"{(tmp_path / 'st').resolve()} sha256:")
 
 
-@pytest.mark.needs("httpx")
-def test_an_endpoint_of_openais_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Handler(Endpoint):
-        received: ClassVar = []
+def test_a_model_of_model2vec_comes_from_the_hub_without_torch(tmp_path: Path) -> None:
+    folder = save_embedder(tmp_path / "words", TEXTS)
+    code = (
+        "import json, sys; from milvus_rerank.indexing import load_embedder; e = load_embedder('someone/words');"
+        "print(json.dumps([e.model_name, type(e).__name__, e.encode_queries(['cats purr']).tolist()]));"
+        "print('torch' in sys.modules)"
+    )
+    with serve(Hub({"someone/words": files_of(folder)})) as hub:
+        environment = hub.environment(tmp_path / "cache")
+        ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    first, second = ran.stdout.splitlines()
+    expected = StaticEmbedder(str(folder)).encode_queries(["cats purr"])
+    name, kind, vectors = json.loads(first)
+    assert (name, kind, second) == ("someone/words", "StaticEmbedder", "False")
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}/v1/")
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    try:
-        embedder = load_embedder("openai:small")
-        np.testing.assert_array_equal(embedder.encode_documents(["a", "bb"]), [[1, 1], [2, 1]])
-        body = {"model": "small", "input": ["a", "bb"]}
-        assert Handler.received == [("/v1/embeddings", "Bearer sk-secret", body)]
-        Handler.status = 401
-        with pytest.raises(SearchError, match=r"embedder 'openai:small': http://.* answered 401") as caught:
-            embedder.encode_documents(["a"])
-        assert "sk-secret" not in str(caught.value)
-    finally:
-        server.shutdown()
-        server.server_close()
-    with pytest.raises(SearchError, match=r"does not answer \(ConnectError\)"):
-        embedder.encode_documents(["a"])
-    monkeypatch.delenv("OPENAI_BASE_URL")
-    monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(InputError, match="needs OPENAI_API_KEY, or OPENAI_BASE_URL"):
-        load_embedder("openai:small")
+
+def test_fastembed_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if missing("fastembed"):
+        with pytest.raises(InputError, match=r"needs the package 'fastembed'\. Type: pip install fastembed"):
+            load_embedder("fastembed:some/model")
+    # Its models come from the network; this has its two methods, which are generators.
+    (tmp_path / "fastembed.py").write_text(
+        "import numpy as np\n"
+        "class TextEmbedding:\n"
+        "    def __init__(self, name): self.size = len(name)\n"
+        "    def passage_embed(self, texts): yield from (np.full(self.size, len(text), 'f4') for text in texts)\n"
+        "    def query_embed(self, texts): yield from (np.zeros(self.size, 'f4') for text in texts)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "fastembed", raising=False)
+    embedder = load_embedder("fastembed:abc")
+    np.testing.assert_array_equal(embedder.encode_documents(["a", "bb"]), [[1, 1, 1], [2, 2, 2]])
+    np.testing.assert_array_equal(embedder.encode_queries(["a"]), [[0, 0, 0]])
+    sys.modules.pop("fastembed")
 
 
 def test_a_collection_remembers_its_embedder_but_runs_no_function(client: MilvusClient, own: None) -> None:
