@@ -67,7 +67,7 @@ def not_loaded(source: ModelSource, error: BaseException) -> ModelError:
     hint = (
         "local_files_only=True and it is not in the cache; leave that out to download it"
         if source.local_files_only
-        else f"check the name and the network, or give a local folder; {BUILTIN + 'rerank'!r} needs no network"
+        else "check the name and the network, or give a local folder; models named 'builtin/...' need no network"
     )
     if type(error).__name__ in _REFUSALS:
         revision = f" in revision {source.revision!r}" if source.revision else ""

@@ -49,7 +49,7 @@ SERVER = pytest.mark.needs("fastapi", "prometheus_client", "uvicorn", "milvus_li
         pytest.param(
             ("demo", "--embedder", "org/none"),
             1,
-            "error: embedder 'org/none' cannot be loaded: ",
+            "error: model 'org/none' cannot be loaded (check the name and the network",
             marks=DEMO,
         ),
     ],

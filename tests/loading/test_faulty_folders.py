@@ -378,6 +378,6 @@ def test_without_a_network_the_error_is_one_line_and_names_what_works(engine: En
     assert done.stderr.count("Traceback") == 1
     assert re.fullmatch(
         r"milvus_rerank\.errors\.ModelError: model 'cross-encoder/absent' cannot be loaded \(check the name and the "
-        r"network, or give a local folder; 'builtin/rerank' needs no network\): .+",
+        r"network, or give a local folder; models named 'builtin/...' need no network\): .+",
         done.stderr.strip().splitlines()[-1],
     )
