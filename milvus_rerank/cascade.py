@@ -3,11 +3,13 @@
 This module depends on the registry because stages may be given by name.
 """
 
+import copy
 import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from milvus_rerank.errors import InputError, ScoreError, StageError, StoppedError
 from milvus_rerank.registry import load
@@ -16,6 +18,9 @@ from milvus_rerank.reranker.custom import Scorer, wrap
 from milvus_rerank.results import DocumentScores, check_scores
 from milvus_rerank.scoring import Request, check_stop
 from milvus_rerank.validation import check_count, check_list
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Reranker = BaseRerankFunction | Scorer | str | os.PathLike[str]
 
@@ -111,6 +116,20 @@ class CascadeRerankFunction(BaseRerankFunction):
             raise
         except Exception as error:  # a plugin may raise any exception, and the message must name the stage
             raise StageError(f"stages[{number}], {reranker!r}, failed: {type(error).__name__}: {error}") from error
+
+    @property
+    def takes_instruction(self) -> bool:
+        """Whether one of the stages takes instructions."""
+        return any(reranker.takes_instruction for reranker in self.rerankers)
+
+    def _instructed(self, instruction: str) -> "Self":
+        """Return a cascade with an instruction for those stages that take one."""
+        other = copy.copy(self)
+        other.rerankers = tuple(
+            reranker.with_instruction(instruction) if reranker.takes_instruction else reranker
+            for reranker in self.rerankers
+        )
+        return other
 
     def __repr__(self) -> str:
         stages = ", ".join(f"({item!r}, {keep})" for item, keep in zip(self.rerankers, self.keeps, strict=True))

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from milvus_rerank.errors import HitError, InputError
 from milvus_rerank.results import RerankResult
+from milvus_rerank.text_field import TextField, TextTemplate, read_text_field
 from milvus_rerank.validation import check_choice, check_list, check_text
 
 Missing = Literal["error", "skip", "last"]
@@ -28,7 +29,7 @@ class Candidates:
     unscored: list[RerankResult[None]]
 
 
-def read_hits(hits: Any, text_field: str, *, missing: str = "error", id_field: str | None = None) -> Candidates:
+def read_hits(hits: Any, text_field: TextField, *, missing: str = "error", id_field: str | None = None) -> Candidates:
     """Read one query's hits.
 
     Objects of pymilvus say what they are. A plain dict, such as a row of ``query`` or a hit that went through JSON, is
@@ -36,14 +37,16 @@ def read_hits(hits: Any, text_field: str, *, missing: str = "error", id_field: s
     ``highlight``. Any other dict is a row, and so are all with ``id_field``, for fields may have any names.
 
     :param hits: hits, a page of a search iterator, query rows, or a search result of a single query.
-    :param text_field: the field that holds the text.
-    :param missing: ``error``, ``skip`` or ``last``: the treatment of a hit whose text is absent or null.
+    :param text_field: the field that holds the text, several, or a template.
+    :param missing: ``error``, ``skip`` or ``last``: the treatment of a hit whose text, or a part of it, is absent or
+        null.
     :param id_field: the name of the rows' primary key; plain dicts are then rows.
     :returns: the hits, in input order.
     :raises HitError: if a text is not a string, or is missing and ``missing`` is ``error``.
     :raises InputError: for any value but a list of hits.
     """
-    check_choice(missing, "missing", MISSING)
+    if missing not in MISSING:
+        check_choice(missing, "missing", MISSING)
     items = check_list(hits, "hits", "hits")
     if items and all(isinstance(item, Iterable) and not isinstance(item, (str, bytes, Mapping)) for item in items):
         if len(items) > 1:
@@ -51,33 +54,35 @@ def read_hits(hits: Any, text_field: str, *, missing: str = "error", id_field: s
                 f"hits holds the hits of {len(items)} queries; pass a list of {len(items)} queries with it"
             )
         items = list(items[0])  # type: ignore[call-overload]
+    template = read_text_field(text_field)
     scored: list[RerankResult[None]] = []
     unscored: list[RerankResult[None]] = []
     for index, item in enumerate(items):
-        hit, text = _read(item, index, text_field, id_field)
+        hit, text = _read(item, index, template, id_field)
         if text is not None:
             scored.append(hit)
         elif missing == "last":
             unscored.append(hit)
         elif missing == "error":
             fields = hit.entity or {}
-            state = "is null" if text_field in fields else "is missing"
+            lacking = next((name for name in template.names if fields.get(name) is None), template.names[0])
+            state = "is null" if lacking in fields else "is missing"
             raise HitError(
-                f"hit {index} (id {hit.id!r}): field {text_field!r} {state}; the hit has the fields "
+                f"hit {index} (id {hit.id!r}): field {lacking!r} {state}; the hit has the fields "
                 f"{sorted(map(str, fields)) or 'none'}",
                 "Name the field with text_field=..., ask Milvus for it with "
-                f"output_fields=[{text_field!r}], or pass missing='skip' or 'last'",
+                f"output_fields={list(dict.fromkeys(template.names))}, or pass missing='skip' or 'last'",
             )
     return Candidates(scored, unscored)
 
 
 def read_search_result(
-    result: Any, text_field: str, queries: int, *, missing: str = "error", id_field: str | None = None
+    result: Any, text_field: TextField, queries: int, *, missing: str = "error", id_field: str | None = None
 ) -> list[Candidates]:
     """Read the hits of several queries.
 
     :param result: the result of ``client.search``: one list of hits per query.
-    :param text_field: the field that holds the text.
+    :param text_field: as in :func:`read_hits`.
     :param queries: the number of queries.
     :param missing: as in :func:`read_hits`.
     :param id_field: as in :func:`read_hits`.
@@ -101,8 +106,8 @@ def read_search_result(
     return lists
 
 
-def _read(item: Any, index: int, text_field: str, id_field: str | None) -> tuple[RerankResult[None], str | None]:
-    """Return a hit without a score, and its text; None if that is missing or null."""
+def _read(item: Any, index: int, template: TextTemplate, id_field: str | None) -> tuple[RerankResult[None], str | None]:
+    """Return a hit without a score, and its text; None if a part of that is missing or null."""
     if not isinstance(item, Mapping):
         if not hasattr(item, "to_dict"):
             raise HitError(f"hits[{index}] must be a Milvus hit or a dict, got {type(item).__name__}")
@@ -115,15 +120,18 @@ def _read(item: Any, index: int, text_field: str, id_field: str | None) -> tuple
         key = getattr(item, "_pk_name", None) or next(iter(named), None)
         extra = {name: value for name, value in keys.items() if name not in ("entity", "distance", key)}
         fields, distance = dict(keys["entity"]), keys.get("distance")
-        text = fields.get(text_field, keys[key] if text_field == key else None)
+        values: list[Any] = [fields.get(name, keys[key] if name == key else None) for name in template.names]
     else:
         if id_field is not None and id_field not in keys:
             raise HitError(f"row {index} has no field {id_field!r} to be its id; it has {sorted(map(str, keys))}")
         key, extra, fields, distance = id_field or _row_key(keys, index), {}, keys, None
-        text = keys.get(text_field)
-    if text is not None and not isinstance(text, str):
-        raise HitError(f"hit {index}: field {text_field!r} must hold a string, got {type(text).__name__}")
-    text = text and check_text(text, f"hit {index}: field {text_field!r}")
+        values = [keys.get(name) for name in template.names]
+    for position, value in enumerate(values):
+        name = template.names[position]
+        if value is not None and not isinstance(value, str):
+            raise HitError(f"hit {index}: field {name!r} must hold a string, got {type(value).__name__}")
+        values[position] = value and check_text(value, f"hit {index}: field {name!r}")
+    text: str | None = None if None in values else template.join(values) if template.around else values[0]
     primary_key = keys.get(key) if key else None
     hit = RerankResult(text or "", None, index, primary_key, distance, fields, extra or None, id_field=key or "id")
     return hit, text

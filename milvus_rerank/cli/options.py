@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milvus_rerank.cli import output
+from milvus_rerank.text_field import TextField
 
 if TYPE_CHECKING:
     from milvus_rerank.reranker.base import BaseRerankFunction
@@ -81,8 +82,15 @@ DbName = Annotated[
 SearchTextField = Annotated[
     str | None,
     typer.Option(
-        "--text-field", help="The field to rerank by. (default: text, or the only one with texts)", show_default=False
+        "--text-field",
+        help="The field to rerank by, several, separated by commas, or a template such as '{title}: {text}'. "
+        "(default: text, or the only one with texts)",
+        show_default=False,
     ),
+]
+Instruction = Annotated[
+    str | None,
+    typer.Option(help="Says what is relevant, for a reranker that takes instructions.", show_default=False),
 ]
 VectorField = Annotated[
     str | None,
@@ -124,6 +132,14 @@ def read_options(pairs: list[str] | None) -> dict[str, Any]:
         except ValueError:
             values[key] = text
     return values
+
+
+def read_text_field(value: str | None) -> TextField | None:
+    """Return the ``text_field`` that an option means: a template, or names separated by commas; None for None."""
+    if value is None or "{" in value:
+        return value and value.replace("\\n", "\n")
+    names = split_commas([value])
+    return names if names and len(names) > 1 else value
 
 
 def make_reranker(

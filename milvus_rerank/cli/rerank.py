@@ -3,7 +3,7 @@
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeAlias
 
 import typer
 
@@ -11,10 +11,13 @@ from milvus_rerank.cli import options, output
 from milvus_rerank.errors import InputError
 from milvus_rerank.jsonl import open_input
 from milvus_rerank.records import Form, read_records, text_of
+from milvus_rerank.text_field import TextTemplate, read_text_field
 
 if TYPE_CHECKING:
     from milvus_rerank.results import RerankResult
 
+_Records: TypeAlias = tuple[list[dict[str, Any]], list[str]]
+"""Objects of the input, and the text of each."""
 RESULT_KEYS = ("rank", "index", "score")
 LONG = 200
 """The number of texts from which on a progress bar shows the time left; fewer take a second or two."""
@@ -30,7 +33,13 @@ def rerank(
         Form,
         typer.Option("--input", help="A text a line, an object a line, an array, a table, or Parquet; auto looks."),
     ] = "auto",
-    text_field: Annotated[str, typer.Option(help="The key or column of the text.")] = "text",
+    text_field: Annotated[
+        str,
+        typer.Option(
+            help="The key or column of the text, several, separated by commas, or a template: '{title}: {text}'."
+        ),
+    ] = "text",
+    instruction: options.Instruction = None,
     top_k: options.TopK = 0,
     threshold: Annotated[float | None, typer.Option(help="Keep only scores of at least this.")] = None,
     reranker: options.Reranker = None,
@@ -54,11 +63,12 @@ def rerank(
         raise typer.BadParameter("the query is empty", param_hint="QUERY")
     from milvus_rerank.reranker.local import EngineRerankFunction
 
-    records = _records(texts, file, input_format, text_field)
+    template = read_text_field(options.read_text_field(text_field))
+    records, bodies = _records(texts, file, input_format, template)
     function = options.make_reranker(reranker, model, device, dtype, option)
     if len(records) >= LONG and sys.stderr.isatty() and isinstance(function, EngineRerankFunction):
         function.scorer.show_progress = True
-    results = function(query, [record[text_field] for record in records], top_k=top_k, threshold=threshold)
+    results = function(query, bodies, top_k=top_k, threshold=threshold, instruction=instruction)
     answers = [_answer(records[result.index], result, rank) for rank, result in enumerate(results, 1)]
     if as_jsonl:
         for answer in answers:
@@ -70,29 +80,31 @@ def rerank(
         _print_table(results)
 
 
-def _records(texts: list[str] | None, file: Path | None, form: Form, text_field: str) -> list[dict[str, Any]]:
+def _records(texts: list[str] | None, file: Path | None, form: Form, template: TextTemplate) -> _Records:
     if texts == ["-"] and file is None:
         texts, file = None, Path("-")
     if texts and file:
         raise typer.BadParameter("give texts as arguments or in a file, not both", param_hint="--file")
     if texts:
-        return [{text_field: options.check_text(text)} for text in texts]
+        checked = [options.check_text(text) for text in texts]
+        return [{template.names[0]: text} for text in checked], checked
     if file is not None and str(file) != "-":
         with open_input(file) as lines:
-            return _read(lines, str(file), form, text_field)
+            return _read(lines, str(file), form, template)
     if sys.stdin is None or (file is None and sys.stdin.isatty()):  # stdin is None if the shell has closed it with <&-
         raise typer.BadParameter("give texts as arguments, with --file, or on stdin", param_hint="TEXTS")
-    return _read(io.BytesIO(sys.stdin.buffer.read()), "stdin", form, text_field)
+    return _read(io.BytesIO(sys.stdin.buffer.read()), "stdin", form, template)
 
 
-def _read(file: BinaryIO, name: str, form: Form, text_field: str) -> list[dict[str, Any]]:
-    records = []
-    for where, record in read_records(file, name, form, text_field):
-        text_of(record, where, text_field)
+def _read(file: BinaryIO, name: str, form: Form, template: TextTemplate) -> _Records:
+    records, texts = [], []
+    for where, record in read_records(file, name, form, template.names[0]):
+        parts = [text_of(record, where, field) for field in template.names]
+        texts.append(template.join(parts) if template.around else parts[0])
         records.append(record)
     if not records:
         raise InputError(f"{name} holds no texts; expected one a line, JSON objects, a JSON array, or a CSV table")
-    return records
+    return records, texts
 
 
 def _answer(record: dict[str, Any], result: "RerankResult", rank: int) -> dict[str, Any]:

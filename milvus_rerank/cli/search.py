@@ -10,6 +10,7 @@ from milvus_rerank.errors import HitError, InputError
 
 if TYPE_CHECKING:
     from milvus_rerank.search import SearchAnswer
+    from milvus_rerank.text_field import TextField
 
 Mode = Literal["dense", "bm25", "hybrid"]
 Collection = Annotated[
@@ -39,6 +40,7 @@ def search(
             show_default=False,
         ),
     ] = None,
+    instruction: options.Instruction = None,
     rerank: Annotated[bool, typer.Option(help="Rerank, or print the first stage's order.")] = True,
     reranker: options.Reranker = None,
     model: options.Model = None,
@@ -72,10 +74,9 @@ def search(
             mode=mode,
             reranker=options.make_reranker(reranker, model, device, dtype, option) if rerank else None,
             embedder=partial(embedder_of, info, embedder),
-            text_field=text_field,
+            text_field=options.read_text_field(text_field),
             vector_field=vector_field,
         )
-        text_field = two_stage.text_field
         mode = mode or ("bm25" if getattr(two_stage.first_stage, "field", "") in info.bm25 else "dense")
         load(client, info, timeout)
         fields = options.split_commas(output_fields)
@@ -91,6 +92,7 @@ def search(
                 filter=expression,
                 output_fields=fields or list(info.fields),
                 timeout=timeout,
+                instruction=instruction if rerank else None,
             )
         except HitError as error:  # the error's own advice is for callers of the function
             raise InputError(f"{error.problem}. Choose one with --text-field") from error
@@ -108,11 +110,13 @@ def search(
     else:
         if not len(answer):
             output.note("The collection is empty." if is_empty else "Nothing found.")
-        _print_table(answer, text_field)
+        _print_table(answer, two_stage.text_field)
 
 
-def _print_table(answer: "SearchAnswer[Any]", text_field: str) -> None:
+def _print_table(answer: "SearchAnswer[Any]", text_field: "TextField") -> None:
     from rich.text import Text
+
+    from milvus_rerank.text_field import read_text_field
 
     columns = ("#", "score", "was", "distance", "id", "text and fields")
     table = output.table(*(name for name in columns if answer.reranked or name not in ("score", "was")))
@@ -122,7 +126,11 @@ def _print_table(answer: "SearchAnswer[Any]", text_field: str) -> None:
         title = entity.get("title")
         if isinstance(title, str) and result.text.startswith(title):
             shown.stylize("bold", 0, len(" ".join(title.split())))
-        others = {key: value for key, value in entity.items() if key not in (text_field, "title", "id")}
+        others = {
+            key: value
+            for key, value in entity.items()
+            if key not in (*read_text_field(text_field).names, "title", "id")
+        }
         if others:
             shown.append("\n" + " ".join(f"{key}={value}" for key, value in others.items()), "dim")
         ranks = [f"{result.score:.4f}", str(result.index + 1)] if answer.reranked else []

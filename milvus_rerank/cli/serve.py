@@ -17,6 +17,7 @@ from milvus_rerank.requirements import SERVER, TRACES, require
 if TYPE_CHECKING:
     from milvus_rerank.reranker.base import BaseRerankFunction
     from milvus_rerank.server.playground import Milvus
+    from milvus_rerank.text_field import TextField
 
 
 def _limit(text: str, least: float) -> Any:
@@ -96,7 +97,12 @@ def serve(
         milvus = None
         if milvus_uri:
             milvus = _open_milvus(
-                milvus_uri, token, db_name, collection or [], (embedder, text_field, vector_field), resources
+                milvus_uri,
+                token,
+                db_name,
+                collection or [],
+                (embedder, options.read_text_field(text_field), vector_field),
+                resources,
             )
         spans = None
         if traces:
@@ -120,7 +126,7 @@ def _open_milvus(
     token: str,
     db_name: str,
     collections: list[str],
-    chosen: tuple[str | None, str | None, str | None],
+    chosen: "tuple[str | None, TextField | None, str | None]",
     resources: ExitStack,
 ) -> "Milvus":
     """Open the Milvus that the playground may search."""

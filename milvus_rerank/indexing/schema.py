@@ -9,6 +9,7 @@ from milvus_rerank.errors import InputError
 from milvus_rerank.indexing.client import explain_errors
 from milvus_rerank.search.filters import FIELDS_KEY
 from milvus_rerank.search.first_stage import Dense, FirstStage, FullText, Hybrid
+from milvus_rerank.text_field import TextField, read_text_field
 
 EMBEDDER_KEY = "milvus_rerank.embedder"
 """The collection property that names the embedder of the vectors."""
@@ -94,7 +95,7 @@ def only_collection(client: Any, timeout: float | None = 30.0) -> str:
 
 
 def first_stage_of(
-    info: CollectionInfo, mode: Mode | None, vector_field: str | None = None, text_field: str | None = None
+    info: CollectionInfo, mode: Mode | None, vector_field: str | None = None, text_field: TextField | None = None
 ) -> FirstStage:
     """Return the search of a collection's vectors, texts, or both.
 
@@ -138,14 +139,15 @@ def _dense_field(info: CollectionInfo, choices: list[str], name: str | None) -> 
     return "vector" if "vector" in choices else choices[0]
 
 
-def _bm25_field(info: CollectionInfo, name: str | None, text_field: str | None) -> str:
+def _bm25_field(info: CollectionInfo, name: str | None, text_field: TextField | None) -> str:
     if not info.bm25:
         raise InputError(f"the collection {info.name!r} has no BM25 field; search it with --mode dense")
     if name is not None:
         if name not in info.bm25:
             raise InputError(f"{name!r} is not a BM25 field of {info.name!r}; it has {sorted(info.bm25)}")
         return name
-    choices = [field for field, texts in info.bm25.items() if texts == text_field] or list(info.bm25)
+    named = () if text_field is None else read_text_field(text_field).names
+    choices = [field for field, texts in info.bm25.items() if texts in named] or list(info.bm25)
     if len(choices) != 1:
         fields = ", ".join(f"{field!r} for the texts in {texts!r}" for field, texts in sorted(info.bm25.items()))
         raise InputError(
@@ -154,20 +156,22 @@ def _bm25_field(info: CollectionInfo, name: str | None, text_field: str | None) 
     return choices[0]
 
 
-def text_field_of(info: CollectionInfo, name: str | None) -> str:
+def text_field_of(info: CollectionInfo, text_field: TextField | None) -> TextField:
     """Return the field with the texts to rerank by.
 
     :param info: the collection.
-    :param name: the name that the user typed; None for ``text``, BM25's field, or the only one with texts.
-    :returns: the field's name.
+    :param text_field: the field, the fields or the template that the user typed; None for ``text``, BM25's field, or
+        the only one with texts.
+    :returns: the same, or the field's name.
     :raises InputError: if the collection has no such field, or several could be meant.
     """
-    if name is not None:
+    for name in read_text_field(text_field).names if text_field is not None else ():
         if name not in info.fields and "$meta" not in info.fields:
             near = get_close_matches(name, info.fields, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {sorted(info.fields)}"
             raise InputError(f"the collection {info.name!r} has no field {name!r}{hint}")
-        return name
+    if text_field is not None:
+        return text_field
     if "text" in info.texts:
         return "text"
     choices = list(dict.fromkeys([*info.bm25.values(), *info.embedded.values()])) or list(info.texts)

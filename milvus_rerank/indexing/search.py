@@ -14,6 +14,7 @@ from milvus_rerank.scoring import Request
 from milvus_rerank.search import Dense, SearchAnswer, TwoStageSearch
 from milvus_rerank.search.first_stage import searches_of
 from milvus_rerank.search.milvus import milvus_errors, open_source
+from milvus_rerank.text_field import TextField
 from milvus_rerank.validation import check_choice
 
 
@@ -32,7 +33,7 @@ def open_search(
     mode: Mode | None = None,
     reranker: BaseRerankFunction | None = None,
     embedder: Embedder | Callable[[], Embedder] | None = None,
-    text_field: str | None = None,
+    text_field: TextField | None = None,
     vector_field: str | None = None,
 ) -> TwoStageSearch:
     """Return a two-stage search over a collection.
@@ -43,7 +44,8 @@ def open_search(
     :param reranker: the second stage; None keeps the first stage's order.
     :param embedder: the embedder of queries, or a function that loads it, called if the search needs one; None for the
         one that the collection remembers.
-    :param text_field: the field to rerank by; None for the one that :func:`text_field_of` finds.
+    :param text_field: the field to rerank by, several, or a template; None for the one that :func:`text_field_of`
+        finds.
     :param vector_field: the field to search; None for the one that :func:`first_stage_of` finds.
     :returns: the search.
     """

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Hashable
+from functools import partial
 
 from milvus_rerank.engines.select import choose_device
 from milvus_rerank.loading.complete import check_complete
@@ -58,7 +59,9 @@ def load_scorer(options: LoadOptions) -> PairScorer:
     engine = loaded.engine
     # At level debug: the command shows level info to people, and this line only confirms their request.
     logger.debug("%s runs on %s with engine %s in %s", info.source.name, engine.device, engine.name, engine.dtype)
-    encoder = _encoder(options, loaded)
+    max_length = _max_length(options, loaded)
+    prompt = options.prompt if options.prompt is not None or options.flag is not None else loaded.settings.prompt
+    encoder = _encoder(options, loaded, max_length, prompt)
     size = options.score_cache
     cache = size if isinstance(size, ScoreCache) else ScoreCache(size) if size else None
     packed = getattr(engine, "packed", False)
@@ -76,17 +79,21 @@ def load_scorer(options: LoadOptions) -> PairScorer:
         settings=_settings(info, options, loaded, encoder.max_length) if cache is not None else None,
         chunks=options.chunks,
         at_once=PACKED_AT_ONCE if packed else AT_ONCE,
+        instruct=partial(_encoder, options, loaded, max_length) if loaded.takes_instruction else None,
     )
 
 
-def _encoder(options: LoadOptions, loaded: Loaded) -> Encoder:
+def _max_length(options: LoadOptions, loaded: Loaded) -> int:
     max_length = options.max_length or loaded.max_length
     if loaded.position_limit is not None and max_length > loaded.position_limit:
         logger.info("max_length %d is more than the model's %d positions", max_length, loaded.position_limit)
-        max_length = loaded.position_limit
+        return loaded.position_limit
+    return max_length
+
+
+def _encoder(options: LoadOptions, loaded: Loaded, max_length: int, prompt: str | None) -> Encoder:
     if loaded.encode is not None:
-        return loaded.encode(max_length)
-    prompt = options.prompt if options.prompt is not None else loaded.settings.prompt
+        return loaded.encode(max_length, prompt)
     return PairEncoder(
         loaded.tokenizer,
         max_length=max_length,

@@ -143,4 +143,5 @@ def load_library(options: LoadOptions, device: str, dtype: str, info: ModelInfo,
         )
     max_length = options.max_length or int(model.max_seq_length or 512)
     engine = LibraryEngine(model, device, dtype, options.prompt)
-    return Loaded(engine, None, info.config, max_length, None, info.settings, LibraryEncoder)
+    encode = lambda length, _: LibraryEncoder(length)  # noqa: E731  the engine has the instruction
+    return Loaded(engine, None, info.config, max_length, None, info.settings, encode)

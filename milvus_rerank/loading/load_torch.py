@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from milvus_rerank.engines.base import Label
 from milvus_rerank.engines.select import choose_dtype, cpu_limit
+from milvus_rerank.errors import InputError
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.loading.load_sentence_transformers import load_library
 from milvus_rerank.loading.options import FlagOptions, Loaded, LoadOptions
@@ -22,6 +23,8 @@ _QUESTION = (
 )
 _SHORT_QUESTION = "Predict whether passage B contains an answer to query A."
 """Question that the lightweight model was trained with; both questions are from FlagEmbedding's documentation."""
+
+_Encode: TypeAlias = Callable[[int, str | None], Encoder]
 
 
 def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label | None) -> Loaded:
@@ -58,7 +61,16 @@ def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label 
             forward, encode = _flag(info, options, options.flag, loaded)
     threads = options.threads or cpu_limit()
     engine = TorchEngine(loaded.model, device=device, dtype=dtype, threads=threads, forward=forward, label=label)
-    return Loaded(engine, loaded.tokenizer, config, loaded.max_length, loaded.position_limit, info.settings, encode)
+    return Loaded(
+        engine,
+        loaded.tokenizer,
+        config,
+        loaded.max_length,
+        loaded.position_limit,
+        info.settings,
+        encode,
+        takes_instruction=encode is not None,
+    )
 
 
 def _fetch(info: ModelInfo, options: LoadOptions) -> Path:
@@ -98,21 +110,29 @@ def _load(info: ModelInfo, options: LoadOptions, folder: Path, dtype: str) -> An
 
 def _chat_encoder(info: ModelInfo, options: LoadOptions, tokenizer: Any, pad_id: int | None) -> Any:
     """Return a factory of encoders for a chat template; None if a classifier's does not take query and document."""
-    from milvus_rerank.models.chat_template import chat_prompt
+    from milvus_rerank.models.chat_template import carries_instruction, chat_prompt
     from milvus_rerank.scoring.prompt_encoder import PromptEncoder
 
-    prompt = options.prompt if options.prompt is not None else info.settings.prompt
-    by_user = info.model_type == "causal"
-    render = chat_prompt(tokenizer, options.source.name, prompt, info.settings, by_user=by_user)
+    render = chat_prompt(tokenizer, options.source.name, info.settings, by_user=info.model_type == "causal")
     if render is None:
         return None
-    limit = options.query_max_length
-    return lambda length: PromptEncoder(
-        tokenizer, render, max_length=length, query_max_length=limit, pad_id=pad_id or 0
-    )
+    takes_instruction = carries_instruction(render)
+
+    def encode(max_length: int, instruction: str | None) -> Encoder:
+        if instruction and not takes_instruction:
+            raise InputError(f"the chat template of model {options.source.name!r} leaves instructions out; pass none")
+        return PromptEncoder(
+            tokenizer,
+            partial(render, instruction=instruction),
+            max_length=max_length,
+            query_max_length=options.query_max_length,
+            pad_id=pad_id or 0,
+        )
+
+    return encode
 
 
-def _yes_or_no(info: ModelInfo, options: LoadOptions, loaded: Any) -> tuple[Any, Callable[[int], Encoder]]:
+def _yes_or_no(info: ModelInfo, options: LoadOptions, loaded: Any) -> tuple[Any, _Encode]:
     """Return the forward pass and the encoders of a language model, with sentence-transformers' prompts."""
     from milvus_rerank.engines.causal_lm import NextToken
     from milvus_rerank.models.chat_template import answer_tokens, is_mxbai
@@ -121,16 +141,15 @@ def _yes_or_no(info: ModelInfo, options: LoadOptions, loaded: Any) -> tuple[Any,
     tokens = info.settings.tokens
     forward = NextToken(loaded.model, *(tokens or answer_tokens(loaded.tokenizer, options.source.name)))
     if tokens is None and is_mxbai(options.source.name):
-        return forward, _mxbai_encoder(info, options, loaded.tokenizer)
+        return forward, _mxbai_encoder(options, loaded.tokenizer)
     encode = _chat_encoder(info, options, loaded.tokenizer, None)
-    prompt = options.prompt if options.prompt is not None else info.settings.prompt
     return forward, encode or (
-        lambda length: PairEncoder(
+        lambda length, instruction: PairEncoder(
             loaded.tokenizer,
             max_length=length,
             query_max_length=options.query_max_length,
             truncation=options.truncation,
-            affixes=Affixes(query_before=prompt or ""),
+            affixes=Affixes(query_before=instruction or ""),
             pad_right=True,
             with_bounds=True,
             token_cache=options.batching.token_cache,
@@ -138,19 +157,18 @@ def _yes_or_no(info: ModelInfo, options: LoadOptions, loaded: Any) -> tuple[Any,
     )
 
 
-def _mxbai_encoder(info: ModelInfo, options: LoadOptions, tokenizer: Any) -> Callable[[int], Encoder]:
+def _mxbai_encoder(options: LoadOptions, tokenizer: Any) -> _Encode:
     """Return a factory of encoders that build pairs as mxbai-rerank does: each part is tokenised separately."""
     from milvus_rerank.models.chat_template import MXBAI_PARTS as PARTS
     from milvus_rerank.scoring.pair_encoder import Affixes
 
-    instruction = options.prompt if options.prompt is not None else info.settings.prompt
-    instructed = f"instruction: {instruction}\n" if instruction else ""
     between = _ids(tokenizer, "\n")
     task = _ids(tokenizer, PARTS.task) + _ids(tokenizer, PARTS.after)
     make = _parts_encoder(options, tokenizer, _ids(tokenizer, PARTS.before), between, task)
-    affixes = Affixes(query_before=f"{instructed}query: ", document_before="document: ")
 
-    def encode(max_length: int) -> Encoder:
+    def encode(max_length: int, instruction: str | None) -> Encoder:
+        instructed = f"instruction: {instruction}\n" if instruction else ""
+        affixes = Affixes(query_before=f"{instructed}query: ", document_before="document: ")
         most = min(max_length, PARTS.most)
         query_most = options.query_max_length or most * 3 // 4
         return make(max_length=most, query_max_length=query_most, affixes=affixes)
@@ -158,9 +176,7 @@ def _mxbai_encoder(info: ModelInfo, options: LoadOptions, tokenizer: Any) -> Cal
     return encode
 
 
-def _flag(
-    info: ModelInfo, options: LoadOptions, flag: FlagOptions, loaded: Any
-) -> tuple[Any, Callable[[int], Encoder]]:
+def _flag(info: ModelInfo, options: LoadOptions, flag: FlagOptions, loaded: Any) -> tuple[Any, _Encode]:
     """Return the forward pass and the encoders of BGE's language models, with FlagEmbedding's prompts."""
     from milvus_rerank.engines.causal_lm import Merging, NextToken
 
@@ -173,10 +189,10 @@ def _flag(
     with_begin = begin is not None and (kind != "causal" or begin != tokenizer.pad_token_id)
     default = _SHORT_QUESTION if kind == "lightweight" else _QUESTION
     between = _ids(tokenizer, "\n")
-    question = _ids(tokenizer, default if options.prompt is None else options.prompt)
-    make = _parts_encoder(options, tokenizer, (begin,) if with_begin else (), between, question)
 
-    def encode(max_length: int) -> Encoder:
+    def encode(max_length: int, instruction: str | None) -> Encoder:
+        question = _ids(tokenizer, default if instruction is None else instruction)
+        make = _parts_encoder(options, tokenizer, (begin,) if with_begin else (), between, question)
         # FlagEmbedding limits each text, and both together, to which it adds a separator and the prompt's length again.
         return make(
             max_length=max_length + 2 * len(between) + 2 * len(question),

@@ -183,7 +183,9 @@ class Loaded:
     :param max_length: the most tokens of a pair by default.
     :param position_limit: the most tokens that the position table allows; None without such a table.
     :param settings: the settings that sentence-transformers saved with it.
-    :param encode: makes its encoder, given the most tokens of a pair; None for a plain :class:`PairEncoder`.
+    :param encode: makes its encoder, given the most tokens of a pair and the instruction; None for a plain
+        :class:`PairEncoder`.
+    :param takes_instruction: whether the model was trained with instructions, which a call may then give.
     """
 
     engine: Engine
@@ -192,7 +194,8 @@ class Loaded:
     max_length: int
     position_limit: int | None = None
     settings: SavedSettings = field(default_factory=SavedSettings)
-    encode: Callable[[int], Encoder] | None = None
+    encode: Callable[[int, str | None], Encoder] | None = None
+    takes_instruction: bool = False
 
 
 def check_model_options(info: ModelInfo, options: LoadOptions) -> None:

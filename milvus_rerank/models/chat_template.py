@@ -3,10 +3,10 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models.catalogue import find_card
@@ -77,17 +77,22 @@ def answer_tokens(tokenizer: Any, name: str) -> tuple[int, int]:
     return tokens
 
 
-def chat_prompt(
-    tokenizer: Any, name: str, instruction: str | None, settings: SavedSettings, *, by_user: bool = True
-) -> Callable[[str, str], str] | None:
-    """Return a function that makes a prompt from a query and a document.
+class Render(Protocol):
+    """Function from a query, a document and an instruction to the whole prompt."""
+
+    def __call__(self, query: str, document: str, instruction: str | None) -> str:
+        """Return the prompt; None is the model's default instruction, "" is none."""
+        ...
+
+
+def chat_prompt(tokenizer: Any, name: str, settings: SavedSettings, *, by_user: bool = True) -> Render | None:
+    """Return a function that makes a prompt from a query, a document and an instruction.
 
     A template that knows the roles ``query`` and ``document`` gets them, with the instruction as ``system``. Any other
     template gets Qwen3-Reranker's system and user messages.
 
     :param tokenizer: a transformers tokenizer.
     :param name: the model's name.
-    :param instruction: the instruction for the model; None for the template's default.
     :param settings: the settings that sentence-transformers saved with the model.
     :param by_user: whether a user message is allowed where the template does not know the roles.
     :returns: the function; None without a chat template, or if it does not know the roles and ``by_user`` is false.
@@ -103,12 +108,12 @@ def chat_prompt(
     def message(role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": [{"type": "text", "text": text}] if in_parts else text}
 
-    def with_roles(query: str, document: str) -> str:
+    def with_roles(query: str, document: str, instruction: str | None) -> str:
         system = [message("system", instruction)] if instruction else []
         messages = [*system, message("query", query), message("document", document)]
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **settings.chat_options))
 
-    def as_user(query: str, document: str) -> str:
+    def as_user(query: str, document: str, instruction: str | None) -> str:
         asked = ASKED.format(query=query, document=document, instruction=instruction or INSTRUCTION)
         messages = [message("system", SYSTEM), message("user", asked)]
         options = {"add_generation_prompt": True, "enable_thinking": False, **settings.chat_options}
@@ -128,11 +133,18 @@ def chat_prompt(
     return as_user
 
 
-def _carries(render: Callable[[str, str], str]) -> bool:
+def carries_instruction(render: Render) -> bool:
+    """Tell whether an instruction reaches the prompt."""
+    return render("q", "d", "i 1") != render("q", "d", "i 2")
+
+
+def _carries(render: Render) -> bool:
     """Tell whether both texts reach the prompt."""
     try:
         with _time_limit(_LONGEST_RENDERING):
-            base, other_query, other_document = render("q 1", "d 1"), render("q 2", "d 1"), render("q 1", "d 2")
+            base, other_query, other_document = (
+                render(query, document, None) for query, document in (("q 1", "d 1"), ("q 2", "d 1"), ("q 1", "d 2"))
+            )
     except ModelError:
         raise
     except Exception:  # noqa: BLE001  for unknown roles a template may raise any error, jinja's among them

@@ -13,6 +13,7 @@ from milvus_rerank.hits import Candidates, Missing, read_hits, read_search_resul
 from milvus_rerank.result_list import RerankResults
 from milvus_rerank.results import DocumentScores, RerankResult, check_scores
 from milvus_rerank.scoring import Request
+from milvus_rerank.text_field import TextField
 from milvus_rerank.validation import check_documents, check_list, check_text, check_threshold, check_top_k
 
 
@@ -113,7 +114,7 @@ def pair_scores(checked: CheckedCall, scores: Sequence[DocumentScores]) -> list[
 def check_hits(
     queries: object,
     hits: Iterable[Any],
-    text_field: str,
+    text_field: TextField,
     top_k: int | None,
     threshold: float | None,
     missing: Missing,

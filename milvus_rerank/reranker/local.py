@@ -96,6 +96,18 @@ class EngineRerankFunction(BaseRerankFunction):
         """Device of the model, such as ``cpu`` or ``cuda:0``."""
         return self.scorer.engine.device
 
+    @property
+    def takes_instruction(self) -> bool:
+        """Whether the model was trained with instructions."""
+        return self.scorer.instruct is not None
+
+    def _instructed(self, instruction: str) -> "Self":
+        """Return a reranker on the same engine with another instruction."""
+        other = copy.copy(self)
+        other._loaded = os.getpid(), self.scorer.with_instruction(instruction)
+        other._options = self._options and replace(self._options, prompt=instruction)
+        return other
+
     def _with(self, activation: Callable[[Any], Any] | None, softmax: bool, show_progress: bool | None) -> "Self":
         """Return a reranker on the same engine with another activation and progress bar."""
         options = self._options

@@ -26,6 +26,10 @@ class CrossEncoderMethods(ABC):
     def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[float]:
         """Return one score per ``(query, document)`` pair."""
 
+    @abstractmethod
+    def with_instruction(self, instruction: str) -> "Self":
+        """Return a reranker on the same model whose calls have an instruction."""
+
     def rank(
         self,
         query: str,
@@ -54,7 +58,7 @@ class CrossEncoderMethods(ABC):
         :param top_k: the most results to return; 0 or None for all.
         :param return_documents: add the ``text`` to each result.
         :param prompt_name: as in :meth:`predict`, like the following parameters and errors.
-        :param prompt: must be None.
+        :param prompt: the instruction, for a model that takes one.
         :param batch_size: has no effect.
         :param show_progress_bar: show a progress bar on stderr.
         :param activation_fn: the function from logits to scores.
@@ -99,8 +103,8 @@ class CrossEncoderMethods(ABC):
         """Score pairs as ``CrossEncoder.predict`` of sentence-transformers does. New code rather calls ``score_pairs``.
 
         :param inputs: ``(query, document)`` pairs, or a single pair.
-        :param prompt_name: must be None: a model's prompt is an argument of its rerank function.
-        :param prompt: must be None.
+        :param prompt_name: must be None.
+        :param prompt: the instruction, for a model that takes one.
         :param batch_size: has no effect: a budget of tokens sets the size of each batch.
         :param show_progress_bar: show a progress bar on stderr; None for the ``show_progress`` of the rerank function.
         :param activation_fn: the function from logits to scores, on torch tensors; None for the usual one.
@@ -134,7 +138,7 @@ class CrossEncoderMethods(ABC):
     def _prepared(
         self,
         prompt_name: object,
-        prompt: object,
+        prompt: str | None,
         batch_size: object,
         show_progress: bool | None,
         activation: Activation | None,
@@ -144,11 +148,8 @@ class CrossEncoderMethods(ABC):
         softmax: bool = False,
     ) -> "Self":
         """Check the arguments that both methods share; return the reranker that takes the others into account."""
-        for name, value in (("prompt_name", prompt_name), ("prompt", prompt)):
-            if value is not None:
-                raise InputError(
-                    f"{name} must be None, got {describe(value)}; pass prompt=... where the rerank function is made"
-                )
+        if prompt_name is not None:
+            raise InputError(f"prompt_name must be None, got {describe(prompt_name)}; pass the text, prompt=...")
         if pool is not None or isinstance(device, (list, tuple)):
             raise InputError(
                 "a rerank function runs in this process on one device; pass neither pool nor a list of devices, "
@@ -160,7 +161,8 @@ class CrossEncoderMethods(ABC):
                 f"the model is on {self._torch_device}, got device={str(device)!r}; pass device=... where the rerank "
                 "function is made"
             )
-        return self._with(activation, softmax, show_progress)
+        reranker = self if prompt is None else self.with_instruction(prompt)
+        return reranker._with(activation, softmax, show_progress)
 
     def _with(self, activation: Activation | None, softmax: bool, show_progress: bool | None) -> "Self":
         """Return a reranker with another activation and progress bar; one that has logits overrides this."""

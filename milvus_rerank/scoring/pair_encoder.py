@@ -1,5 +1,6 @@
 """Token ids of (query, document) pairs, assembled from texts that are tokenised once each."""
 
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class PairEncoder(TokenizingEncoder):
         )
         self._special = len(self._template.prefix) + len(self._template.middle) + len(self._template.suffix)
         self._room = max_length - self._special
-        self._document_max_length = document_max_length
+        self._document_max_length = sys.maxsize if document_max_length is None else document_max_length
         self._truncation = truncation
         self._left = tokenizer.truncation_side == "left"
         self._pad_left = tokenizer.padding_side == "left" and not pad_right
@@ -102,7 +103,7 @@ class PairEncoder(TokenizingEncoder):
                 f"use at least {self._special + 2}"
             )
         if query_max_length is None and truncation == "longest_first":
-            self._query_max_length: int | None = None
+            self._query_max_length = sys.maxsize
         elif query_max_length is None or query_max_length >= self._room:
             self._query_max_length = max(1, min(max_length * 3 // 4, self._room - 1))
         else:
@@ -155,10 +156,7 @@ class PairEncoder(TokenizingEncoder):
         :param document: the number of tokens of the document.
         :returns: the numbers of tokens kept; with the special tokens at most ``max_length``.
         """
-        if self._query_max_length is not None:
-            query = min(query, self._query_max_length)
-        if self._document_max_length is not None:
-            document = min(document, self._document_max_length)
+        query, document = min(query, self._query_max_length), min(document, self._document_max_length)
         if query + document <= self._room:
             return query, document
         if self._truncation == "only_second":
@@ -175,7 +173,8 @@ class PairEncoder(TokenizingEncoder):
     def length(self, row: Row) -> int:
         """Return the true length of a pair in tokens, special tokens included."""
         query, document = row
-        return sum(self.lengths(len(query), len(document))) + self._special
+        wanted = min(len(query), self._query_max_length) + min(len(document), self._document_max_length)
+        return min(wanted, self._room) + self._special
 
     def shorten(self, row: Row, *, document_tokens: int | None, pair_tokens: int | None, left: bool) -> Row:
         """Shorten a pair to the limits of one request."""

@@ -8,14 +8,16 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from milvus_rerank.engines.base import Engine
-from milvus_rerank.errors import OutOfMemoryError
+from milvus_rerank.errors import InputError, OutOfMemoryError
+from milvus_rerank.forks import ForkLock
 from milvus_rerank.progress import Bar, progress_bar
 from milvus_rerank.scoring import Request, check_stop
 from milvus_rerank.scoring.activation import Activation, raw
@@ -30,6 +32,8 @@ AT_ONCE = 4096
 """Default number of pairs sorted together: enough for batches without padding."""
 AT_ONCE_CHARACTERS = 16_000_000
 """The most characters of documents among them: some 4 million tokens, 8 bytes each, and 10,000 windows over them."""
+
+_INSTRUCTIONS = 8  # the latest are kept with their encoders, each with a token cache of its own
 
 
 @dataclass(eq=False, repr=False)
@@ -46,6 +50,7 @@ class PairScorer:
     :param settings: the key of this model and its settings in a shared ``score_cache``.
     :param chunks: how to read documents that are too long for the model; None truncates them.
     :param at_once: the pairs sorted together. The next ones are tokenised while these are scored.
+    :param instruct: makes the encoder for an instruction; None for a model that takes none.
     """
 
     encoder: Encoder
@@ -58,6 +63,26 @@ class PairScorer:
     settings: Hashable = None
     chunks: Chunks | None = None
     at_once: int = AT_ONCE
+    instruct: Callable[[str], Encoder] | None = None
+    _instructed: LRUCache[str, "PairScorer"] = field(default_factory=lambda: LRUCache(_INSTRUCTIONS), init=False)
+    _lock: ForkLock = field(default_factory=ForkLock, init=False)
+
+    def with_instruction(self, instruction: str) -> "PairScorer":
+        """Return a scorer on the same engine whose prompts have another instruction; the latest ones are kept.
+
+        :param instruction: the instruction; empty for none.
+        :returns: a scorer with cache entries of its own.
+        :raises InputError: if the model takes no instruction, or this one leaves no room for texts.
+        """
+        if self.instruct is None:
+            raise InputError("the model takes no instruction")
+        with self._lock:
+            scorer = self._instructed.get(instruction)
+            if scorer is None:
+                settings = (self.settings, instruction)
+                scorer = replace(self, encoder=self.instruct(instruction), settings=settings)
+                self._instructed[instruction] = scorer
+        return scorer
 
     def score(self, requests: Sequence[Request], stop: threading.Event | None = None) -> list[list[float]]:
         """Score every document of every request: the activation of :meth:`logits`, as lists."""

@@ -26,6 +26,7 @@ class SearchOptions(TypedDict, total=False):
     output_fields: Sequence[str] | None
     vectors: Any
     timeout: float | None
+    instruction: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class SearchArguments:
     output_fields: list[str]
     vectors: list[Vector] | None
     timeout: float | None
+    instruction: str | None
 
 
 def check_arguments(
@@ -53,6 +55,7 @@ def check_arguments(
     output_fields: Sequence[str] | None,
     vectors: Any,
     timeout: float | None,
+    instruction: str | None,
 ) -> SearchArguments:
     """Return the arguments of a search in one form; raise an ``InputError`` that names a wrong one."""
     single = isinstance(query, str) or query is None
@@ -74,6 +77,7 @@ def check_arguments(
         output_fields=[] if output_fields is None else check_documents(output_fields, "output_fields"),
         vectors=None if vectors is None else check_vectors(vectors, len(queries), "vectors"),
         timeout=_check_timeout(timeout),
+        instruction=None if instruction is None else check_text(instruction, "instruction"),
     )
 
 

@@ -20,6 +20,7 @@ from milvus_rerank.search.arguments import SearchArguments, SearchOptions, check
 from milvus_rerank.search.filters import unknown_field
 from milvus_rerank.search.first_stage import Dense, Embed, FirstStage, FullText, Hybrid, check_vectors, searches_of
 from milvus_rerank.search.milvus import SearchRequest, explain, is_refusal, is_released, milvus_errors, open_source
+from milvus_rerank.text_field import TextField, read_text_field
 from milvus_rerank.validation import check_choice
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ class TwoStageSearch(Generic[Score]):
     :param collection: the collection's name; None for an ORM collection.
     :param reranker: any rerank function, or any object with ``score(query, texts)``.
     :param embed: embeds the queries: a function from a list of queries to one vector each.
-    :param text_field: the field with the text that the reranker scores.
+    :param text_field: the field with the text that the reranker scores; or several, whose texts are joined by line
+        breaks; or a template such as ``"{title}: {text}"``.
     :param first_stage: ``Dense(...)``, ``FullText(...)`` or ``Hybrid(...)``; None for ``Dense()``.
     :param missing: the treatment of a hit whose text is absent or null: ``error``, ``skip`` it, or put it ``last``.
     :param on_rerank_error: ``raise`` the reranker's exception, or return the order of the ``first_stage``, marked with
@@ -51,7 +53,7 @@ class TwoStageSearch(Generic[Score]):
         *,
         reranker: BaseRerankFunction | Scorer,
         embed: Embed | None = None,
-        text_field: str = "text",
+        text_field: TextField = "text",
         first_stage: FirstStage | None = None,
         missing: Literal["error", "skip"] = "error",
         on_rerank_error: Literal["raise"] = "raise",
@@ -66,7 +68,7 @@ class TwoStageSearch(Generic[Score]):
         *,
         reranker: BaseRerankFunction | Scorer,
         embed: Embed | None = None,
-        text_field: str = "text",
+        text_field: TextField = "text",
         first_stage: FirstStage | None = None,
         missing: Missing = "error",
         on_rerank_error: OnRerankError = "raise",
@@ -80,7 +82,7 @@ class TwoStageSearch(Generic[Score]):
         *,
         reranker: BaseRerankFunction | Scorer,
         embed: Embed | None = None,
-        text_field: str = "text",
+        text_field: TextField = "text",
         first_stage: FirstStage | None = None,
         missing: Missing = "error",
         on_rerank_error: OnRerankError = "raise",
@@ -98,14 +100,14 @@ class TwoStageSearch(Generic[Score]):
             )
         if first_stage is not None and not isinstance(first_stage, (Dense, FullText, Hybrid)):
             raise InputError(f"first_stage must be Dense(...), FullText(...) or Hybrid(...), got {first_stage!r}")
-        if not isinstance(text_field, str) or not text_field:
-            raise InputError(f"text_field must be the name of a field, got {text_field!r}")
+        text_fields = read_text_field(text_field).names
         check_choice(missing, "missing", MISSING)
         check_choice(on_rerank_error, "on_rerank_error", ("raise", "first_stage"))
         self.source = open_source(client, collection)
         self.reranker = wrap(reranker, type(reranker).__name__)
         self.embed = embed
-        self.text_field = text_field
+        self.text_field: TextField = text_field
+        self._text_fields = text_fields
         self.first_stage: FirstStage = first_stage or Dense()
         self.missing: Missing = missing
         self.on_rerank_error = on_rerank_error
@@ -131,6 +133,7 @@ class TwoStageSearch(Generic[Score]):
         output_fields: Sequence[str] | None = None,
         vectors: Any = None,
         timeout: float | None = 30.0,
+        instruction: str | None = None,
     ) -> SearchAnswer[Score] | list[SearchAnswer[Score]]:
         """Search for one query, or for many queries with one call to Milvus and one call to the reranker.
 
@@ -144,13 +147,14 @@ class TwoStageSearch(Generic[Score]):
             all.
         :param vectors: precomputed query vectors, one per query, instead of embedding the queries.
         :param timeout: seconds to wait for Milvus; None to wait without limit.
+        :param instruction: says what is relevant, for a reranker that takes instructions.
         :returns: one answer for a query, a list of answers for a list.
         :raises InputError: for an invalid argument.
         :raises HitError: if a hit has no text and ``missing`` is ``error``.
         :raises SearchError: if Milvus refuses, fails, or does not answer in time.
         """
         arguments = check_arguments(
-            query, top_k, candidates, threshold, filter, partitions, output_fields, vectors, timeout
+            query, top_k, candidates, threshold, filter, partitions, output_fields, vectors, timeout, instruction
         )
         if not arguments.queries:
             return []
@@ -188,13 +192,14 @@ class TwoStageSearch(Generic[Score]):
         output_fields: Sequence[str] | None = None,
         vectors: Any = None,
         timeout: float | None = 30.0,
+        instruction: str | None = None,
     ) -> SearchAnswer[Score] | list[SearchAnswer[Score]]:
         """Search as :meth:`__call__` does, with the same arguments and answers, without blocking the event loop.
 
         An asynchronous client or embedder is awaited; any other runs in a thread. Cancelling stops the reranker.
         """
         arguments = check_arguments(
-            query, top_k, candidates, threshold, filter, partitions, output_fields, vectors, timeout
+            query, top_k, candidates, threshold, filter, partitions, output_fields, vectors, timeout, instruction
         )
         if not arguments.queries:
             return []
@@ -254,7 +259,7 @@ class TwoStageSearch(Generic[Score]):
             stage=self.first_stage,
             data=tuple(data),
             limit=arguments.candidates,
-            output_fields=list(dict.fromkeys([self.text_field, *arguments.output_fields])),
+            output_fields=list(dict.fromkeys([*self._text_fields, *arguments.output_fields])),
             filter=arguments.filter,
             partitions=arguments.partitions,
             timeout=arguments.timeout,
@@ -343,6 +348,7 @@ class TwoStageSearch(Generic[Score]):
             top_k=arguments.top_k,
             threshold=arguments.threshold,
             missing=self.missing,
+            instruction=arguments.instruction,
         )
 
     def _fall_back(self, error: Exception, arguments: SearchArguments, hits: Any) -> list[RerankResults[Any]]:

@@ -17,6 +17,7 @@ from pydantic import AliasChoices, Discriminator, Field, Tag
 from typing_extensions import NotRequired, TypedDict
 
 from milvus_rerank.errors import InputError
+from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.prepared import TokenLimits
 from milvus_rerank.server.body import (
     RETURN_DOCUMENTS,
@@ -208,6 +209,7 @@ class DashScopeParameters(Checked):
 
     top_n: Count = TOP_N
     return_documents: bool | None = RETURN_DOCUMENTS
+    instruct: str | None = None
 
 
 class DashScopeRequest(Body):
@@ -218,7 +220,8 @@ class DashScopeRequest(Body):
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
-        return Call([(self.input.query, self.input.documents)], self.parameters.top_n or None)
+        requests: list[Request] = [(self.input.query, self.input.documents)]
+        return Call(requests, self.parameters.top_n or None, instruction=self.parameters.instruct)
 
     def answer(self, scored: Scored) -> DashScopeAnswer:
         """Format the scores as the client expects them."""

@@ -19,6 +19,7 @@ Texts = Annotated[list[str], Field(fail_fast=True)]
 Count = Annotated[int | None, Field(ge=0, description="How many results; 0 or absent for all.")]
 TOP_N: Any = Field(None, validation_alias=AliasChoices("top_n", "top_k"))
 RETURN_DOCUMENTS: Any = Field(None, validation_alias=AliasChoices("return_documents", "return_text"))
+INSTRUCTION: Any = Field(None, validation_alias=AliasChoices("instruction", "instruct"))
 Tokens = Annotated[int | None, Field(ge=0, description="The most tokens; 0 or absent for the model's limit.")]
 
 
@@ -30,12 +31,14 @@ class Call:
     :param top_k: the number of results to return; None for all.
     :param scale: the scores to return.
     :param limits: token limits of this request; None for the model's limits.
+    :param instruction: says what is relevant; None or empty for the model's default.
     """
 
     requests: list[Request]
     top_k: int | None = None
     scale: Scale = "model"
     limits: TokenLimits | None = None
+    instruction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,6 @@ _OWN_PROMPT = "scores are those of the model's own prompt"
 REFUSED = {
     "chat_template": _OWN_PROMPT,
     "chat_template_kwargs": _OWN_PROMPT,
-    "instruct": _OWN_PROMPT,
-    "instruction": _OWN_PROMPT,
     "max_tokens_per_query": "queries are cut at the model's limit alone",
     "mm_processor_kwargs": "documents are texts",
     "padding": "texts are padded as little as possible",
@@ -135,9 +136,11 @@ class Body(Checked):
     """Base class of all request bodies.
 
     :param model: the model's name; None for the server's first model.
+    :param instruction: says what is relevant, for a model that takes instructions; None or empty for its default.
     """
 
     model: str | None = None
+    instruction: str | None = INSTRUCTION
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""

@@ -51,6 +51,11 @@ class EngineModel:
         self.runner: Batchable = reranker.scorer
         self.device = reranker.device
         self._scorer = reranker.scorer
+        self._reranker = reranker
+
+    def with_instruction(self, instruction: str) -> "EngineModel":
+        """Return a model with an instruction; its requests share no batches with those of another."""
+        return EngineModel(self._reranker.with_instruction(instruction))
 
     def info(self) -> dict[str, Any]:
         """Return the model's entry in ``/info``."""
@@ -61,6 +66,7 @@ class EngineModel:
             "dtype": engine.dtype,
             "max_length": self._scorer.encoder.max_length,
             "max_batch_tokens": self._scorer.max_batch_tokens,
+            "takes_instruction": self._reranker.takes_instruction,
         }
 
     def prepare(self, requests: Sequence[Request], limits: TokenLimits | None, stop: threading.Event) -> ModelRequest:
@@ -106,6 +112,10 @@ class CustomModel:
     def __init__(self, reranker: BaseRerankFunction) -> None:
         self.runner: Batchable = self
         self._reranker = reranker
+
+    def with_instruction(self, instruction: str) -> "CustomModel":
+        """Return a model with an instruction; its requests share no batches with those of another."""
+        return CustomModel(self._reranker.with_instruction(instruction))
 
     def info(self) -> dict[str, Any]:
         """Return the model's entry in ``/info``."""
@@ -166,6 +176,11 @@ class ServiceModel:
     def __init__(self, reranker: RemoteRerankFunction) -> None:
         self._reranker = reranker
         self._turns = anyio.CapacityLimiter(self.MAX_REQUESTS)
+
+    def with_instruction(self, instruction: str) -> "ServiceModel":
+        """Refuse an instruction: a service has its own name for it."""
+        self._reranker.with_instruction(instruction)
+        return self
 
     def info(self) -> dict[str, Any]:
         """Return the model's entry in ``/info``."""

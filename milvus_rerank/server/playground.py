@@ -19,6 +19,7 @@ from milvus_rerank.indexing.collection import embedder_of, is_made_with
 from milvus_rerank.indexing.embedders import Embedder
 from milvus_rerank.indexing.schema import CollectionInfo
 from milvus_rerank.search.milvus import message_of, milvus_errors
+from milvus_rerank.text_field import TextField
 
 TIMEOUT = 10.0
 """Timeout of one call to Milvus, in seconds."""
@@ -40,14 +41,14 @@ class Milvus:
     :param client: a ``MilvusClient``.
     :param embedder: creates query vectors for the collections that it has made, and those that remember no embedder;
         each other collection uses the one that it remembers.
-    :param text_field: the field that holds the text; None for the one that the schema shows.
+    :param text_field: the field that holds the text, several, or a template; None for the one that the schema shows.
     :param vector_field: the field to search; None for the one that the schema shows.
     :param allowed: the collections that the page may search, as names or patterns such as ``docs*``.
     """
 
     client: Any
     embedder: Embedder | None = None
-    text_field: str | None = None
+    text_field: TextField | None = None
     vector_field: str | None = None
     allowed: tuple[str, ...] = ()
     loaded: dict[str, Embedder] = field(default_factory=dict)

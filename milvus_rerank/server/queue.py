@@ -142,6 +142,8 @@ class Queue:
         for index in sorted(taken, reverse=True):
             self.jobs[waiting[index].job] -= waiting[index].width
             del waiting[index]
+        if not waiting:
+            del self._waiting[first.model]  # an instruction's model may never come again
         self.running = sum(row.width for row in batch)
         self.tokens -= self.running
         self._served += self.running
@@ -162,3 +164,5 @@ class Queue:
             self.tokens -= tokens
             waiting = self._waiting[job.model]
             waiting[:] = [row for row in waiting if row.job is not job]
+            if not waiting:
+                del self._waiting[job.model]

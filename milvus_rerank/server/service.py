@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -69,12 +70,15 @@ class Service:
         log: dict[str, Any] = {"model": "", "documents": 0, "tokens": 0}
         state.request_log = log
         call = body.call()
+        call = replace(call, instruction=call.instruction or body.instruction or None)
         self._check(call)
         log["model"] = self.models.resolve(body.model)
         log["documents"] = sum(len(documents) for _, documents in call.requests)
         try:
             with anyio.fail_after(self._limits.deadline) as scope:
                 model = await self.model(log["model"])
+                if call.instruction is not None:
+                    model = await anyio.to_thread.run_sync(model.with_instruction, call.instruction)
                 if not isinstance(model, EngineModel) and (call.limits is not None or call.scale == "raw"):
                     keys = ", ".join(map(repr, sorted(set_keys(body) & ENGINE_KEYS)))
                     raise InputError(f"the model {log['model']!r} cannot obey {keys}; leave them out")
@@ -178,6 +182,8 @@ class Service:
         count, most = sum(len(documents) for _, documents in call.requests), self._limits.text_characters
         if count > self._limits.documents:
             raise InputError(f"got {count} documents; this server takes at most {self._limits.documents} in a request")
+        if len(call.instruction or "") > most:
+            raise InputError(f"the instruction is longer than {most} characters, the most that this server takes")
         for query, documents in call.requests:
             if len(query) > most:
                 raise InputError(f"the query has {len(query)} characters; this server takes at most {most}")

@@ -195,3 +195,16 @@ def test_an_empty_query_is_refused(cli: Cli) -> None:
     code, out, err = cli("rerank", " ", "a", "--reranker", "lexical")
     assert (code, out) == (2, "")
     assert "the query is empty" in err
+
+
+def test_the_command_reads_several_keys(cli: Cli, tmp_path: Path) -> None:
+    rows = [{"title": "Dogs", "text": "They bark."}, {"title": "Cats", "text": "They sleep."}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("rerank", "dogs", "--file", "rows.jsonl", "--reranker", "lexical", "--json")
+    for value in ("title,text", "title, text", r"{title}\n{text}"):
+        code, out, err = cli(*arguments, "--text-field", value)
+        assert (code, err) == (0, "")
+        assert [(row["title"], row["score"]) for row in json.loads(out)["results"]] == [("Dogs", 1.0), ("Cats", 0.0)]
+    assert json.loads(cli(*arguments, "--text-field", "text")[1])["results"][0]["score"] == 0.0
+    code, _, err = cli(*arguments, "--text-field", "{title} {body}")
+    assert (code, "rows.jsonl:1: 'body' is missing; the object has the keys ['text', 'title']" in err) == (1, True)

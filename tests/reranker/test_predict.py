@@ -159,8 +159,8 @@ def test_a_progress_bar_is_shown_on_request_and_only_for_this_call(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda one: one.predict(PAIRS, 64), "prompt_name must be None, got int: 64; pass prompt=... where the rerank"),
-        (lambda one: one.rank(QUERY, TEXTS, prompt="find"), "prompt must be None, got str: 'find'"),
+        (lambda one: one.predict(PAIRS, 64), "prompt_name must be None, got int: 64; pass the text, prompt="),
+        (lambda one: one.rank(QUERY, TEXTS, prompt="find"), "takes no instruction, got str: 'find'"),
         (lambda one: one.predict(PAIRS, pool={}), "neither pool nor a list of devices"),
         (lambda one: one.predict(PAIRS, device=["cpu", "cuda"]), "neither pool nor a list of devices"),
         (

@@ -88,7 +88,11 @@ def test_an_argument_that_cannot_be_used_is_named(arguments: Any, message: str) 
             "score(query, texts), got str",
         ),
         ({"first_stage": "bm25"}, "first_stage must be Dense(...), FullText(...) or Hybrid(...), got 'bm25'"),
-        ({"text_field": ""}, "text_field must be the name of a field, got ''"),
+        (
+            {"text_field": ""},
+            "text_field is of type str: ''; expected a field's name, a list of names, or a template such as "
+            "'{title}: {text}'",
+        ),
         ({"missing": "drop"}, "missing must be one of 'error', 'skip', 'last', got 'drop'"),
         ({"on_rerank_error": "ignore"}, "on_rerank_error must be one of 'raise', 'first_stage', got 'ignore'"),
     ],

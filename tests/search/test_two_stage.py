@@ -1,5 +1,6 @@
 """TwoStageSearch on the embedded Milvus: candidates, answers, filters and fields."""
 
+import asyncio
 import dataclasses
 import json
 import threading
@@ -8,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from milvus_fixtures import MILVUS_INDEX, SEARCH_RESULTS, TEXTS, cosine, embed, make_plain, orm_collection, vector
+from milvus_fixtures import (
+    MILVUS_INDEX,
+    SEARCH_RESULTS,
+    TEXTS,
+    cosine,
+    document,
+    embed,
+    make_plain,
+    orm_collection,
+    vector,
+)
 from present import present
 from pymilvus import MilvusClient
 from two_stage_docs import DENSE, CountingClient, Failing, docs, ids
@@ -30,6 +41,19 @@ class Counting(LexicalRerankFunction):
     def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
         self.passes.append([(query, len(texts)) for query, texts in requests])
         return super().score_requests(requests, stop)
+
+
+class Instructed(LexicalRerankFunction):
+    """Note the instructions of calls."""
+
+    takes_instruction = True
+
+    def __init__(self) -> None:
+        self.instructions: list[str] = []
+
+    def _instructed(self, instruction: str) -> "Instructed":
+        self.instructions.append(instruction)
+        return self
 
 
 def test_reranking_brings_up_what_the_first_stage_put_low(client: MilvusClient) -> None:
@@ -200,3 +224,26 @@ def test_inputs_are_checked_before_anything_is_sent(client: MilvusClient) -> Non
     with pytest.raises(InputError, match="query must be a string, got NoneType"):
         search(None)  # type: ignore[call-overload]
     assert counted.calls == []
+
+
+def test_several_fields_make_the_text_and_are_asked_for(client: MilvusClient) -> None:
+    answer = docs(client, text_field=["pk", "text"])(MILVUS_INDEX, top_k=1)
+    assert [(result.id, result.text) for result in answer] == [("d4", f"d4\n{TEXTS[4]}")]
+    template = docs(client, text_field="{note}: {text}", missing="skip")(MILVUS_INDEX, top_k=0, candidates=9)
+    assert {result.text for result in template} == {
+        f"{row['note']}: {row['text']}" for row in map(document, range(len(TEXTS))) if row["note"] is not None
+    }
+    with pytest.raises(InputError, match=r"text_field '{text' is no template"):
+        docs(client, text_field="{text")
+
+
+def test_an_instruction_reaches_the_reranker(client: MilvusClient) -> None:
+    reranker = Instructed()
+    docs(client, reranker=reranker)(MILVUS_INDEX, instruction="find code")
+    asyncio.run(docs(client, reranker=reranker).asearch(MILVUS_INDEX, instruction="find prose"))
+    docs(client, reranker=reranker)(MILVUS_INDEX)
+    assert reranker.instructions == ["find code", "find prose"]
+    with pytest.raises(InputError, match=r"LexicalRerankFunction.* takes no instruction"):
+        docs(client)(MILVUS_INDEX, instruction="find code")
+    with pytest.raises(InputError, match="instruction must be a string, got int: 5"):
+        docs(client, reranker=reranker)(MILVUS_INDEX, instruction=5)  # type: ignore[call-overload]

@@ -91,7 +91,7 @@ def test_the_activation_can_be_switched_off(name: str) -> None:
     ("path", "keys", "message"),
     [
         ("/rerank", {"max_tokens_per_query": 5}, "'max_tokens_per_query' cannot be obeyed: queries are cut"),
-        ("/v1/rerank", {"instruction": "find"}, "'instruction' cannot be obeyed: scores are those of the model's own"),
+        ("/v1/rerank", {"prompt_name": "find"}, "'prompt_name' cannot be obeyed: scores are those of the model's own"),
         ("/v2/rerank", {"chat_template_kwargs": {"instruction": "x"}}, "'chat_template_kwargs' cannot be obeyed"),
         ("/rerank", {"mm_processor_kwargs": {"x": 1}}, "'mm_processor_kwargs' cannot be obeyed"),
         ("/rerank", {"padding": "max_length"}, "'padding' cannot be obeyed"),

@@ -110,7 +110,9 @@ class RemoteRerankFunction(BaseRerankFunction):
             f"dialect={self.endpoint.api_format.name!r}, max_documents={self.endpoint.max_documents})"
         )
 
-    async def _ascore(self, checked: CheckedCall) -> list[DocumentScores]:
+    async def _ascore(self, checked: CheckedCall, instruction: str | None) -> list[DocumentScores]:
+        if instruction is not None:
+            self.with_instruction(instruction)  # says that there is none
         scores = await self.ascore_requests([request for request in checked.requests if request[1]])
         return checked.check_scores([DocumentScores(query_scores) for query_scores in scores])
 
