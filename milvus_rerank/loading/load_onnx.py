@@ -8,9 +8,10 @@ from milvus_rerank.engines.base import Label, LinkedGraph
 from milvus_rerank.engines.select import choose_dtype, cpu_limit
 from milvus_rerank.errors import ModelError
 from milvus_rerank.loading.inspect import ModelInfo
+from milvus_rerank.loading.memory import check_memory
 from milvus_rerank.loading.options import Loaded, LoadOptions
 from milvus_rerank.models.files import TOKENIZERS, check_vocabulary, read_tokenizer
-from milvus_rerank.models.weights import INDEX, WHOLE, check_weights
+from milvus_rerank.models.weights import INDEX, WHOLE, check_weights, read_tensors
 from milvus_rerank.onnx_graphs.files import PICKLED, WEIGHTS, OpenedGraph, find_carried, graph_files
 from milvus_rerank.requirements import ENGINES, require
 
@@ -72,6 +73,7 @@ def _graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | None
     if build:
         if carried:
             logger.info("model %s runs from its weights; its %s is not used", info.source.name, carried)
+        check_memory(info.source.name, read_tensors(folder), "float32", "cpu")
         with_types = "token_type_ids" in inputs
         return OpenedGraph(cache.build_graph(folder, info.config, info.source.name, with_types=with_types))
     has_tensors = bool({WHOLE, INDEX} & set(info.files))
@@ -79,6 +81,7 @@ def _graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | None
     if carried:
         path = folder / carried
     else:
+        check_memory(info.source.name, tensors, "float32", "cpu")
         path, tensors = cache.trace_cached(folder, info.source, inputs), {}
     opened = open_carried_ir(path, tensors) if path.suffix == ".xml" else open_carried(path, info.source.name, tensors)
     expected = info.config.get("max_position_embeddings")

@@ -10,6 +10,7 @@ from milvus_rerank.engines.select import choose_dtype, cpu_limit
 from milvus_rerank.errors import InputError
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.loading.load_sentence_transformers import load_library
+from milvus_rerank.loading.memory import check_memory
 from milvus_rerank.loading.options import FlagOptions, Loaded, LoadOptions
 from milvus_rerank.models.files import TOKENIZERS, check_vocabulary
 from milvus_rerank.models.weights import INDEX, WHOLE, check_weights
@@ -45,6 +46,7 @@ def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label 
     if info.position_limit is not None and info.model_type == "classifier":
         check_shapes(info.source.name, info.config, tensors, complete=False)  # transformers says what is missing
     dtype = choose_dtype(options.dtype, "torch", device, has_bfloat16)
+    check_memory(info.source.name, tensors, dtype, device)
     if info.model_type == "library":
         return load_library(options, device, dtype, info, folder)
     loaded = _load(info, options, folder, dtype)
