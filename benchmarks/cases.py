@@ -31,6 +31,8 @@ class Case:
     others: int = 1000
     threads: int = 0
     reports: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by row, one per round it took part in
+    done: bool = False
+    problem: str = ""  # why it could not run
 
 
 def make_cases(texts: Texts, quick: bool) -> list[Case]:

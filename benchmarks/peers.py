@@ -25,15 +25,16 @@ QUIET = {
     "XDG_CACHE_HOME": str(Path(__file__).resolve().parent / ".models" / "cache"),
 }
 
-# What pip installs into .venvs/NAME, always with the repository's constraints.txt.
+# What pip installs into .venvs/NAME, with the repository's constraints.txt for all packages without a version here.
 VENVS: dict[str, tuple[str, ...]] = {
     "harness": ("-e", f"{REPO}[export,torch]", "matplotlib", "scipy"),
     "milvus-rerank": ("-e", f"{REPO}[torch,onnx,openvino]"),
     "sentence-transformers": ("sentence-transformers",),
     "sentence-transformers-onnx": ("sentence-transformers[onnx]",),
     "sentence-transformers-openvino": ("sentence-transformers[openvino]",),
-    "flagembedding": ("FlagEmbedding",),
-    "pymilvus-model": ("pymilvus", "pymilvus.model", "sentence-transformers", "FlagEmbedding"),
+    # The newest transformers that FlagEmbedding 1.4.2 imports: 5.24 has no modeling_attn_mask_utils any more.
+    "flagembedding": ("FlagEmbedding", "transformers<5.24"),
+    "pymilvus-model": ("pymilvus", "pymilvus.model", "sentence-transformers", "FlagEmbedding", "transformers<5.24"),
     "rerankers": ("rerankers[transformers]",),
     "flashrank": ("flashrank",),
     "fastembed": ("fastembed",),

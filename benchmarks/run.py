@@ -1,4 +1,4 @@
-"""The benchmark in one command: python benchmarks/run.py [--quick] [--rows REGEX] [--cases REGEX] [--minutes N].
+"""The benchmark in one command: python benchmarks/run.py [--quick] [--rows REGEX] [--minutes N] [--resume] ...
 
 Makes an environment for each peer under .venvs (first time: about 10 minutes and 8 GB), then hands over to measure.py
 in the harness' own one. Any Python from 3.10 on will do, with nothing installed.
@@ -6,6 +6,7 @@ in the harness' own one. Any Python from 3.10 on will do, with nothing installed
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -19,9 +20,11 @@ HERE = Path(__file__).resolve().parent
 def make_venv(name: str) -> bool:
     """Install what a peer needs into its own environment unless it is there; keep pip's words if it cannot be."""
     folder = HERE / ".venvs" / name
-    constraints = REPO / "constraints.txt"
-    sources = [constraints] + [REPO / "pyproject.toml"] * ("-e" in VENVS[name])
-    parts = (*VENVS[name], *(source.read_text("utf-8") for source in sources), sys.version)
+    limited = {found[1] for part in VENVS[name] if (found := re.match(r"([\w.-]+)[<>=!~]", part))}
+    lines = (REPO / "constraints.txt").read_text("utf-8").splitlines(keepends=True)
+    constraints = "".join(line for line in lines if line.partition("==")[0] not in limited)
+    pyproject = (REPO / "pyproject.toml").read_text("utf-8") if "-e" in VENVS[name] else ""
+    parts = (*VENVS[name], constraints, pyproject, sys.version)
     wanted = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     ready, refused = folder / "made", folder / "refused"
     if ready.exists() and ready.read_text() == wanted:
@@ -29,8 +32,11 @@ def make_venv(name: str) -> bool:
     print(f"installing {name}: {' '.join(VENVS[name])}", flush=True)
     venv.create(folder, clear=True, with_pip=True)
     # Without the constraint a bare torch brings gigabytes of CUDA, and peers would differ in torch itself.
+    (folder / "constraints.txt").write_text(constraints, "utf-8")
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, "-c", str(constraints), *VENVS[name]], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*pip, "-c", str(folder / "constraints.txt"), *VENVS[name]], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         refused.write_text(" ".join(errors) or done.stderr[-400:], "utf-8")

@@ -43,7 +43,7 @@ def summarize(
         "rows": {row.name: {"precision": precision[row.name], "ours": row.ours} for row in rows},
         "floor": bench["floor"],
         "first_call": {row.name: first_call([reports[row.name] for reports in first_calls]) for row in rows},
-        "cases": {case.name: case_figures(case, rows, peaks, alone) for case in cases},
+        "cases": {case.name: case_figures(case, rows, peaks, alone) for case in cases if case.reports or case.problem},
         "fidelity": fidelity(throughput, rows, texts.judgments) if throughput else {},
         "idle_cpu_seconds": bench["idle_cpu_seconds"],
         "versions": bench["versions"],
@@ -53,6 +53,8 @@ def summarize(
 def first_call(reports: Sequence[Report]) -> Report:
     """Loading and the first 20 documents, in a fresh process; the first start is left out where there are others."""
     reports = reports[1:3] or reports
+    if not reports:
+        return {}
     if "error" in reports[-1]:
         return {"error": reports[-1]["error"]}
     return {key: round(median(report[key] for report in reports), 3) for key in ("seconds", "load_seconds", "peak_mib")}
@@ -60,6 +62,8 @@ def first_call(reports: Sequence[Report]) -> Report:
 
 def case_figures(case: Case, rows: list[Row], peaks: Report, alone: dict[str, list[Report]]) -> Report:
     """All rows' figures of one case."""
+    if case.problem:
+        return {"what": case.what, "rounds": 0, "problem": case.problem, "rows": {}}
     config = json.loads((MODELS / case.model / "hf" / "config.json").read_text("utf-8"))
     ran = max((len(reports) for reports in case.reports.values()), default=0)
     lengths = [token_counts(MODELS / case.model / "hf", requests, MAX_LENGTH) for requests in case.rounds[:ran]]

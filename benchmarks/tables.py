@@ -39,6 +39,7 @@ def of_rows(result: Result, part: str, columns: dict[str, str]) -> list[str]:
 def page(result: Result) -> str:
     """Return the whole page."""
     machine = result["machine"]
+    problems = [f"- `{name}`: {case['problem']}" for name, case in result["cases"].items() if case.get("problem")]
     result["cases"] = {name: case for name, case in result["cases"].items() if case["rounds"]}
     cases = [
         f"- `{name}`: {case['what']}; {case['mean_tokens']:.0f} tokens a pair, {case['rounds']} rounds"
@@ -55,6 +56,7 @@ def page(result: Result) -> str:
             for row, figures in case["rows"].items()
             if "error" in figures
         }
+        | set(problems)
     )
     parts = [
         [

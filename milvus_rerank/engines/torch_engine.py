@@ -161,6 +161,11 @@ def pick_device(device: str | None) -> str:
     return f"cuda:{index}"
 
 
+def free_gpu_memory(device: str) -> int:
+    """Return the free bytes of a CUDA device."""
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
 def identity() -> torch.nn.Module:
     """Return an activation that leaves logits unchanged."""
     return torch.nn.Identity()

@@ -43,9 +43,9 @@ def free_memory(device: str = "cpu", root: Path = Path("/")) -> int | None:
     :returns: the least of what the machine and its container leave; None if the system does not say.
     """
     if device.startswith("cuda"):
-        import torch
+        from milvus_rerank.engines.torch_engine import free_gpu_memory
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        return free_gpu_memory(device)
     if device != "cpu":
         return None
     free = []
