@@ -46,6 +46,8 @@ PACKAGES = {
     "nncf": "export",
     "onnxscript": "export",
     "ir_measures": "eval",
+    "fsspec": "ray",
+    "ray": "ray",
 }
 """The extra that installs each package, by import name; "" for packages that milvus-rerank always installs."""
 
@@ -58,8 +60,9 @@ EXTRAS = {
     "index": "Parquet, HTML and PDF files, and splitting of texts, for milvus-rerank index",
     "export": "int8, and graphs that torch traces",
     "eval": "nDCG and other metrics",
+    "ray": "milvus-rerank batch, on many machines",
 }
-"""The purpose of each extra. The extra ``all`` installs all of them."""
+"""The purpose of each extra. The extra ``all`` installs all of them but ``ray``."""
 
 _FILES = ("tokenizers", "huggingface_hub")
 _GRAPHS = ("onnx", "ml_dtypes", "filelock", "platformdirs")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from milvus_rerank import __version__
-from milvus_rerank.cli import demo, export, index, models, rerank, search, serve
+from milvus_rerank.cli import batch, demo, export, index, models, rerank, search, serve
 from milvus_rerank.cli.output import calm, drop_stdout, open_streams, print_error
 from milvus_rerank.errors import RerankError
 
@@ -16,8 +16,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo.demo, rerank.rerank, index.index, search.search, serve.serve, export.export, models.models):
-    app.command()(command)
+for module in (demo, rerank, index, search, serve, batch, export, models):
+    app.command()(getattr(module, module.__name__.rpartition(".")[2]))
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,35 @@
+"""A reranker as a value: its name and options travel to the workers, and each worker loads its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from milvus_rerank.models import BUILTIN
+from milvus_rerank.registry import create, load
+from milvus_rerank.reranker.base import BaseRerankFunction
+
+
+@dataclass(frozen=True, slots=True)
+class RerankerSpec:
+    """A reranker by its name.
+
+    :param name: a registered name, such as ``lexical``; None for the right one for ``model``.
+    :param model: a model's name or folder; None for the reranker's default.
+    :param options: options of the reranker, which must be picklable.
+    """
+
+    name: str | None = None
+    model: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self) -> BaseRerankFunction:
+        """Load the reranker."""
+        if self.name is None:
+            return load(self.model or f"{BUILTIN}rerank", **self.options)
+        return create(self.name, **({"model_name": self.model} if self.model else {}), **self.options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON can hold them, for the record of a job."""
+        options = {key: str(value) if not isinstance(value, (str, int, float, bool)) else value
+                   for key, value in sorted(self.options.items())}  # fmt: skip
+        return {"name": self.name, "model": self.model, "options": options}
