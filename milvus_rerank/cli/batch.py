@@ -41,7 +41,7 @@ def batch(
     reranker: options.Reranker = None,
     model: options.Model = None,
     device: options.Device = None,
-    dtype: options.Dtype = None,
+    dtype: options.Precision = None,
     option: options.RerankerOption = None,
     as_json: options.Json = False,
 ) -> None:

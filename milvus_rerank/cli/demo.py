@@ -15,10 +15,13 @@ from milvus_rerank.requirements import require
 
 def demo(
     queries: Annotated[int, typer.Option(help="How many queries the table shows; --json has all.", min=0)] = 4,
-    candidates: Annotated[int, typer.Option(help="How many hits to rerank for each query.", min=1)] = 30,
+    candidates: options.Candidates = 30,
     model: options.Model = None,
     embedder: options.EmbedderName = options.DEFAULT_EMBEDDER,
     device: options.Device = "cpu",
+    dtype: options.Precision = None,
+    engine: options.Engine = None,
+    threads: options.Threads = None,
     keep: Annotated[
         Path | None, typer.Option(help="Keep the collection in this Milvus Lite file (*.db).", show_default=False)
     ] = None,
@@ -32,7 +35,10 @@ def demo(
     output.calm_milvus()
     judged = load_judged(demo_folder())
     encoder = load_embedder(embedder)
-    reranker = options.make_reranker(None, model, device)
+    reranker = options.make_reranker(
+        None,
+        options.reranker_options(None, model_name=model, device=device, dtype=dtype, engine=engine, threads=threads),
+    )
     with _database(keep) as database, output.progress_bars() as bars:
         tasks = {
             "index": bars.add_task("Embedding and indexing", total=len(judged.passages)),

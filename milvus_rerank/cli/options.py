@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from milvus_rerank.choices import MAX_CANDIDATES, Dtype, EngineName
 from milvus_rerank.cli import output
 from milvus_rerank.text_field import TextField
 
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
 DEFAULT_URI = "./milvus.db"
 DEFAULT_EMBEDDER = "builtin/embed"
 DEFAULT_MODEL = "builtin/rerank"
-FLAGS = {"model_name": "--model", "device": "--device", "dtype": "--dtype"}
+DEFAULT_CANDIDATES = 50
+FLAGS = {
+    "model_name": "--model",
+    "device": "--device",
+    "dtype": "--dtype",
+    "engine": "--engine",
+    "threads": "--threads",
+    "score_cache": "--score-cache",
+}
+"""The options of rerankers that have a flag of their own; all others are given by ``--option``."""
 
 
 def check_text(text: str) -> str:
@@ -33,14 +43,22 @@ def check_text(text: str) -> str:
     return text
 
 
-def check_number(number: float) -> float:
+def check_number(number: float | None) -> float | None:
     """Return a number from the command line; raise a usage error for nan, which older click lets pass every limit."""
-    if math.isnan(number):
+    if number is not None and math.isnan(number):
         raise typer.BadParameter(f"{number} is not a number")
     return number
 
 
+def check_candidates(number: int) -> int:
+    """Return a number of hits; raise a usage error for more than Milvus returns."""
+    if number > MAX_CANDIDATES:
+        raise typer.BadParameter(f"Milvus returns at most {MAX_CANDIDATES} hits of a search, got {number}")
+    return number
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
+Jsonl = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object per result and line to stdout.")]
 Query = Annotated[str, typer.Argument(help="What to look for.", callback=check_text, show_default=False)]
 Uri = Annotated[str, typer.Option(help="A Milvus Lite file (*.db), or a server: http://host:19530.")]
 Token = Annotated[
@@ -98,8 +116,25 @@ VectorField = Annotated[
         "--vector-field", help="The field to search. (default: vector, or the only one of its kind)", show_default=False
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; picked if not given.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. (default: a GPU if there is one)", show_default=False)
+]
+Precision = Annotated[
+    Dtype | None,
+    typer.Option(
+        "--dtype",
+        help="The precision of the model; auto is the fastest that keeps the order of documents. (default: float32)",
+        show_default=False,
+    ),
+]
+Engine = Annotated[
+    EngineName | None,
+    typer.Option(help="The engine of the model; auto is the fastest that can run it. (default: auto)"),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="The most CPU threads of the model. (default: the CPUs that it may use)", min=1),
+]
 RerankerOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -107,6 +142,19 @@ RerankerOption = Annotated[
     ),
 ]
 TopK = Annotated[int, typer.Option("--top-k", "-k", help="How many results; 0 for all.", min=0)]
+Candidates = Annotated[
+    int, typer.Option(help="How many hits of the first stage to rerank.", min=1, callback=check_candidates)
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Keep only results with a rerank score of at least this.", callback=check_number),
+]
+
+
+def check_output(as_json: bool, as_jsonl: bool) -> None:
+    """Raise a usage error if two forms of output are chosen."""
+    if as_json and as_jsonl:
+        raise typer.BadParameter("choose one of --json and --jsonl", param_hint="--jsonl")
 
 
 def reranker_loader(name: str | None, model: str | None) -> "Callable[..., BaseRerankFunction]":
@@ -142,30 +190,32 @@ def read_text_field(value: str | None) -> TextField | None:
     return names if names and len(names) > 1 else value
 
 
-def make_reranker(
-    name: str | None,
-    model: str | None,
-    device: str | None = None,
-    dtype: str | None = None,
-    pairs: list[str] | None = None,
-) -> "BaseRerankFunction":
-    """Load a reranker with the options that are not None and those of ``--option``; it gets only what it takes."""
+def reranker_options(pairs: list[str] | None, **flags: Any) -> dict[str, Any]:
+    r"""Return the options of a reranker.
+
+    :param pairs: the values of ``--option``.
+    :param \**flags: the values of the flags of :data:`FLAGS`; None for one that was not given.
+    :returns: all that were given.
+    """
+    options = {key: value for key, value in flags.items() if value is not None}
+    extra = read_options(pairs)
+    for key in extra.keys() & options.keys():
+        raise typer.BadParameter(f"{key!r} is given by {FLAGS[key]}, too", param_hint="--option")
+    return options | extra
+
+
+def make_reranker(name: str | None, options: dict[str, Any]) -> "BaseRerankFunction":
+    """Load a reranker by its registered name, or the right one for ``model_name`` among its options."""
     from milvus_rerank.registry import available
 
-    given = {"model_name": model, "device": device, "dtype": dtype}
-    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    options = dict(options)
     factory = next((entry.load() for entry in available() if entry.name == (name or "cross-encoder")), None)
     parameters = inspect.signature(factory).parameters if factory else {}
     if factory and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
-        unknown = [key for key in options if key not in parameters]
+        unknown = [key for key in options if key in FLAGS and key not in parameters]
         if unknown:
             raise typer.BadParameter(f"the reranker {name!r} does not take this option", param_hint=FLAGS[unknown[0]])
-    extra = read_options(pairs)
-    twice = [key for key in extra if key in options]
-    if twice:
-        raise typer.BadParameter(f"{twice[0]!r} is given by {FLAGS[twice[0]]}, too", param_hint="--option")
-    options |= extra
-    options.pop("model_name", None)
+    model = options.pop("model_name", None)
     local = name in (None, "cross-encoder") if model is None else model.startswith("builtin/") or Path(model).is_dir()
     if "show_progress" in parameters and sys.stderr.isatty() and not local:
         return reranker_loader(name, model)(**options, show_progress=True)  # a download shows its own progress bar

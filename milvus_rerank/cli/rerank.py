@@ -41,31 +41,33 @@ def rerank(
     ] = "text",
     instruction: options.Instruction = None,
     top_k: options.TopK = 0,
-    threshold: Annotated[float | None, typer.Option(help="Keep only scores of at least this.")] = None,
+    threshold: options.Threshold = None,
     reranker: options.Reranker = None,
     model: options.Model = None,
     device: options.Device = None,
-    dtype: options.Dtype = None,
+    dtype: options.Precision = None,
+    engine: options.Engine = None,
+    threads: options.Threads = None,
     option: options.RerankerOption = None,
     as_json: options.Json = False,
-    as_jsonl: Annotated[
-        bool, typer.Option("--jsonl", help="Print one JSON object per line: the keys of the input, rank, index, score.")
-    ] = False,
+    as_jsonl: options.Jsonl = False,
 ) -> None:
     """Rerank texts from the arguments, a file or stdin.
 
-    JSON objects keep their keys; a key named rank, index or score comes back as input_rank, input_index, input_score,
-    or as input_input_rank where that name is taken too.
+    Results in JSON have rank, index and score. JSON objects keep their keys; a key named rank, index or score comes
+    back as input_rank, input_index, input_score, or as input_input_rank where that name is taken too.
     """
-    if as_json and as_jsonl:
-        raise typer.BadParameter("choose one of --json and --jsonl", param_hint="--jsonl")
+    options.check_output(as_json, as_jsonl)
+    given = options.reranker_options(
+        option, model_name=model, device=device, dtype=dtype, engine=engine, threads=threads
+    )
     if not query.strip():
         raise typer.BadParameter("the query is empty", param_hint="QUERY")
     from milvus_rerank.reranker.local import EngineRerankFunction
 
     template = read_text_field(options.read_text_field(text_field))
     records, bodies = _records(texts, file, input_format, template)
-    function = options.make_reranker(reranker, model, device, dtype, option)
+    function = options.make_reranker(reranker, given)
     if len(records) >= LONG and sys.stderr.isatty() and isinstance(function, EngineRerankFunction):
         function.scorer.show_progress = True
     results = function(query, bodies, top_k=top_k, threshold=threshold, instruction=instruction)

@@ -1,10 +1,11 @@
 """``milvus-rerank search``: run a two-stage search over a collection."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from milvus_rerank.choices import MAX_CANDIDATES, Mode
 from milvus_rerank.cli import options, output
 from milvus_rerank.errors import HitError, InputError
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from milvus_rerank.search import SearchAnswer
     from milvus_rerank.text_field import TextField
 
-Mode = Literal["dense", "bm25", "hybrid"]
 Collection = Annotated[
     str | None, typer.Option(help="The collection. (default: the only collection)", show_default=False)
 ]
@@ -27,8 +27,9 @@ def search(
     token: options.Token = "",
     db_name: options.DbName = "",
     collection: Collection = None,
-    candidates: Annotated[int, typer.Option(help="How many hits the first stage may return.", min=1)] = 50,
+    candidates: options.Candidates = options.DEFAULT_CANDIDATES,
     top_k: options.TopK = 10,
+    threshold: options.Threshold = None,
     expression: Annotated[str, typer.Option("--filter", help="Milvus' filter, such as 'year > 1950'.")] = "",
     output_fields: OutputFields = None,
     text_field: options.SearchTextField = None,
@@ -45,13 +46,21 @@ def search(
     reranker: options.Reranker = None,
     model: options.Model = None,
     device: options.Device = None,
-    dtype: options.Dtype = None,
+    dtype: options.Precision = None,
+    engine: options.Engine = None,
+    threads: options.Threads = None,
     option: options.RerankerOption = None,
     embedder: options.SearchEmbedder = None,
     timeout: options.Timeout = 30.0,
     as_json: options.Json = False,
+    as_jsonl: options.Jsonl = False,
 ) -> None:
     """Search a Milvus collection, and rerank its hits."""
+    options.check_output(as_json, as_jsonl)
+    _check(top_k, threshold, rerank)
+    given = options.reranker_options(
+        option, model_name=model, device=device, dtype=dtype, engine=engine, threads=threads
+    )
     from milvus_rerank.indexing import (
         absent_keys,
         count_rows,
@@ -72,7 +81,7 @@ def search(
             client,
             info,
             mode=mode,
-            reranker=options.make_reranker(reranker, model, device, dtype, option) if rerank else None,
+            reranker=options.make_reranker(reranker, given) if rerank else None,
             embedder=partial(embedder_of, info, embedder),
             text_field=options.read_text_field(text_field),
             vector_field=vector_field,
@@ -84,11 +93,11 @@ def search(
             raise InputError(missing_field("--output-fields", name, info.names))
         absent = absent_keys(client, info, names_in(expression), timeout)
         try:
-            limit = max(candidates, top_k)
             answer: SearchAnswer[Any] = two_stage(
                 query,
                 top_k=top_k,
-                candidates=limit,
+                candidates=max(candidates, top_k),
+                threshold=threshold,
                 filter=expression,
                 output_fields=fields or list(info.fields),
                 timeout=timeout,
@@ -103,14 +112,31 @@ def search(
             raise InputError(problem)
         output.note(f"No row has {name!r}: {problem}")
     answer = answer if rerank else without_scores(answer)
-    if as_json:
-        values = {"collection": info.name, "mode": mode, **answer.to_dict()}
-        values["results"] = [{"rank": rank, **result} for rank, result in enumerate(values["results"], 1)]
-        output.print_json(values)
-    else:
-        if not len(answer):
-            output.note("The collection is empty." if is_empty else "Nothing found.")
-        _print_table(answer, two_stage.text_field)
+    if as_json or as_jsonl:
+        _print_json({"collection": info.name, "mode": mode, **answer.to_dict()}, as_jsonl)
+        return
+    if not len(answer):
+        output.note("The collection is empty." if is_empty else "Nothing found.")
+    _print_table(answer, two_stage.text_field)
+
+
+def _check(top_k: int, threshold: float | None, rerank: bool) -> None:
+    """Raise a usage error for values that cannot be obeyed."""
+    if top_k > MAX_CANDIDATES:
+        raise typer.BadParameter(
+            f"Milvus returns at most {MAX_CANDIDATES} hits of a search, got {top_k}", param_hint="--top-k"
+        )
+    if threshold is not None and not rerank:
+        raise typer.BadParameter("a threshold is for scores; leave out --no-rerank", param_hint="--threshold")
+
+
+def _print_json(answer: dict[str, Any], as_lines: bool) -> None:
+    answer["results"] = [{"rank": rank, **result} for rank, result in enumerate(answer["results"], 1)]
+    if not as_lines:
+        output.print_json(answer)
+        return
+    for result in answer["results"]:
+        output.print_json(result, indent=None)
 
 
 def _print_table(answer: "SearchAnswer[Any]", text_field: "TextField") -> None:

@@ -35,7 +35,9 @@ def serve(
     ] = None,
     reranker: options.Reranker = None,
     device: options.Device = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, int8 or auto.")] = None,
+    dtype: options.Precision = None,
+    engine: options.Engine = None,
+    threads: options.Threads = None,
     option: options.RerankerOption = None,
     score_cache: Annotated[int, typer.Option(help="How many scores of pairs to remember; 0 for none.", min=0)] = 0,
     lazy: Annotated[bool, typer.Option("--lazy", help="Load each model when it is first asked for.")] = False,
@@ -91,7 +93,9 @@ def serve(
     settings = Settings(host, port, keys, limits, open_to_all, tuple(allowed_host or ()))
     settings.check()
     log_to(sys.stderr)
-    given = {"device": device, "dtype": dtype, "score_cache": score_cache or None, **options.read_options(option)}
+    given = options.reranker_options(
+        option, device=device, dtype=dtype, engine=engine, threads=threads, score_cache=score_cache or None
+    )
     loaders = _loaders(model or [], reranker, given)
     with ExitStack() as resources:
         milvus = None
@@ -150,13 +154,12 @@ def _loaders(
     models: list[str], reranker: str | None, model_options: dict[str, Any]
 ) -> "dict[str, Callable[[], BaseRerankFunction]]":
     """Return the function that loads each model, by the name under which the model is served."""
-    chosen = {key: value for key, value in model_options.items() if value is not None}
     if reranker and not models:
-        return {reranker: partial(options.reranker_loader(reranker, None), **chosen)}
+        return {reranker: partial(options.reranker_loader(reranker, None), **model_options)}
     loaders: dict[str, Callable[[], BaseRerankFunction]] = {}
     for text in models or [options.DEFAULT_MODEL]:
         name, equals, model = text.partition("=")
         if name in loaders:
             raise typer.BadParameter(f"two models are called {name!r}; write NAME=MODEL", param_hint="--model")
-        loaders[name] = partial(options.reranker_loader(reranker, model if equals else name), **chosen)
+        loaders[name] = partial(options.reranker_loader(reranker, model if equals else name), **model_options)
     return loaders

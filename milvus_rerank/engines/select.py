@@ -7,19 +7,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
+from milvus_rerank.choices import Dtype as Dtype
+from milvus_rerank.choices import EngineName as EngineName
 from milvus_rerank.errors import InputError
 from milvus_rerank.requirements import ENGINES as ENGINE_PACKAGES
 from milvus_rerank.requirements import require
 
 logger = logging.getLogger(__name__)
-
-EngineName = Literal["auto", "torch", "onnx", "openvino"]
-"""Names of engines; ``auto`` takes the fastest installed engine that can run the model."""
-
-Dtype = Literal["float32", "bfloat16", "float16", "int8", "auto"]
-"""Precisions of a model; ``auto`` takes the fastest precision that keeps the order of documents."""
 
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)

@@ -3,8 +3,9 @@
 import json
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any
 
+from milvus_rerank.choices import Mode as Mode
 from milvus_rerank.errors import InputError
 from milvus_rerank.indexing.client import explain_errors
 from milvus_rerank.search.filters import FIELDS_KEY
@@ -13,7 +14,6 @@ from milvus_rerank.text_field import TextField, read_text_field
 
 EMBEDDER_KEY = "milvus_rerank.embedder"
 """The collection property that names the embedder of the vectors."""
-Mode = Literal["dense", "bm25", "hybrid"]
 _DENSE = ("FLOAT_VECTOR", "FLOAT16_VECTOR", "BFLOAT16_VECTOR")
 
 

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from milvus_rerank.choices import MAX_CANDIDATES
 from milvus_rerank.errors import InputError
 from milvus_rerank.search.first_stage import Vector, check_vectors
 from milvus_rerank.validation import check_count, check_documents, check_text, check_threshold, check_top_k
-
-MAX_CANDIDATES = 16384
-"""The most hits per query that Milvus returns."""
 
 MAX_TIMEOUT = 86400
 """The longest timeout in seconds; gRPC fails on deadlines beyond the range of its clock."""

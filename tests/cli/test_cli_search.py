@@ -72,6 +72,17 @@ def test_search_without_reranking_has_no_scores(indexed: Cli, embedder: Path) ->
     assert out.splitlines()[0].split() == ["#", "distance", "id", "text", "and", "fields"]
 
 
+def test_search_prints_a_line_of_json_per_result_above_a_threshold(indexed: Cli, embedder: Path) -> None:
+    arguments = ("--embedder", embedder, "--reranker", "lexical", "--threshold", 0.5, "--jsonl")
+    code, out, err = indexed("search", "programming language for unix", *arguments)
+    assert (code, err) == (0, "")
+    results = [json.loads(line) for line in out.splitlines()]
+    assert [(result["rank"], result["id"], result["score"]) for result in results] == [
+        (1, "c", 1.0),
+        (2, "python", 0.5),
+    ]
+
+
 def test_search_prints_a_table_and_the_times(indexed: Cli, embedder: Path) -> None:
     code, out, err = indexed("search", "moon", "--embedder", embedder, "--reranker", "lexical", "-k", 1)
     assert code == 0
@@ -90,7 +101,6 @@ def test_search_prints_a_table_and_the_times(indexed: Cli, embedder: Path) -> No
         (("--text-field", "body"), "'title', 'year']. Choose one with --text-field\n"),
         (("--text-field", "year"), "must hold a string, got int. Choose one with --text-field\n"),
         (("--filter", "year >"), "Milvus could not search 'small'"),
-        (("--candidates", "20000"), "candidates must be at most 16384"),
     ],
 )
 def test_search_tells_what_it_cannot_do(indexed: Cli, embedder: Path, arguments: Any, told: str) -> None:

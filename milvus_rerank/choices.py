@@ -1,0 +1,15 @@
+"""Closed sets of words that options take, and limits: importing them needs no other package."""
+
+from typing import Literal
+
+EngineName = Literal["auto", "torch", "onnx", "openvino"]
+"""Names of engines; ``auto`` takes the fastest installed engine that can run the model."""
+
+Dtype = Literal["float32", "bfloat16", "float16", "int8", "auto"]
+"""Precisions of a model; ``auto`` takes the fastest precision that keeps the order of documents."""
+
+Mode = Literal["dense", "bm25", "hybrid"]
+"""First stages of a search: by vectors, by BM25, or by both."""
+
+MAX_CANDIDATES = 16384
+"""The most hits per query that Milvus returns."""
