@@ -1,4 +1,4 @@
-"""Closed sets of words that options take, and limits: importing them needs no other package."""
+"""Words that options take, limits and defaults: importing them needs no other package."""
 
 from typing import Literal
 
@@ -13,3 +13,12 @@ Mode = Literal["dense", "bm25", "hybrid"]
 
 MAX_CANDIDATES = 16384
 """The most hits per query that Milvus returns."""
+
+DEFAULT_URI = "./milvus.db"
+"""The Milvus of commands and config files that name none."""
+
+DEFAULT_CANDIDATES = 50
+"""The hits that commands and config files rerank unless they say how many."""
+
+DEFAULT_TOP_K = 10
+"""The results of a search."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,6 +207,18 @@ def load(name: str | os.PathLike[str], **options: Any) -> "BaseRerankFunction":
         return create(text, **options)
     except RegistryError as error:
         raise RegistryError(f"{error}; a model is named as 'builtin/rerank', './folder' or 'org/name'") from error
+
+
+def find_loader(name: str | None, model: str | None) -> "Callable[..., BaseRerankFunction]":
+    """Return the function that loads a reranker, given its options.
+
+    :param name: a registered name; None for the right reranker for the model.
+    :param model: a model; None for the reranker's default.
+    :returns: a function of the options.
+    """
+    if name is None:
+        return partial(load, model or "builtin/rerank")
+    return partial(create, name) if model is None else partial(create, name, model_name=model)
 
 
 def _check_options(entry: Entry, factory: Factory, args: tuple[Any, ...], options: dict[str, Any]) -> None:

@@ -35,10 +35,10 @@ def demo(
     output.calm_milvus()
     judged = load_judged(demo_folder())
     encoder = load_embedder(embedder)
-    reranker = options.make_reranker(
-        None,
-        options.reranker_options(None, model_name=model, device=device, dtype=dtype, engine=engine, threads=threads),
+    chosen = options.choose_reranker(
+        None, None, None, model_name=model, device=device, dtype=dtype, engine=engine, threads=threads
     )
+    reranker = options.make_reranker(chosen)
     with _database(keep) as database, output.progress_bars() as bars:
         tasks = {
             "index": bars.add_task("Embedding and indexing", total=len(judged.passages)),
@@ -49,7 +49,7 @@ def demo(
             database,
             encoder,
             reranker,
-            reranker_name=options.reranker_label(None, model),
+            reranker_name=chosen.label,
             candidates=candidates,
             progress=lambda stage, done: bars.advance(tasks[stage], done),
         )

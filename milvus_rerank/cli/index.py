@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from milvus_rerank.choices import DEFAULT_URI
 from milvus_rerank.cli import options, output
+from milvus_rerank.cli.config import ConfigOption
 from milvus_rerank.records import Form
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ def index(
             show_default=False,
         ),
     ],
-    uri: options.Uri = options.DEFAULT_URI,
+    uri: options.Uri = DEFAULT_URI,
     token: options.Token = "",
     db_name: options.DbName = "",
     collection: Annotated[
@@ -55,6 +57,7 @@ def index(
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Passages per call to Milvus.", min=1)] = 256,
     timeout: options.Timeout = 30.0,
+    config: ConfigOption = None,
     as_json: options.Json = False,
 ) -> None:
     """Embed texts and store them in Milvus.

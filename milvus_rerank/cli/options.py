@@ -5,8 +5,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,15 +13,15 @@ import typer
 
 from milvus_rerank.choices import MAX_CANDIDATES, Dtype, EngineName
 from milvus_rerank.cli import output
+from milvus_rerank.errors import OptionError, RegistryError
 from milvus_rerank.text_field import TextField
 
 if TYPE_CHECKING:
+    from milvus_rerank.cli.config import ConfigFile
     from milvus_rerank.reranker.base import BaseRerankFunction
 
-DEFAULT_URI = "./milvus.db"
 DEFAULT_EMBEDDER = "builtin/embed"
 DEFAULT_MODEL = "builtin/rerank"
-DEFAULT_CANDIDATES = 50
 FLAGS = {
     "model_name": "--model",
     "device": "--device",
@@ -157,15 +156,6 @@ def check_output(as_json: bool, as_jsonl: bool) -> None:
         raise typer.BadParameter("choose one of --json and --jsonl", param_hint="--jsonl")
 
 
-def reranker_loader(name: str | None, model: str | None) -> "Callable[..., BaseRerankFunction]":
-    """Return the function that loads a reranker by its registered name, or the right one for a model."""
-    from milvus_rerank.registry import create, load
-
-    if name is None:
-        return partial(load, model or DEFAULT_MODEL)
-    return partial(create, name) if model is None else partial(create, name, model_name=model)
-
-
 def read_options(pairs: list[str] | None) -> dict[str, Any]:
     """Return the options of ``--option KEY=VALUE``; a value that is JSON is read as that, any other is a string."""
     values: dict[str, Any] = {}
@@ -190,42 +180,79 @@ def read_text_field(value: str | None) -> TextField | None:
     return names if names and len(names) > 1 else value
 
 
-def reranker_options(pairs: list[str] | None, **flags: Any) -> dict[str, Any]:
-    r"""Return the options of a reranker.
+@dataclass(frozen=True, slots=True)
+class ChosenReranker:
+    """A reranker that the command line or the config file chooses.
 
+    :param name: its registered name; None for the right one for its model.
+    :param options: its options; the model is ``model_name``.
+    :param config: the config file that chooses it; None for the command line.
+    """
+
+    name: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    config: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        default = DEFAULT_MODEL if self.name in (None, "cross-encoder") else str(self.name)
+        return str(self.options.get("model_name", default))
+
+    def load(self, **extra: Any) -> "BaseRerankFunction":
+        """Load it, with more options."""
+        from milvus_rerank.registry import find_loader
+
+        options = {**self.options, **extra}
+        try:
+            return find_loader(self.name, options.pop("model_name", None))(**options)
+        except (OptionError, RegistryError) as error:
+            if self.config is None:
+                raise
+            raise type(error)(f"{self.config}: [reranker]: {error}") from error
+
+
+def choose_reranker(
+    file: "ConfigFile | None", name: str | None, pairs: list[str] | None, **flags: Any
+) -> ChosenReranker:
+    r"""Return the reranker that the command line chooses, or else that of the config file.
+
+    Options of the command line are added to those of the config file. If the command line names a reranker or a model,
+    those of the config file are not used: they are of another one.
+
+    :param file: the config file; None without one.
+    :param name: the value of ``--reranker``.
     :param pairs: the values of ``--option``.
     :param \**flags: the values of the flags of :data:`FLAGS`; None for one that was not given.
-    :returns: all that were given.
+    :returns: the reranker.
     """
     options = {key: value for key, value in flags.items() if value is not None}
     extra = read_options(pairs)
     for key in extra.keys() & options.keys():
         raise typer.BadParameter(f"{key!r} is given by {FLAGS[key]}, too", param_hint="--option")
-    return options | extra
+    options |= extra
+    if file is None or name is not None or "model_name" in options:
+        return ChosenReranker(name, options)
+    table = file.config.reranker
+    return ChosenReranker(table.name, table.to_options() | options, file.path)
 
 
-def make_reranker(name: str | None, options: dict[str, Any]) -> "BaseRerankFunction":
-    """Load a reranker by its registered name, or the right one for ``model_name`` among its options."""
+def make_reranker(chosen: ChosenReranker) -> "BaseRerankFunction":
+    """Load a reranker, and show that it loads."""
     from milvus_rerank.registry import available
 
-    options = dict(options)
+    name, model = chosen.name, chosen.options.get("model_name")
     factory = next((entry.load() for entry in available() if entry.name == (name or "cross-encoder")), None)
     parameters = inspect.signature(factory).parameters if factory else {}
     if factory and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
-        unknown = [key for key in options if key in FLAGS and key not in parameters]
-        if unknown:
+        unknown = [key for key in chosen.options if key in FLAGS and key not in parameters]
+        if unknown and chosen.config is None:
             raise typer.BadParameter(f"the reranker {name!r} does not take this option", param_hint=FLAGS[unknown[0]])
-    model = options.pop("model_name", None)
     local = name in (None, "cross-encoder") if model is None else model.startswith("builtin/") or Path(model).is_dir()
     if "show_progress" in parameters and sys.stderr.isatty() and not local:
-        return reranker_loader(name, model)(**options, show_progress=True)  # a download shows its own progress bar
+        return chosen.load(show_progress=True)  # a download shows its own progress bar
     with output.spinner("Loading the reranker"):
-        return reranker_loader(name, model)(**options)
-
-
-def reranker_label(name: str | None, model: str | None) -> str:
-    """Return the display name of a reranker."""
-    return model or (DEFAULT_MODEL if name in (None, "cross-encoder") else str(name))
+        return chosen.load()
 
 
 def collection_name(source: Path) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeAlias
 import typer
 
 from milvus_rerank.cli import options, output
+from milvus_rerank.cli.config import ConfigOption
 from milvus_rerank.errors import InputError
 from milvus_rerank.jsonl import open_input
 from milvus_rerank.records import Form, read_records, text_of
@@ -49,6 +50,7 @@ def rerank(
     engine: options.Engine = None,
     threads: options.Threads = None,
     option: options.RerankerOption = None,
+    config: ConfigOption = None,
     as_json: options.Json = False,
     as_jsonl: options.Jsonl = False,
 ) -> None:
@@ -58,8 +60,8 @@ def rerank(
     back as input_rank, input_index, input_score, or as input_input_rank where that name is taken too.
     """
     options.check_output(as_json, as_jsonl)
-    given = options.reranker_options(
-        option, model_name=model, device=device, dtype=dtype, engine=engine, threads=threads
+    chosen = options.choose_reranker(
+        config, reranker, option, model_name=model, device=device, dtype=dtype, engine=engine, threads=threads
     )
     if not query.strip():
         raise typer.BadParameter("the query is empty", param_hint="QUERY")
@@ -67,7 +69,7 @@ def rerank(
 
     template = read_text_field(options.read_text_field(text_field))
     records, bodies = _records(texts, file, input_format, template)
-    function = options.make_reranker(reranker, given)
+    function = options.make_reranker(chosen)
     if len(records) >= LONG and sys.stderr.isatty() and isinstance(function, EngineRerankFunction):
         function.scorer.show_progress = True
     results = function(query, bodies, top_k=top_k, threshold=threshold, instruction=instruction)
@@ -76,8 +78,7 @@ def rerank(
         for answer in answers:
             output.print_json(answer, indent=None)
     elif as_json:
-        label = options.reranker_label(reranker, model)
-        output.print_json({"query": query, "reranker": label, "documents": len(records), "results": answers})
+        output.print_json({"query": query, "reranker": chosen.label, "documents": len(records), "results": answers})
     else:
         _print_table(results)
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milvus_rerank.choices import MAX_CANDIDATES, Mode
+from milvus_rerank.choices import DEFAULT_CANDIDATES, DEFAULT_TOP_K, DEFAULT_URI, MAX_CANDIDATES, Mode
 from milvus_rerank.cli import options, output
+from milvus_rerank.cli.config import ConfigOption
 from milvus_rerank.errors import HitError, InputError
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ OutputFields = Annotated[
 
 def search(
     query: options.Query,
-    uri: options.Uri = options.DEFAULT_URI,
+    uri: options.Uri = DEFAULT_URI,
     token: options.Token = "",
     db_name: options.DbName = "",
     collection: Collection = None,
-    candidates: options.Candidates = options.DEFAULT_CANDIDATES,
-    top_k: options.TopK = 10,
+    candidates: options.Candidates = DEFAULT_CANDIDATES,
+    top_k: options.TopK = DEFAULT_TOP_K,
     threshold: options.Threshold = None,
     expression: Annotated[str, typer.Option("--filter", help="Milvus' filter, such as 'year > 1950'.")] = "",
     output_fields: OutputFields = None,
@@ -52,14 +53,15 @@ def search(
     option: options.RerankerOption = None,
     embedder: options.SearchEmbedder = None,
     timeout: options.Timeout = 30.0,
+    config: ConfigOption = None,
     as_json: options.Json = False,
     as_jsonl: options.Jsonl = False,
 ) -> None:
     """Search a Milvus collection, and rerank its hits."""
     options.check_output(as_json, as_jsonl)
     _check(top_k, threshold, rerank)
-    given = options.reranker_options(
-        option, model_name=model, device=device, dtype=dtype, engine=engine, threads=threads
+    chosen = options.choose_reranker(
+        config, reranker, option, model_name=model, device=device, dtype=dtype, engine=engine, threads=threads
     )
     from milvus_rerank.indexing import (
         absent_keys,
@@ -81,7 +83,7 @@ def search(
             client,
             info,
             mode=mode,
-            reranker=options.make_reranker(reranker, given) if rerank else None,
+            reranker=options.make_reranker(chosen) if rerank else None,
             embedder=partial(embedder_of, info, embedder),
             text_field=options.read_text_field(text_field),
             vector_field=vector_field,

@@ -4,13 +4,14 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from milvus_rerank.cli import options, output
+from milvus_rerank.cli.config import ConfigOption
 from milvus_rerank.errors import RerankError
 from milvus_rerank.requirements import SERVER, TRACES, require
 
@@ -62,6 +63,7 @@ def serve(
     embedder: options.SearchEmbedder = None,
     text_field: options.SearchTextField = None,
     vector_field: options.VectorField = None,
+    config: ConfigOption = None,
     traces: Annotated[bool, typer.Option("--traces", help="Send spans to OTEL_EXPORTER_OTLP_ENDPOINT.")] = False,
     deadline: Annotated[float, _limit("Seconds from a request to its answer.", 0.01)] = 30.0,
     max_documents: Annotated[int, _limit("The most documents of a request.", 1)] = 2000,
@@ -93,10 +95,18 @@ def serve(
     settings = Settings(host, port, keys, limits, open_to_all, tuple(allowed_host or ()))
     settings.check()
     log_to(sys.stderr)
-    given = options.reranker_options(
-        option, device=device, dtype=dtype, engine=engine, threads=threads, score_cache=score_cache or None
+    chosen = options.choose_reranker(
+        config,
+        reranker,
+        option,
+        model_name=model or None,
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        threads=threads,
+        score_cache=score_cache or None,
     )
-    loaders = _loaders(model or [], reranker, given)
+    loaders = _loaders(chosen)
     with ExitStack() as resources:
         milvus = None
         if milvus_uri:
@@ -150,16 +160,16 @@ def _open_milvus(
     )
 
 
-def _loaders(
-    models: list[str], reranker: str | None, model_options: dict[str, Any]
-) -> "dict[str, Callable[[], BaseRerankFunction]]":
+def _loaders(chosen: options.ChosenReranker) -> "dict[str, Callable[[], BaseRerankFunction]]":
     """Return the function that loads each model, by the name under which the model is served."""
-    if reranker and not models:
-        return {reranker: partial(options.reranker_loader(reranker, None), **model_options)}
+    given = dict(chosen.options)
+    models = given.pop("model_name", None)
+    if chosen.name and not models:
+        return {chosen.name: chosen.load}
     loaders: dict[str, Callable[[], BaseRerankFunction]] = {}
-    for text in models or [options.DEFAULT_MODEL]:
+    for text in [models] if isinstance(models, str) else models or [options.DEFAULT_MODEL]:
         name, equals, model = text.partition("=")
         if name in loaders:
             raise typer.BadParameter(f"two models are called {name!r}; write NAME=MODEL", param_hint="--model")
-        loaders[name] = partial(options.reranker_loader(reranker, model if equals else name), **model_options)
+        loaders[name] = replace(chosen, options={"model_name": model if equals else name, **given}).load
     return loaders

@@ -18,14 +18,26 @@ _SCHEMES = ("http://", "https://", "tcp://", "unix:")
 def open_client(
     uri: str, *, token: str = "", db_name: str = "", timeout: float | None = 30.0, must_exist: bool = False
 ) -> Iterator[Any]:
-    """Connect to Milvus, and close the connection at the end.
+    """Connect to Milvus as :func:`connect` does, and close the connection at the end."""
+    client = connect(uri, token=token, db_name=db_name, timeout=timeout, must_exist=must_exist)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def connect(
+    uri: str, *, token: str = "", db_name: str = "", timeout: float | None = 30.0, must_exist: bool = False
+) -> Any:
+    """Connect to Milvus.
 
     :param uri: a path that ends in ``.db`` for Milvus Lite, or a server's ``http://host:port``.
     :param token: ``user:password`` or an API key; "" for none.
     :param db_name: the server's database; "" for its default.
     :param timeout: seconds to wait for the server.
     :param must_exist: do not create a missing Milvus Lite file.
-    :yields: a ``MilvusClient``.
+    :returns: a ``MilvusClient``.
+    :raises SearchError: if Milvus does not answer, or refuses.
     """
     local = not uri.startswith(_SCHEMES)
     if local:
@@ -44,15 +56,11 @@ def open_client(
     log.addFilter(keep_reason)
     try:
         address = os.path.expanduser(uri) if local else uri
-        client = MilvusClient(address, token=token, db_name=db_name, timeout=timeout)
+        return MilvusClient(address, token=token, db_name=db_name, timeout=timeout)
     except milvus_errors() as error:
         raise SearchError(f"Milvus at {uri} cannot be opened: {_advice(error, reasons, local)}") from error
     finally:
         log.removeFilter(keep_reason)
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """TwoStageSearch: retrieve candidates from Milvus, rerank them, keep ids and fields."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from typing_extensions import Unpack
 
@@ -22,6 +23,9 @@ from milvus_rerank.search.first_stage import Dense, Embed, FirstStage, FullText,
 from milvus_rerank.search.milvus import SearchRequest, explain, is_refusal, is_released, milvus_errors, open_source
 from milvus_rerank.text_field import TextField, read_text_field
 from milvus_rerank.validation import check_choice
+
+if TYPE_CHECKING:
+    from milvus_rerank.config import Config
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -112,6 +116,24 @@ class TwoStageSearch(Generic[Score]):
         self.missing: Missing = missing
         self.on_rerank_error = on_rerank_error
         self._clock = clock
+
+    @classmethod
+    def from_config(
+        cls, config: "str | os.PathLike[str] | Mapping[str, Any] | Config", *, client: Any = None
+    ) -> "TwoStageSearch[float]":
+        """Return the search that a config file describes; calls take their defaults from it, too.
+
+        :param config: the path of a TOML file, a mapping from the names of its tables to their keys, or a
+            :class:`~milvus_rerank.config.Config`.
+        :param client: a ``MilvusClient``; None to open the config's. Closing it is up to you:
+            ``search.source.client.close()``.
+        :returns: the search.
+        :raises InputError: if the config or a value is wrong; it names the file and the key.
+        :raises SearchError: if Milvus does not answer.
+        """
+        from milvus_rerank.indexing.configured import open_configured
+
+        return open_configured(config, client)
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is also a Sequence[str]; here it is one query
