@@ -7,6 +7,7 @@ import typer
 
 from milvus_rerank import __version__
 from milvus_rerank.cli import batch, demo, export, index, models, rerank, search, serve
+from milvus_rerank.cli.dashes import TextCommand
 from milvus_rerank.cli.output import calm, drop_stdout, open_streams, print_error
 from milvus_rerank.errors import RerankError
 
@@ -17,7 +18,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (demo, rerank, index, search, serve, batch, export, models):
-    app.command()(getattr(module, module.__name__.rpartition(".")[2]))
+    takes_texts = module in (rerank, search)
+    app.command(cls=TextCommand if takes_texts else None)(getattr(module, module.__name__.rpartition(".")[2]))
 
 
 def _version(wanted: bool) -> None:

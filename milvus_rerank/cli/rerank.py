@@ -56,6 +56,9 @@ def rerank(
 ) -> None:
     """Rerank texts from the arguments, a file or stdin.
 
+    Write -- before texts that begin with a dash: rerank --top-k 3 -- QUERY "-5 degrees". In files and stdin they need
+    nothing.
+
     Results in JSON have rank, index and score. JSON objects keep their keys; a key named rank, index or score comes
     back as input_rank, input_index, input_score, or as input_input_rank where that name is taken too.
     """

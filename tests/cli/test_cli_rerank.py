@@ -208,3 +208,37 @@ def test_the_command_reads_several_keys(cli: Cli, tmp_path: Path) -> None:
     assert json.loads(cli(*arguments, "--text-field", "text")[1])["results"][0]["score"] == 0.0
     code, _, err = cli(*arguments, "--text-field", "{title} {body}")
     assert (code, "rows.jsonl:1: 'body' is missing; the object has the keys ['text', 'title']" in err) == (1, True)
+
+
+def test_texts_that_begin_with_a_dash_come_after_two_dashes_or_from_a_file(cli: Cli, tmp_path: Path) -> None:
+    texts = ["-5 degrees", "--json", "-", "-k 3"]
+    command = ("rerank", "--reranker", "lexical", "--json")
+    code, out, _ = cli(*command, "--", "-5 degrees", *texts)
+    assert code == 0
+    results = json.loads(out)["results"]
+    assert (results[0]["text"], sorted(result["text"] for result in results)) == ("-5 degrees", sorted(texts))
+    (tmp_path / "texts.txt").write_text("\n".join(texts), "utf-8")
+    assert json.loads(cli(*command, "--file", "texts.txt", "--", "-5 degrees")[1])["results"] == results
+    assert json.loads(cli(*command, "--", "-5 degrees", stdin="\n".join(texts))[1])["results"] == results
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        (("rerank", "cold", "-5 degrees"), "milvus-rerank rerank [OPTIONS] -- QUERY TEXTS..."),
+        (("rerank", "-5 degrees"), "milvus-rerank rerank [OPTIONS] -- QUERY TEXTS..."),
+        (("search", "-5 degrees"), "milvus-rerank search [OPTIONS] -- QUERY"),
+    ],
+)
+def test_a_text_that_looks_like_an_option_is_answered_with_what_to_type(
+    cli: Cli, command: tuple[str, ...], usage: str
+) -> None:
+    code, out, err = cli(*command)
+    assert (code, out) == (2, "")
+    told = " ".join(err.replace("│", " ").split())
+    assert f"-5. If it begins a text, write -- before the texts, and options before that: {usage}" in told
+
+
+def test_a_misspelt_option_is_not_taken_for_a_text(cli: Cli) -> None:
+    code, _, err = cli("rerank", "cold", "a", "--treshold", "1")
+    assert (code, "--threshold" in err, "begins a text" in err) == (2, True, False)
