@@ -1,5 +1,6 @@
 """The command ``milvus-rerank``: each subcommand parses its arguments, calls one function and prints the result."""
 
+import shutil
 import sys
 from typing import Annotated
 
@@ -8,14 +9,17 @@ import typer
 from milvus_rerank import __version__
 from milvus_rerank.cli import batch, demo, export, index, models, rerank, search, serve
 from milvus_rerank.cli.dashes import TextCommand
-from milvus_rerank.cli.output import calm, drop_stdout, open_streams, print_error
+from milvus_rerank.cli.output import NARROW, calm, drop_stdout, open_streams, print_error
 from milvus_rerank.errors import RerankError
 
+columns = shutil.get_terminal_size().columns
+narrow = columns < NARROW  # rich's boxes would cut the names of options
 app = typer.Typer(
     name="milvus-rerank",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None if narrow else "rich",
+    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": columns if narrow else None},
 )
 for module in (demo, rerank, index, search, serve, batch, export, models):
     takes_texts = module in (rerank, search)

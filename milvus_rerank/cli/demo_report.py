@@ -6,7 +6,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from milvus_rerank.cli.output import milliseconds
+from milvus_rerank.cli.output import NARROW, milliseconds
 from milvus_rerank.evaluation import ComparisonReport, DemoReport, QueryReport, RankedDocument
 
 ROWS = 5
@@ -30,9 +30,9 @@ def show_demo(console: Console, report: DemoReport, queries: int) -> None:
         console.print(Text(f"{legend}, {len(shown)} of {len(comparison.queries)}:", "dim"))
     for query in shown:
         console.print()
-        console.print(_query(query))
+        console.print(_query(query, console.width))
     console.print()
-    console.print(_figures(report))
+    console.print(_figures(report, console.width))
 
 
 def pick(comparison: ComparisonReport, count: int) -> list[QueryReport]:
@@ -44,7 +44,8 @@ def pick(comparison: ComparisonReport, count: int) -> list[QueryReport]:
     return [*ordered[: count - 1], ordered[-1] if lost else ordered[count - 1]]
 
 
-def _query(query: QueryReport) -> Group:
+def _query(query: QueryReport, width: int) -> Group:
+    """Return the first documents before and after; in a narrow terminal only after."""
     title = Text.assemble(
         ("“" + query.query + "”", "bold"),
         "  nDCG@10 ",
@@ -53,15 +54,19 @@ def _query(query: QueryReport) -> Group:
     )
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     table.add_column("#", justify="right", style="dim", width=2)
-    table.add_column("vector search", ratio=1, no_wrap=True, overflow="ellipsis")
-    table.add_column("", width=2, style="yellow")
+    both = width >= NARROW
+    if both:
+        table.add_column("vector search", ratio=1, no_wrap=True, overflow="ellipsis")
+        table.add_column("", width=2, style="yellow")
     table.add_column("reranked", ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column("", width=2, style="yellow")
     table.add_column("move", justify="right", width=4)
-    table.add_column("score", justify="right", style="cyan", width=8)
+    if both:
+        table.add_column("score", justify="right", style="cyan", width=8)
     before = sorted(query.documents, key=lambda document: document.before)
     for old, new in list(zip(before, query.documents, strict=True))[:ROWS]:
-        table.add_row(str(new.after), *_cells(old), *_cells(new), _move(new), f"{new.score:.3f}")
+        before_cells, score = (_cells(old), (f"{new.score:.3f}",)) if both else ((), ())
+        table.add_row(str(new.after), *before_cells, *_cells(new), _move(new), *score)
     return Group(title, table)
 
 
@@ -77,15 +82,16 @@ def _move(document: RankedDocument) -> Text:
     return Text(f"↑{steps}", "green") if steps > 0 else Text(f"↓{-steps}", "red")
 
 
-def _figures(report: DemoReport) -> Panel:
+def _figures(report: DemoReport, width: int) -> Panel:
     comparison = report.comparison
     gain = comparison.ndcg_after - comparison.ndcg_before
     better, equal, worse = comparison.changes
     times = {stage: milliseconds(seconds) for stage, seconds in comparison.median_seconds.items()}
+    length = max(1, min(BAR, width - 34))  # 34 columns hold the border, the names and the figures
     bars = Table.grid(padding=(0, 2))
-    bars.add_row("vector search", _bar(comparison.ndcg_before, "blue"), f"{comparison.ndcg_before:.3f}")
+    bars.add_row("vector search", _bar(comparison.ndcg_before, length, "blue"), f"{comparison.ndcg_before:.3f}")
     after = Text.assemble((f"{comparison.ndcg_after:.3f}", "bold"), "  ", (f"{gain:+.3f}", _color(gain)))
-    bars.add_row("reranked", _bar(comparison.ndcg_after, "green"), after)
+    bars.add_row("reranked", _bar(comparison.ndcg_after, length, "green"), after)
     lines = (
         f"{better} queries better, {equal} equal, {worse} worse",
         f"indexing {milliseconds(report.index_seconds)} · all queries {milliseconds(report.search_seconds)} · median "
@@ -97,9 +103,9 @@ def _figures(report: DemoReport) -> Panel:
     )
 
 
-def _bar(value: float, style: str) -> Text:
-    full = round(value * BAR)
-    return Text.assemble(("█" * full, style), ("░" * (BAR - full), "dim"))
+def _bar(value: float, length: int, style: str) -> Text:
+    full = round(value * length)
+    return Text.assemble(("█" * full, style), ("░" * (length - full), "dim"))
 
 
 def _color(gain: float) -> str:

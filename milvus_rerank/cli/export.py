@@ -103,7 +103,6 @@ def _print(report: "ExportReport") -> None:
 
 
 def _print_fidelity(report: "ExportReport", fidelity: "Fidelity") -> None:
-    from rich.table import Table
     from rich.text import Text
 
     floor = report.options.floor
@@ -119,10 +118,7 @@ def _print_fidelity(report: "ExportReport", fidelity: "Fidelity") -> None:
     if fidelity.ndcg_change is not None:
         change = f"({fidelity.ndcg_change:+.4f})"
         rows["nDCG@10"] = f"{fidelity.ndcg_before:.4f} -> {fidelity.ndcg_after:.4f} {change}"
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in rows.items():
-        table.add_row(Text(name, "dim"), Text(value) if isinstance(value, str) else value)
-    output.console().print(table)
+    output.print_table(("name", ""), ((Text(name, "dim"), value) for name, value in rows.items()), show_header=False)
 
 
 def _advice(report: "ExportReport") -> str:

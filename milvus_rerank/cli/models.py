@@ -183,12 +183,12 @@ def _print_line(text: str, label: str | None = None) -> None:
 def _print_table(title: str, columns: "Sequence[str]", rows: "Iterable[Sequence[str | Text]]") -> None:
     from rich.text import Text
 
-    table = output.table(*columns, header_style="dim")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))  # no markup: [torch] is text
-    console = output.console()
+    console, cells = output.console(), list(rows)
     console.print(Text(title, "bold"))
-    console.print(table if table.rows else Text("none", "dim"))
+    if cells:
+        output.print_table(columns, cells, header_style="dim")
+    else:
+        console.print(Text("none", "dim"))
     console.print()
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,17 @@ from milvus_rerank.progress import make_progress
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
-    from rich.table import Table
+    from rich.text import Text
 
 DEFAULT_WIDTH = 110
 """Width in columns if the output is not a terminal and COLUMNS is not set."""
+
+NARROW = 60
+"""The width in columns below which a table that does not fit is not printed as one."""
+LEAST_TEXT = 24
+"""The least width of a column of texts in a narrow table."""
+INDENT = 3
+_NAMES = ("id", "name")
 
 _TEXT: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis", "ratio": 1}
 _COLUMNS: dict[str, dict[str, Any]] = {
@@ -91,14 +98,73 @@ def console(stderr: bool = False) -> "Console":
     return Console(stderr=stderr, width=width, highlight=False, emoji=False)
 
 
-def table(*columns: str, header_style: str = "bold") -> "Table":
-    """Return a table without borders, with the usual style of each column."""
+def print_table(
+    columns: "Sequence[str]",
+    rows: "Iterable[Sequence[str | Text]]",
+    *,
+    header_style: str = "bold",
+    show_header: bool = True,
+) -> None:
+    """Print rows as a table, or each on lines of its own if the terminal is too narrow for the table.
+
+    :param columns: the names of the columns, which have their usual styles.
+    :param rows: the cells of each row; markup in strings is text.
+    :param header_style: the style of the names.
+    :param show_header: whether a table shows the names.
+    """
+    from rich.text import Text
+
+    screen = console()
+    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    if screen.width < NARROW and _least_width(columns, cells) > screen.width:
+        for row in cells:
+            _print_lines(screen, columns, row)
+        return
     from rich.table import Table
 
-    grid = Table(box=None, pad_edge=False, header_style=header_style, expand="text" in " ".join(columns))
+    table = Table(box=None, pad_edge=False, header_style=header_style, expand=any(map(_is_text, columns)))
+    table.show_header = show_header
     for name in columns:
-        grid.add_column(name, **_COLUMNS.get(name, {"overflow": "fold"}))
-    return grid
+        table.add_column(name, **_COLUMNS.get(name, {"overflow": "fold"}))
+    for row in cells:
+        table.add_row(*row)
+    screen.print(table)
+
+
+def _is_text(column: str) -> bool:
+    return column.startswith("text")
+
+
+def _least_width(columns: "Sequence[str]", rows: "Sequence[Sequence[Text]]") -> int:
+    """Return the width of a table that cuts nothing but texts."""
+    widths = [
+        LEAST_TEXT if _is_text(name) else max([len(name), *(row[index].cell_len for row in rows)])
+        for index, name in enumerate(columns)
+    ]
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _print_lines(screen: "Console", columns: "Sequence[str]", row: "Sequence[Text]") -> None:
+    """Print a row: its number and name, the other cells with the names of their columns, and its text last."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    cells = {name: cell for name, cell in zip(columns, row, strict=True) if cell.plain}
+    lines = [Text()]
+    for name in sorted(cells, key=lambda name: (name != "#", name not in _NAMES)):
+        if _is_text(name):
+            continue
+        style = str(_COLUMNS.get(name, {}).get("style", "bold" if name in _NAMES else ""))
+        label = "" if name in ("", "#", *_NAMES) else f"{name} "
+        cell = Text.assemble((label, "dim"), (cells[name].plain, cells[name].style or style))
+        if lines[-1] and lines[-1].cell_len + 2 + cell.cell_len > screen.width - INDENT:
+            lines.append(Text())
+        lines[-1].append("  " if lines[-1] else "").append(cell)
+    screen.print(lines[0])
+    for line in lines[1:]:
+        screen.print(Padding(line, (0, 0, 0, INDENT)))
+    for name in filter(_is_text, cells):
+        screen.print(Padding(cells[name], (0, 0, 0, INDENT)), no_wrap=True, overflow="ellipsis")
 
 
 def print_json(document: Any, indent: int | None = 2) -> None:

@@ -124,9 +124,10 @@ def _answer(record: dict[str, Any], result: "RerankResult", rank: int) -> dict[s
 
 
 def _print_table(results: "list[RerankResult]") -> None:
-    from rich.text import Text
-
-    table = output.table("#", "score", "was", "text")
-    for rank, result in enumerate(results, 1):
-        table.add_row(str(rank), f"{result.score:.4f}", str(result.index + 1), Text(" ".join(result.text.split())))
-    output.console().print(table)
+    output.print_table(
+        ("#", "score", "was", "text"),
+        (
+            (str(rank), f"{result.score:.4f}", str(result.index + 1), " ".join(result.text.split()))
+            for rank, result in enumerate(results, 1)
+        ),
+    )

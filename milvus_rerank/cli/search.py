@@ -147,7 +147,7 @@ def _print_table(answer: "SearchAnswer[Any]", text_field: "TextField") -> None:
     from milvus_rerank.text_field import read_text_field
 
     columns = ("#", "score", "was", "distance", "id", "text and fields")
-    table = output.table(*(name for name in columns if answer.reranked or name not in ("score", "was")))
+    rows: list[tuple[str | Text, ...]] = []
     for rank, result in enumerate(answer, 1):
         entity = result.entity or {}
         shown = Text(" ".join(result.text.split()))
@@ -163,8 +163,8 @@ def _print_table(answer: "SearchAnswer[Any]", text_field: "TextField") -> None:
             shown.append("\n" + " ".join(f"{key}={value}" for key, value in others.items()), "dim")
         ranks = [f"{result.score:.4f}", str(result.index + 1)] if answer.reranked else []
         distance = "" if result.distance is None else f"{result.distance:.4f}"
-        table.add_row(str(rank), *ranks, distance, Text(str(result.id)), shown)
-    if len(answer):
-        output.console().print(table)
+        rows.append((str(rank), *ranks, distance, str(result.id), shown))
+    if rows:
+        output.print_table([name for name in columns if answer.reranked or name not in ("score", "was")], rows)
     stages = ("embed", "search", "rerank") if answer.reranked else ("embed", "search")
     output.note(" · ".join(f"{name} {output.milliseconds(getattr(answer.timings, name))}" for name in stages))

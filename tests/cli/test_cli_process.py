@@ -64,6 +64,12 @@ def test_help_is_quick_because_it_imports_nothing_heavy(tmp_path: Path) -> None:
     assert imported & heavy == set()
 
 
+def test_help_cuts_no_name_in_a_narrow_terminal(tmp_path: Path) -> None:
+    done = run("search", "-h", cwd=tmp_path, env={"COLUMNS": "40"})
+    assert done.returncode == 0
+    assert {"--output-fields", "--vector-field", "--instruction"} <= set(done.stdout.split())
+
+
 def test_version_and_help_answer_on_stdout(tmp_path: Path) -> None:
     done = run("--version", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "milvus-rerank 0.1.0\n", "")
