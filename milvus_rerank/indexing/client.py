@@ -11,6 +11,12 @@ from milvus_rerank.errors import InputError, RerankError, SearchError
 from milvus_rerank.requirements import require
 from milvus_rerank.search.milvus import message_of, milvus_errors
 
+_LITE = {"grpc_options": {"grpc.keepalive_time_ms": 2**31 - 1}}
+"""Arguments of a client of Milvus Lite: no keepalive.
+
+pymilvus pings the server every 10 seconds. Milvus Lite is a gRPC server in this process, with gRPC's default limit of
+one ping in 5 minutes: after some pings it closes the connection (``too_many_pings``), and gRPC writes so to stderr.
+"""
 _SCHEMES = ("http://", "https://", "tcp://", "unix:")
 
 
@@ -56,7 +62,7 @@ def connect(
     log.addFilter(keep_reason)
     try:
         address = os.path.expanduser(uri) if local else uri
-        return MilvusClient(address, token=token, db_name=db_name, timeout=timeout)
+        return MilvusClient(address, token=token, db_name=db_name, timeout=timeout, **(_LITE if local else {}))
     except milvus_errors() as error:
         raise SearchError(f"Milvus at {uri} cannot be opened: {_advice(error, reasons, local)}") from error
     finally:

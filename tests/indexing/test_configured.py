@@ -12,6 +12,7 @@ from milvus_rerank.config import Config, SearchTable, read_config
 from milvus_rerank.embedding import StaticEmbedder
 from milvus_rerank.errors import InputError
 from milvus_rerank.indexing import CollectionInfo, Passage, index_passages, open_client
+from milvus_rerank.indexing.client import connect
 
 QUESTION = "programming language for unix"
 
@@ -78,3 +79,14 @@ def test_a_search_that_cannot_be_set_up_says_why(
     with pytest.raises(InputError, match="config must be a path of a TOML file"):
         TwoStageSearch.from_config(None)  # type: ignore[arg-type]
     assert Config().to_dict() == {}
+
+
+@pytest.mark.parametrize(("uri", "options"), [("a.db", {"grpc.keepalive_time_ms": 2**31 - 1}), ("http://h:1", None)])
+def test_milvus_lite_is_not_pinged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, options: dict[str, int] | None
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pymilvus.MilvusClient", lambda *_, **arguments: given.update(arguments))
+    connect(uri)
+    assert given.get("grpc_options") == options
