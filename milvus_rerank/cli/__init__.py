@@ -38,7 +38,11 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Rerank Milvus search hits with cross-encoder and BGE models."""
+    """Rerank Milvus search hits with cross-encoder and BGE models.
+
+    To complete commands, options and their words with the Tab key in bash, zsh, fish and PowerShell, type once
+    milvus-rerank --install-completion, and open a new shell.
+    """
 
 
 def main() -> None:

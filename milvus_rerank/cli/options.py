@@ -67,9 +67,19 @@ Timeout = Annotated[
     float,
     typer.Option(help="Seconds that one call to Milvus may take.", min=0.001, max=86400, callback=check_number),
 ]
+
+
+def _reranker_names(incomplete: str) -> list[str]:
+    """Return the names of rerankers, for the completion of the shell."""
+    from milvus_rerank.registry import available
+
+    return [entry.name for entry in available() if entry.name.startswith(incomplete)]
+
+
 Reranker = Annotated[
     str | None,
     typer.Option(
+        autocompletion=_reranker_names,
         help="A registered reranker; see: milvus-rerank models. (default: the right one for the model)",
         show_default=False,
     ),

@@ -126,13 +126,21 @@ def serve(
         application = Application(
             Models(loaders), settings, () if lazy else tuple(loaders), milvus=milvus, traces=spans
         )
-        server = Server(application, settings)
+        server = Server(application, settings, _announce)
         with suppress(SystemExit):  # uvicorn raises it if it cannot start
             server.run()
     if application.problem:
         raise RerankError(application.problem)
     if not server.started:
         raise RerankError(f"cannot listen on {host}:{port}; see the log line above, or choose another --port")
+
+
+def _announce(address: str) -> None:
+    """Tell people where the playground is; programs read the log, where each line is JSON."""
+    if sys.stdout.isatty():
+        for anywhere in ("0.0.0.0", "[::]"):  # noqa: S104  not addresses that a browser opens
+            address = address.replace(anywhere, "localhost")
+        output.console().print(f"Playground: {address}  Press Ctrl-C to stop.", soft_wrap=True)
 
 
 def _open_milvus(

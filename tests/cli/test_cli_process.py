@@ -64,6 +64,28 @@ def test_help_is_quick_because_it_imports_nothing_heavy(tmp_path: Path) -> None:
     assert imported & heavy == set()
 
 
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        (["se"], ["search", "serve"]),
+        (["search", "--eng"], ["--engine"]),
+        (["search", "--engine", "o"], ["onnx", "openvino"]),
+        (["rerank", "--reranker", "le"], ["lexical"]),
+    ],
+)
+def test_the_shell_completes_commands_options_and_words(
+    tmp_path: Path, words: list[str], completions: list[str]
+) -> None:
+    env = {
+        "_MILVUS_RERANK_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(["milvus-rerank", *words]),
+        "COMP_CWORD": str(len(words)),
+        "MILVUS_RERANK_CONFIG": "absent.toml",
+    }
+    done = run(cwd=tmp_path, env=env)
+    assert (done.stdout.split(), done.stderr) == (completions, "")
+
+
 def test_help_cuts_no_name_in_a_narrow_terminal(tmp_path: Path) -> None:
     done = run("search", "-h", cwd=tmp_path, env={"COLUMNS": "40"})
     assert done.returncode == 0

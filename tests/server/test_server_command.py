@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -101,6 +102,25 @@ def test_the_command_serves_and_ends_when_told_to(sign: signal.Signals) -> None:
     assert [line["status"] for line in lines if line.get("route") == "/rerank"] == [200]
     assert "Traceback" not in err
     assert process.returncode == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_people_at_a_terminal_are_told_where_the_playground_is_and_how_to_stop() -> None:
+    import pty
+
+    terminal, end = pty.openpty()
+    command = [str(COMMAND), "serve", "--port", "0", "--reranker", "lexical"]
+    with subprocess.Popen(command, stdout=end, stderr=subprocess.PIPE, text=True) as process:
+        os.close(end)
+        try:
+            address = next(
+                entry["address"] for entry in map(json.loads, present(process.stderr)) if entry["event"] == "listening"
+            )
+            assert select.select([terminal], [], [], TIMEOUT)[0]
+            assert f"Playground: {address}  Press Ctrl-C to stop." in os.read(terminal, 1000).decode()
+        finally:
+            process.kill()
+            os.close(terminal)
 
 
 def run(*options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
