@@ -42,6 +42,8 @@ def batch(
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Precision = None,
+    engine: options.Engine = None,
+    threads: options.Threads = None,
     option: options.RerankerOption = None,
     as_json: options.Json = False,
 ) -> None:
@@ -56,8 +58,10 @@ def batch(
         raise typer.BadParameter(f"expected parquet or jsonl, got {output_format!r}", param_hint="--format")
     from milvus_rerank.cluster import QueryFields, RerankerSpec, rerank_files
 
-    given = {"device": device, "dtype": dtype, **options.read_options(option)}
-    spec = RerankerSpec(reranker, model, {key: value for key, value in given.items() if value is not None})
+    given = options.choose_reranker(
+        None, reranker, option, model_name=model, device=device, dtype=dtype, engine=engine, threads=threads
+    ).options
+    spec = RerankerSpec(reranker, given.pop("model_name", None), given)
     chosen: OutputFormat = "jsonl" if output_format == "jsonl" else "parquet"
     with output.progress_bars() as bars:
         task = bars.add_task("Reranking", total=None)

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from milvus_rerank.models import BUILTIN
-from milvus_rerank.registry import create, load
+from milvus_rerank.registry import find_loader
 from milvus_rerank.reranker.base import BaseRerankFunction
 
 
@@ -24,9 +23,7 @@ class RerankerSpec:
 
     def load(self) -> BaseRerankFunction:
         """Load the reranker."""
-        if self.name is None:
-            return load(self.model or f"{BUILTIN}rerank", **self.options)
-        return create(self.name, **({"model_name": self.model} if self.model else {}), **self.options)
+        return find_loader(self.name, self.model)(**self.options)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them, for the record of a job."""

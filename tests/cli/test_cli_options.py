@@ -8,6 +8,7 @@ import pytest
 from commands import Cli
 from fault_server import fault_server
 
+from milvus_rerank.cli.batch import batch
 from milvus_rerank.cli.demo import demo
 from milvus_rerank.cli.export import export
 from milvus_rerank.cli.index import index
@@ -19,6 +20,7 @@ from milvus_rerank.cli.serve import serve
 
 RERANKER = {"device", "dtype", "engine", "threads"}
 SHARED = {
+    batch: RERANKER | {"reranker", "model", "option", "as_json"},
     demo: RERANKER | {"candidates", "model", "as_json"},
     export: {"as_json"},
     index: {"uri", "token", "db_name", "timeout", "as_json"},
