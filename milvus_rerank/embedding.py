@@ -49,6 +49,12 @@ class StaticEmbedder:
         """The model's ``tokenizers.Tokenizer``."""
         return self._model.tokenizer
 
+    @property
+    def max_tokens(self) -> int | None:
+        """The most tokens of a text that the vector is of; None for no limit."""
+        limit = getattr(self._model, "max_length", 512)  # model2vec's default, before models had the attribute
+        return None if limit is None else int(limit)
+
     def encode_documents(self, documents: Sequence[str]) -> NDArray[np.float32]:
         """Embed documents.
 

@@ -81,6 +81,12 @@ def index(
         from milvus_rerank.indexing.split import make_splitter, tokenizer_of
 
         split = make_splitter(tokenizer_of(encoder), split_tokens, overlap)
+        if (most := getattr(encoder, "max_tokens", None)) and split_tokens > most:
+            output.note(
+                f"--split-tokens {split_tokens} is more than the {most} tokens that the embedder "
+                f"{encoder.model_name!r} reads: its vectors leave out the end of longer parts. "
+                f"Pass --split-tokens {most}, or less."
+            )
     chosen = options.split_commas(fields)
     corpus_options = CorpusOptions(input_format, text_field, id_field, None if chosen is None else tuple(chosen), split)
     with open_corpus(source, corpus_options, sys.stdin.buffer if stdin else None) as corpus:

@@ -53,6 +53,7 @@ class FunctionEmbedder:
     :param documents: embeds documents.
     :param queries: embeds queries.
     :param tokenizer: the model's ``tokenizers.Tokenizer``, to count tokens; None if it is not known.
+    :param max_tokens: the most tokens of a text that the model reads; None if it is not known.
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class FunctionEmbedder:
         documents: Callable[[list[str]], Any],
         queries: Callable[[list[str]], Any],
         tokenizer: Any = None,
+        max_tokens: int | None = None,
     ) -> None:
         self.model_name = model_name
         self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
         self._documents = documents
         self._queries = queries
         self._dim: int | None = None
@@ -153,7 +156,11 @@ def _sentence_transformers(source: ModelSource, folder: Path | None) -> Embedder
     tokenizer = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
     counts = hasattr(tokenizer, "no_truncation")  # a tokenizer of the tokenizers package
     return FunctionEmbedder(
-        source.name, embed(model.encode_document), embed(model.encode_query), tokenizer if counts else None
+        source.name,
+        embed(model.encode_document),
+        embed(model.encode_query),
+        tokenizer if counts else None,
+        model.max_seq_length,
     )
 
 

@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, get_args
 
-from milvus_rerank.indexing.collection import check_embedder, embedder_of
+from milvus_rerank.errors import InputError
+from milvus_rerank.indexing.collection import check_embedder, embedder_of, load
 from milvus_rerank.indexing.embedders import Embedder
 from milvus_rerank.indexing.schema import CollectionInfo, Mode, first_stage_of, text_field_of
 from milvus_rerank.reranker.base import BaseRerankFunction
@@ -49,6 +50,8 @@ def open_search(
     :param vector_field: the field to search; None for the one that :func:`first_stage_of` finds.
     :returns: the search.
     """
+    if text_field is None:
+        _check_dynamic_text(client, info)
     if mode is not None:
         check_choice(mode, "mode", get_args(Mode))
     stage = first_stage_of(info, mode, vector_field, text_field)
@@ -65,6 +68,22 @@ def open_search(
         text_field=text_field_of(info, text_field or {**info.bm25, **info.embedded}.get(vector_field or "")),
         first_stage=stage,
     )
+
+
+def _check_dynamic_text(client: Any, info: CollectionInfo) -> None:
+    """Raise an ``InputError`` if both a field and the dynamic field's key ``text`` may hold the texts."""
+    fields = info.fields
+    if "$meta" not in fields or "text" in fields or not info.texts or info.bm25 or info.embedded:
+        return  # with BM25 or an embedding function the schema says which field has the texts
+    load(client, info)
+    found: Any = ()
+    with suppress(*milvus_errors()):
+        found = open_source(client, info.name).rows_with("text", 30.0)()
+    if found:
+        raise InputError(
+            f"the texts of the collection {info.name!r} may be in {', '.join(map(repr, info.texts))} or in the key "
+            f"'text' of its dynamic field; choose the one to rerank by with --text-field"
+        )
 
 
 def absent_keys(client: Any, info: CollectionInfo, names: Sequence[str], timeout: float | None = 30.0) -> list[str]:

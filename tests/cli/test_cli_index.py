@@ -80,6 +80,17 @@ def test_long_texts_are_split_into_parts_that_know_their_document(cli: Cli, embe
     assert "add --split-tokens" in err
 
 
+@pytest.mark.needs("semantic_text_splitter")
+@pytest.mark.parametrize(("tokens", "told"), [(512, False), (513, True)])
+def test_parts_that_the_embedder_does_not_read_to_the_end_are_told(
+    cli: Cli, embedder: Path, tmp_path: Path, tokens: int, told: bool
+) -> None:
+    (tmp_path / "moon.txt").write_text("people walked on the moon. ", "utf-8")
+    code, _, err = cli("index", "moon.txt", "--split-tokens", tokens, "--embedder", embedder)
+    assert code == 0
+    assert (f"--split-tokens {tokens} is more than the 512 tokens that the embedder" in err) is told
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -93,6 +93,29 @@ def test_several_fields_ask_which(client: MilvusClient, own: FunctionEmbedder) -
     assert len(search("cats")) == 3
 
 
+@pytest.mark.parametrize("key", ["text", "body"])
+def test_a_field_and_a_dynamic_key_that_may_both_hold_the_texts_ask_which(
+    client: MilvusClient, own: FunctionEmbedder, key: str
+) -> None:
+    name = f"dynamic_{key}"
+    schema = client.create_schema(auto_id=True, enable_dynamic_field=True)
+    schema.add_field("pk", DataType.INT64, is_primary=True)
+    schema.add_field("url", DataType.VARCHAR, max_length=100)
+    schema.add_field("emb", DataType.FLOAT_VECTOR, dim=3)
+    params = client.prepare_index_params()
+    params.add_index("emb", index_type="AUTOINDEX", metric_type="COSINE")
+    client.create_collection(name, schema=schema, index_params=params, consistency_level="Strong")
+    client.insert(name, [{"url": "http://a", "emb": [1.0, 0.0, 0.0], key: "cats purr"}])
+    client.release_collection(name)
+    info = describe(client, name)
+    if key == "text":
+        with pytest.raises(InputError, match=r"may be in 'url' or in the key 'text' of its dynamic field; choose the"):
+            open_search(client, info, embedder=own)
+        assert [hit.text for hit in open_search(client, info, embedder=own, text_field="text")("cats")] == ["cats purr"]
+    else:
+        assert [hit.text for hit in open_search(client, info, embedder=own)("cats")] == ["http://a"]
+
+
 def test_bm25_alone_needs_no_embedder(client: MilvusClient) -> None:
     make(client, "full_text", dims={}, texts=("body", "other"), bm25=("body",))
     info = describe(client, "full_text")
