@@ -61,6 +61,7 @@ class Result(TypedDict):
     index: int
     relevance_score: float
     document: NotRequired[dict[str, Any] | str]
+    span: NotRequired[tuple[int, int]]
 
 
 class RerankAnswer(TypedDict):
@@ -132,6 +133,7 @@ class RerankRequest(VllmBody):
     return_documents: bool | None = RETURN_DOCUMENTS
     rank_fields: Annotated[list[str], Field(min_length=1, max_length=RANK_FIELDS)] | None = None
     raw_scores: bool = False
+    return_spans: bool = False
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
@@ -139,7 +141,7 @@ class RerankRequest(VllmBody):
             raise InputError("'raw_scores' and 'use_activation' contradict each other; send one of them")
         texts = [self._text(document, index) for index, document in enumerate(self.documents)]
         scale = "raw" if self.raw_scores else self.scale()
-        return Call([(self.query, texts)], self.top_n or None, scale, self.limits())
+        return Call([(self.query, texts)], self.top_n or None, scale, self.limits(), with_spans=self.return_spans)
 
     def answer(self, scored: Scored) -> RerankAnswer:
         """Format the scores as the client expects them."""
@@ -284,6 +286,9 @@ def _results(scored: Scored, documents: Sequence[Any] = ()) -> list[Result]:
     if documents:
         for result in results:
             result["document"] = documents[result["index"]]
+    for result in results if scored.spans else ():
+        if result["index"] in scored.spans:
+            result["span"] = scored.spans[result["index"]]
     return results
 
 

@@ -30,7 +30,7 @@ from milvus_rerank.server.settings import Settings
 if TYPE_CHECKING:
     from milvus_rerank.server.tracing import Traces
 
-PUBLIC = frozenset({"/", "/health", "/ready"})
+PUBLIC = frozenset({"/", "/docs", "/health", "/ready"})
 """Paths that need no key: they reveal neither the server's data nor its requests."""
 DASHSCOPE = "/api/v1/services/rerank/text-rerank/text-rerank"
 _STATUSES: tuple[tuple[type[errors.RerankError], int], ...] = (
@@ -113,7 +113,7 @@ class Application:
         _add_errors(app)
         _add_health(app, self)
         _add_scoring(app, self.service)
-        add_playground(app, milvus)
+        add_playground(app, milvus, self.service)
         routes = frozenset(path for route in app.routes if (path := getattr(route, "path", "")))
         self.middleware = RequestMiddleware(app, settings=settings, metrics=self.metrics, public=PUBLIC, routes=routes)
         self._entry = traces.wrap(self.middleware) if traces else self.middleware

@@ -1,7 +1,7 @@
 """Base of the request bodies: the keys that they may have, and the form that all of them are converted to."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, Field, field_validator, model_validator
 
 from milvus_rerank.scoring import Request
+from milvus_rerank.scoring.encoder import Span
 from milvus_rerank.scoring.prepared import TokenLimits
 
 Scale = Literal["model", "sigmoid", "raw"]
@@ -32,6 +33,7 @@ class Call:
     :param scale: the scores to return.
     :param limits: token limits of this request; None for the model's limits.
     :param instruction: says what is relevant; None or empty for the model's default.
+    :param with_spans: whether to return the parts of long documents that have their scores.
     """
 
     requests: list[Request]
@@ -39,6 +41,7 @@ class Call:
     scale: Scale = "model"
     limits: TokenLimits | None = None
     instruction: str | None = None
+    with_spans: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,14 @@ class Scored:
     :param scores: one score per document, in input order.
     :param order: positions of the documents to return, best first.
     :param tokens: the number of tokens that the model read.
+    :param spans: for the positions of long documents in ``order``, the part that has the score, if it was asked for.
     """
 
     model: str
     scores: Sequence[float]
     order: Sequence[int]
     tokens: int
+    spans: Mapping[int, Span] = field(default_factory=dict)
 
 
 IGNORED = frozenset(

@@ -18,7 +18,8 @@ from milvus_rerank.reranker.remote.function import RemoteRerankFunction
 from milvus_rerank.results import check_scores
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.activation import Activation, raw, sigmoid
-from milvus_rerank.scoring.prepared import TokenLimits, distinct_pairs
+from milvus_rerank.scoring.encoder import Span
+from milvus_rerank.scoring.prepared import Logits, TokenLimits, distinct_pairs
 from milvus_rerank.server.batcher import Batcher, BatchReport
 from milvus_rerank.server.body import Scale
 from milvus_rerank.server.queue import Batchable
@@ -33,12 +34,15 @@ class ModelRequest:
     :param tokens: the number of tokens of all documents, each with its query's, without padding; an estimate if the
         model does not count tokens.
     :param finish: a function from the rows' logits to the scores of all documents, in the order of the requests.
+    :param spans: a function from positions of documents of the only request to the parts that have their scores, once
+        ``finish`` was called; None if documents are read whole.
     """
 
     rows: Sequence[Any]
     widths: Sequence[int]
     tokens: int
     finish: Callable[[NDArray[np.float32], Scale], list[float]]
+    spans: Callable[[Sequence[int], threading.Event], list[Span | None]] | None = None
 
 
 class EngineModel:
@@ -75,12 +79,21 @@ class EngineModel:
         prepared = self._scorer.prepare(pairs, stop, limits)
         order = np.concatenate([*positions, np.empty(0, dtype=np.intp)])
 
+        finished: list[Logits] = []
+
         def finish(logits: NDArray[np.float32], scale: Scale) -> list[float]:
-            values = self._scorer.finish(prepared, logits)["value"][order]
+            finished.append(self._scorer.finish(prepared, logits)[order])
+            values = finished[0]["value"].copy()
             activations: dict[Scale, Activation] = {"raw": raw, "sigmoid": sigmoid, "model": self._scorer.activation}
             return [float(score) for score in activations[scale](values)]
 
-        return ModelRequest(prepared.rows, prepared.widths, int(prepared.logits["tokens"][order].sum()), finish)
+        def spans(wanted: Sequence[int], stop: threading.Event) -> list[Span | None]:
+            found = self._scorer.spans(requests[0], finished[0], wanted, stop)
+            return [found[position] for position in wanted]
+
+        tokens = int(prepared.logits["tokens"][order].sum())
+        chunked = len(requests) == 1 and self._scorer.chunks is not None
+        return ModelRequest(prepared.rows, prepared.widths, tokens, finish, spans if chunked else None)
 
 
 @dataclass(eq=False, slots=True)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -19,12 +20,14 @@ from starlette.responses import Response
 
 from milvus_rerank.errors import DeadlineError, InputError, ServiceTimeoutError, StoppedError
 from milvus_rerank.results import rank
+from milvus_rerank.scoring.encoder import Span
 from milvus_rerank.server.body import ENGINE_KEYS, Body, Call, Scored, set_keys
 from milvus_rerank.server.metrics import Metrics
 from milvus_rerank.server.models import CustomModel, EngineModel, Model, ModelRequest, Models, ServiceModel
 from milvus_rerank.server.queue import Job
 from milvus_rerank.server.settings import Limits
 
+T = TypeVar("T")
 TOKENIZERS = 4
 """The number of threads that tokenise."""
 
@@ -74,6 +77,7 @@ class Service:
         self._check(call)
         log["model"] = self.models.resolve(body.model)
         log["documents"] = sum(len(documents) for _, documents in call.requests)
+        spans: dict[int, Span] = {}
         try:
             with anyio.fail_after(self._limits.deadline) as scope:
                 model = await self.model(log["model"])
@@ -85,14 +89,18 @@ class Service:
                 if isinstance(model, ServiceModel):
                     scores = await self._ask(model, call, log, scope.deadline)
                 else:
-                    scores = await self._score(model, call, log, scope)
+                    scores, request = await self._score(model, call, log, scope)
+                    if call.with_spans and request.spans is not None:
+                        wanted = rank(scores, call.top_k)
+                        found = await self._in_thread(request.spans, wanted)
+                        spans = {index: span for index, span in zip(wanted, found, strict=True) if span is not None}
         except ServiceTimeoutError:
             raise
         except TimeoutError as error:
             raise DeadlineError(f"not done within the deadline of {self._limits.deadline:g} s") from error
         self._metrics.documents.labels(log["model"]).inc(log["documents"])
         self._metrics.tokens.labels(log["model"]).inc(log["tokens"])
-        answer = body.answer(Scored(log["model"], scores, rank(scores, call.top_k), log["tokens"]))
+        answer = body.answer(Scored(log["model"], scores, rank(scores, call.top_k), log["tokens"], spans))
         return Response(to_json(answer), media_type="application/json")
 
     async def drain(self, seconds: float) -> None:
@@ -130,10 +138,10 @@ class Service:
 
     async def _score(
         self, model: EngineModel | CustomModel, call: Call, log: dict[str, Any], scope: anyio.CancelScope
-    ) -> list[float]:
-        """Return one score per document, in the order of the requests."""
+    ) -> tuple[list[float], ModelRequest]:
+        """Return one score per document, in the order of the requests, and the prepared request."""
         with self._stage("tokenize"):
-            request = await self._prepare(model, call)
+            request = await self._in_thread(model.prepare, call.requests, call.limits)
         log["tokens"] = request.tokens
         logits = np.empty(0, dtype=np.float32)
         if request.rows:
@@ -148,13 +156,13 @@ class Service:
                 raise
             if job.started is not None:
                 self._metrics.stages.labels("queue").observe(job.started - job.arrived)
-        return request.finish(logits, call.scale)
+        return request.finish(logits, call.scale), request
 
-    async def _prepare(self, model: EngineModel | CustomModel, call: Call) -> ModelRequest:
-        """Tokenise a request in a thread. If its client leaves or its deadline passes, the work ends first."""
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Tokenise in a thread; the function gets an event that ends it. If the client leaves, the work ends first."""
         stop, context = threading.Event(), contextvars.copy_context()
         try:
-            work = self._tokenizers.submit(context.run, model.prepare, call.requests, call.limits, stop)
+            work = self._tokenizers.submit(context.run, partial(function, *arguments, stop))
         except RuntimeError as error:  # after close()
             raise StoppedError("the server is shutting down") from error
         self._stops.add(stop)

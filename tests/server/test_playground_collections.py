@@ -45,7 +45,9 @@ def client(tmp_path_factory: pytest.TempPathFactory, tiny_embedder: StaticEmbedd
 
 
 def best(milvus: Milvus, collection: str, mode: Any = "dense") -> str:
-    return str(milvus.search(SearchBody(query="moth in a computer", collection=collection, mode=mode))[0]["text"])
+    return str(
+        milvus.search(SearchBody(query="moth in a computer", collection=collection, mode=mode))["hits"][0]["text"]
+    )
 
 
 def test_each_collection_is_searched_with_the_embedder_that_made_it(client: Any, tiny_embedder: StaticEmbedder) -> None:
