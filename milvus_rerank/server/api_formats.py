@@ -11,6 +11,7 @@ DashScope.
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Discriminator, Field, Tag
@@ -139,19 +140,22 @@ class RerankRequest(VllmBody):
         """Convert the request to a :class:`Call`."""
         if self.raw_scores and self.use_activation:
             raise InputError("'raw_scores' and 'use_activation' contradict each other; send one of them")
-        texts = [self._text(document, index) for index, document in enumerate(self.documents)]
-        scale = "raw" if self.raw_scores else self.scale()
-        return Call([(self.query, texts)], self.top_n or None, scale, self.limits(), with_spans=self.return_spans)
+        texts = [
+            document if isinstance(document, str) else self._text(document, index)
+            for index, document in enumerate(self.documents)
+        ]
+        call = self.call_for([(self.query, texts)], self.top_n)
+        if not (self.raw_scores or self.return_spans):
+            return call
+        return replace(call, scale="raw" if self.raw_scores else call.scale, with_spans=self.return_spans)
 
     def answer(self, scored: Scored) -> RerankAnswer:
         """Format the scores as the client expects them."""
         documents = self.documents if self.return_documents else ()
         return _rerank_answer(scored, [{"text": text} if isinstance(text, str) else text for text in documents])
 
-    def _text(self, document: str | dict[str, Any], index: int) -> str:
-        """Return a document's text; with ``rank_fields``, the values of those fields of an object, one per line."""
-        if isinstance(document, str):
-            return document
+    def _text(self, document: dict[str, Any], index: int) -> str:
+        """Return an object's text; with ``rank_fields``, the values of those fields, one per line."""
         fields = list(dict.fromkeys(self.rank_fields or ["text"]))
         values = [value for name in fields if (value := document.get(name)) is not None]
         if not values or not all(isinstance(value, (str, int, float)) for value in values):
@@ -174,7 +178,7 @@ class CohereRequest(VllmBody):
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
-        return Call([(self.query, self.documents)], self.top_n or None, self.scale(), self.limits())
+        return self.call_for([(self.query, self.documents)], self.top_n)
 
     def answer(self, scored: Scored) -> RerankAnswer:
         """Format the scores as the client expects them; Cohere's API v2 itself returns no documents."""

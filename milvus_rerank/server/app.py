@@ -177,7 +177,7 @@ class Application:
     async def _load(self) -> None:
         try:
             for name in self._preload:
-                await self.service.model(name)
+                await self.service.load(name)
         except (errors.RerankError, OSError) as error:
             self.problem = f"model {name!r} does not load: {error}"
             logger.error("load", model=name, error=str(error))

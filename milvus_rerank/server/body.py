@@ -180,12 +180,9 @@ class VllmBody(Body):
             raise ValueError("0 would leave no text; -1 or absent is the model's limit")
         return tokens
 
-    def limits(self) -> TokenLimits | None:
-        """Return the request's token limits; None for those of the model."""
+    def call_for(self, requests: list[Request], top_k: int | None = None) -> Call:
+        """Return the :class:`Call` for queries with their documents, with this request's scale and token limits."""
         pair = None if self.truncate_prompt_tokens == -1 else self.truncate_prompt_tokens
         limits = TokenLimits(self.max_tokens_per_doc or None, pair, self.truncation_side == "left")
-        return None if limits == TokenLimits() else limits
-
-    def scale(self) -> Scale:
-        """Return the scores to answer with."""
-        return "raw" if self.use_activation is False else "model"
+        scale: Scale = "raw" if self.use_activation is False else "model"
+        return Call(requests, top_k or None, scale, None if limits == TokenLimits() else limits)

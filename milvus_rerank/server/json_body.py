@@ -1,6 +1,7 @@
 """Request bodies: values counted before they are built, and JSON parsed in one place."""
 
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
@@ -8,6 +9,7 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
 
+@dataclass(slots=True)
 class ValueCounter:
     """Count the values of a JSON body as its bytes arrive, before any of them is built.
 
@@ -15,10 +17,9 @@ class ValueCounter:
     text to read. The count is that of commas, colons and opening brackets outside strings.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._inside = 0  # 1 inside a string
-        self._backslash = b""  # the last byte of the part before, if it escapes the first byte of the next
+    count: int = 0
+    inside: int = 0  # 1 inside a string
+    backslash: bytes = b""  # the last byte of the part before, if it escapes the first byte of the next
 
     def add(self, part: bytes) -> int:
         """Count the values of the next part.
@@ -26,12 +27,12 @@ class ValueCounter:
         :param part: bytes; a part of 256 KiB takes about a millisecond.
         :returns: the values so far.
         """
-        part = self._backslash + part
+        part = self.backslash + part
         odd = (len(part) - len(part.rstrip(b"\\"))) % 2
-        part, self._backslash = (part[:-1], b"\\") if odd else (part, b"")
+        part, self.backslash = (part[:-1], b"\\") if odd else (part, b"")
         pieces = part.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
-        outside = b"".join(pieces[self._inside :: 2])
-        self._inside = (self._inside + len(pieces) - 1) % 2
+        outside = b"".join(pieces[self.inside :: 2])
+        self.inside = (self.inside + len(pieces) - 1) % 2
         self.count += sum(outside.count(sign) for sign in (b",", b":", b"[", b"{"))
         return self.count
 

@@ -10,7 +10,6 @@ import re
 import time
 import traceback
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import anyio
@@ -107,7 +106,8 @@ class RequestMiddleware:
         """Read a request and pass it on, or raise the reason for a refusal."""
         scope, limits = exchange.scope, self._settings.limits
         self._check_headers(scope, headers)
-        if scope["path"] not in self._public and not self._settings.admits(headers.get(b"authorization")):
+        settings = self._settings
+        if settings.keys and scope["path"] not in self._public and not settings.admits(headers.get(b"authorization")):
             raise _RefusedError(401, "no key, or a wrong one; send the header 'Authorization: Bearer KEY'")
         if scope["method"] != "POST":
             await self._run(exchange)
@@ -134,7 +134,9 @@ class RequestMiddleware:
         """Raise the reason to refuse a request for its headers."""
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES:
             raise _RefusedError(431, f"the headers have more than {HEADER_BYTES} bytes")
-        if repeated := _repeated(scope["headers"]):
+        names = [name.lower() for name, _ in scope["headers"] if name.lower() in _SINGLE]
+        if len(names) > len(set(names)):
+            repeated = max(names, key=names.count).decode()
             raise _RefusedError(400, f"the header {repeated!r} came more than once; send it once")
         host = headers.get(b"host", "")
         if scope["path"] not in PROBES and self._settings.refuses_host(host):
@@ -142,7 +144,8 @@ class RequestMiddleware:
             raise _RefusedError(
                 421, f"the host {host[:100]!r} is not this server's; start it with --allowed-host {name}"
             )
-        if self._settings.refuses_origin(headers.get(b"origin"), host):
+        origin = headers.get(b"origin")  # browsers send it with the requests of pages
+        if origin is not None and self._settings.refuses_origin(origin, host):
             raise _RefusedError(403, "a page of another site may not use this server; set a key, or use a proxy")
 
     async def _read(self, headers: dict[bytes, str], exchange: "_Exchange", body: bytearray) -> None:
@@ -269,12 +272,6 @@ class _Exchange:
             while await self.part():
                 pass
         await self.asgi_send({"type": "http.response.body", "body": b""})
-
-
-def _repeated(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the name of a header that must come once and came more often; "" if there is none."""
-    names = [name.lower() for name, _ in headers if name.lower() in _SINGLE]
-    return next((name.decode() for name in names if names.count(name) > 1), "")
 
 
 async def _receive_nothing() -> Message:

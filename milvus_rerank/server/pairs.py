@@ -65,7 +65,7 @@ class ScoreRequest(VllmBody):
 
     def call(self) -> Call:
         """Convert the request to a :class:`Call`."""
-        return Call(self._requests, scale=self.scale(), limits=self.limits())
+        return self.call_for(self._requests)
 
     def answer(self, scored: Scored) -> ScoreAnswer:
         """Format the scores as the client expects them."""

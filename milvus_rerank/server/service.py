@@ -80,7 +80,7 @@ class Service:
         spans: dict[int, Span] = {}
         try:
             with anyio.fail_after(self._limits.deadline) as scope:
-                model = await self.model(log["model"])
+                model = self.models.loaded.get(log["model"]) or await self.load(log["model"])
                 if call.instruction is not None:
                     model = await anyio.to_thread.run_sync(model.with_instruction, call.instruction)
                 if not isinstance(model, EngineModel) and (call.limits is not None or call.scale == "raw"):
@@ -116,14 +116,9 @@ class Service:
             call.cancel()
         self._tokenizers.shutdown(wait=False, cancel_futures=True)
 
-    async def model(self, name: str) -> Model:
-        """Return a model; load it in a thread at first use."""
-        model = self.models.loaded.get(name)
-        if model is None:
-            model = await anyio.to_thread.run_sync(
-                self.models.load, name, limiter=self._loading, abandon_on_cancel=True
-            )
-        return model
+    async def load(self, name: str) -> Model:
+        """Load a model in a thread, unless it is loaded, and return it."""
+        return await anyio.to_thread.run_sync(self.models.load, name, limiter=self._loading, abandon_on_cancel=True)
 
     async def _ask(self, model: ServiceModel, call: Call, log: dict[str, Any], end: float) -> list[float]:
         """Return a service's scores of all documents. If the client leaves or the deadline passes, the call ends."""
