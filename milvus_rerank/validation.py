@@ -112,19 +112,12 @@ def check_top_k(top_k: object) -> int | None:
     return number or None
 
 
-def check_count(value: object, name: str) -> int:
-    """Return an integer of at least 1; raise InputError, which names the option, for any other value."""
+def check_count(value: object, name: str, *, least: int = 1) -> int:
+    """Return an integer of at least 1, or of 0 for none; raise InputError, which names the option, for other values."""
     number = as_int(value)
-    if number is None or number < 1:
-        raise InputError(f"{name} must be a positive integer, got {describe(value)}")
-    return number
-
-
-def check_limit(value: object, name: str) -> int:
-    """Return an integer of at least 0; raise InputError, which names the option, for any other value."""
-    number = as_int(value)
-    if number is None or number < 0:
-        raise InputError(f"{name} must be an integer, 0 for none, got {describe(value)}")
+    if number is None or number < least:
+        expected = "a positive integer" if least else "an integer, 0 for none"
+        raise InputError(f"{name} must be {expected}, got {describe(value)}")
     return number
 
 

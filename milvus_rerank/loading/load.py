@@ -59,7 +59,10 @@ def load_scorer(options: LoadOptions) -> PairScorer:
     engine = loaded.engine
     # At level debug: the command shows level info to people, and this line only confirms their request.
     logger.debug("%s runs on %s with engine %s in %s", info.source.name, engine.device, engine.name, engine.dtype)
-    max_length = _max_length(options, loaded)
+    max_length = options.max_length or loaded.max_length
+    if loaded.position_limit is not None and max_length > loaded.position_limit:
+        logger.info("max_length %d is more than the model's %d positions", max_length, loaded.position_limit)
+        max_length = loaded.position_limit
     prompt = options.prompt if options.prompt is not None or options.flag is not None else loaded.settings.prompt
     encoder = _encoder(options, loaded, max_length, prompt)
     size = options.score_cache
@@ -81,14 +84,6 @@ def load_scorer(options: LoadOptions) -> PairScorer:
         at_once=PACKED_AT_ONCE if packed else AT_ONCE,
         instruct=partial(_encoder, options, loaded, max_length) if loaded.takes_instruction else None,
     )
-
-
-def _max_length(options: LoadOptions, loaded: Loaded) -> int:
-    max_length = options.max_length or loaded.max_length
-    if loaded.position_limit is not None and max_length > loaded.position_limit:
-        logger.info("max_length %d is more than the model's %d positions", max_length, loaded.position_limit)
-        return loaded.position_limit
-    return max_length
 
 
 def _encoder(options: LoadOptions, loaded: Loaded, max_length: int, prompt: str | None) -> Encoder:

@@ -16,7 +16,7 @@ from milvus_rerank.scoring.activation import ActivationName
 from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
 from milvus_rerank.scoring.encoder import Chunks, Encoder
 from milvus_rerank.scoring.pair_encoder import Affixes, Truncation
-from milvus_rerank.validation import as_int, check_choice, check_count, check_limit, check_list
+from milvus_rerank.validation import as_int, check_choice, check_count, check_list
 
 Long = Literal["truncate", "chunk"]
 """Ways to handle a document that is too long for the model: truncate it, or read it in windows."""
@@ -91,7 +91,7 @@ class FlagOptions:
     @property
     def merging_layers(self) -> tuple[int, ...]:
         """Layers before which document tokens are merged."""
-        return tuple(check_limit(layer, "compress_layers") for layer in _layers(self.compress_layers))
+        return tuple(check_count(layer, "compress_layers", least=0) for layer in _layers(self.compress_layers))
 
     def affixes(self, query: str = "", passage: str = "") -> Affixes:
         """Return the texts around queries and documents, given the model's default instructions for both."""
@@ -164,9 +164,9 @@ class LoadOptions:
                 check_count(count, name)
         if self.prompt is not None and not isinstance(self.prompt, str):
             raise InputError(f"prompt must be a string, got {self.prompt!r}")
-        check_limit(self.batching.token_cache, "token_cache")
+        check_count(self.batching.token_cache, "token_cache", least=0)
         if not isinstance(self.score_cache, ScoreCache):
-            check_limit(self.score_cache, "score_cache")
+            check_count(self.score_cache, "score_cache", least=0)
         if not isinstance(self.long, Chunks) and self.long not in get_args(Long):
             raise InputError(f"long must be 'truncate', 'chunk' or Chunks(...), got {self.long!r}")
         if self.long != "truncate":

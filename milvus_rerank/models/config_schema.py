@@ -1,79 +1,71 @@
 """Values that this package reads from a model's JSON files: their types and ranges. Other values may be anything."""
 
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
-
-from milvus_rerank.errors import ModelError
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 _MOST = 2**31 - 1  # of a size or a number of tokens
-
-Rule = tuple[str, Callable[[Any], bool]]
-"""The expected value, in words, and whether a value is one."""
+_ABOVE_0, _BELOW_1 = math.ulp(0.0), math.nextafter(1.0, 0.0)  # the nearest floats
 
 
-def _is_int(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MOST
+class Rule(NamedTuple):
+    """The values that a key may have.
+
+    :param expected: these values, in words.
+    :param types: their types. A bool is a number only if bool is among them.
+    :param least: the least number.
+    :param most: the largest number.
+    :param pattern: a regular expression for a string, or for the names in an object.
+    :param items: the rule for each item of a list, or each value of an object.
+    :param key: the key whose value counts if an object stands in place of the value.
+    """
+
+    expected: str
+    types: tuple[type, ...]
+    least: float = -math.inf
+    most: float = math.inf
+    pattern: str = ""
+    items: "Rule | None" = None
+    key: str = ""
+
+    def accepts(self, value: Any) -> bool:
+        """Tell whether a value follows the rule."""
+        if self.key and isinstance(value, dict):
+            value = value.get(self.key)
+        if isinstance(value, bool) or not isinstance(value, self.types):
+            return isinstance(value, bool) and bool in self.types
+        if isinstance(value, (int, float)):
+            return self.least <= value <= self.most  # False for NaN
+        names = [value] if isinstance(value, str) else value if isinstance(value, dict) else ()
+        if self.pattern and not all(re.fullmatch(self.pattern, name) for name in names):
+            return False
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return self.items is None or all(map(self.items.accepts, items))
 
 
-def _each(value: Any, test: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and all(map(test, value))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number_name(value: Any) -> bool:
-    return isinstance(value, str) and value.isascii() and value.isdigit() and int(value[:10]) <= _MOST
-
-
-def _is_nested(value: Any) -> bool:
-    return isinstance(value, (dict, list))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_length(value: Any) -> bool:
-    """Tell whether a value is a number of tokens: transformers writes 1e30 for "no limit"."""
-    return _is_number(value) and value >= 8  # NaN is not
-
-
-SIZE: Rule = ("a positive integer", lambda value: _is_int(value, 1))
-INDEX: Rule = ("an integer of 0 or more", lambda value: _is_int(value, 0))
-TEXT: Rule = ("a string", _is_text)
-TEXTS: Rule = ("a list of strings", lambda value: _each(value, _is_text))
-SWITCH: Rule = ("true or false", lambda value: isinstance(value, bool))
-MAPPING: Rule = ("an object", lambda value: isinstance(value, dict))
-SIDE: Rule = ("'left' or 'right'", lambda value: value in ("left", "right"))
-LENGTH: Rule = ("a number of tokens, at least 8", _is_length)
-EPSILON: Rule = ("a number between 0 and 1", lambda value: isinstance(value, float) and 0 < value < 1)
-NUMBER: Rule = ("a positive number", lambda value: _is_number(value) and value > 0)
-FRACTION: Rule = ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
-TOKEN: Rule = (
-    "a string, or an object with 'content'",
-    lambda value: _is_text(value.get("content") if isinstance(value, dict) else value),
-)
-LABELS: Rule = (
-    "an object from numbers to names",
-    lambda value: (
-        isinstance(value, dict) and all(map(_is_number_name, value)) and not any(map(_is_nested, value.values()))
-    ),
-)
-PROMPTS: Rule = (
-    "an object from names to strings",
-    lambda value: isinstance(value, dict) and all(text is None or isinstance(text, str) for text in value.values()),
-)
+SIZE = Rule("a positive integer", (int,), 1, _MOST)
+INDEX = Rule("an integer of 0 or more", (int,), 0, _MOST)
+TEXT = Rule("a string", (str,))
+TEXTS = Rule("a list of strings", (list,), items=TEXT)
+SWITCH = Rule("true or false", (bool,))
+MAPPING = Rule("an object", (dict,))
+SIDE = Rule("'left' or 'right'", (str,), pattern="left|right")
+LENGTH = Rule("a number of tokens, at least 8", (int, float), 8)  # transformers writes 1e30 for "no limit"
+EPSILON = Rule("a number between 0 and 1", (float,), _ABOVE_0, _BELOW_1)
+NUMBER = Rule("a positive number", (int, float), _ABOVE_0)
+FRACTION = Rule("a number from 0 to 1", (int, float), 0, 1)
+TOKEN = Rule("a string, or an object with 'content'", (str,), key="content")
+_NAME = Rule("a name", (str, int, float, bool, type(None)))
+LABELS = Rule("an object from numbers to names", (dict,), pattern="[0-9]{1,9}", items=_NAME)
+PROMPTS = Rule("an object from names to strings", (dict,), items=Rule("a string", (str, type(None))))
 
 SCHEMAS: Mapping[str, Mapping[str, Rule]] = {
     "config.json": {
         "architectures": TEXTS,
         "model_type": TEXT,
         "id2label": LABELS,
-        "num_labels": ("a number of labels, at most 100000", lambda value: _is_int(value, 1) and value <= 100_000),
+        "num_labels": Rule("a number of labels, at most 100000", (int,), 1, 100_000),
         "hidden_size": SIZE,
         "dim": SIZE,
         "hidden_dim": SIZE,
@@ -101,7 +93,7 @@ SCHEMAS: Mapping[str, Mapping[str, Rule]] = {
         "hidden_act": TEXT,
         "activation": TEXT,
         "position_embedding_type": TEXT,
-        "pad_token_id": ("an integer of -1 or more", lambda value: _is_int(value, -1)),
+        "pad_token_id": Rule("an integer of -1 or more", (int,), -1, _MOST),
         "sentence_transformers": MAPPING,
         "sbert_ce_default_activation_function": TEXT,
         "quantization_config": MAPPING,
@@ -137,20 +129,8 @@ SCHEMAS: Mapping[str, Mapping[str, Rule]] = {
 """Rules by file and key. A value of null is that of an absent key."""
 
 
-def check_values(path: Path, values: Mapping[str, Any]) -> None:
-    """Raise if a value of one of a model's JSON files cannot be meant.
-
-    :param path: the file.
-    :param values: its values.
-    :raises ModelError: with the file, the key, the value and what is expected.
-    """
-    for key, (expected, test) in SCHEMAS.get(path.name, {}).items():
-        value = values.get(key)
-        if value is not None and not test(value):
-            raise ModelError(f"{path}: {key!r} must be {expected}, got {_shown(value)}")
-
-
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return the beginning of a JSON value, for an error."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     text = repr(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from milvus_rerank.errors import ModelError
-from milvus_rerank.models.config_schema import check_values
+from milvus_rerank.models.config_schema import SCHEMAS, shown
 from milvus_rerank.models.source import ModelSource, model_folder, not_loaded
 
 CONFIGS = (
@@ -151,7 +151,10 @@ def read_config(folder: Path, name: str = "config.json", *, optional: bool = Fal
     values = read_json(path)
     if not isinstance(values, dict):
         raise ModelError(f"{path} must hold a JSON object, got {type(values).__name__}")
-    check_values(path, values)
+    for key, rule in SCHEMAS.get(path.name, {}).items():
+        value = values.get(key)
+        if value is not None and not rule.accepts(value):
+            raise ModelError(f"{path}: {key!r} must be {rule.expected}, got {shown(value)}")
     return values
 
 

@@ -54,40 +54,36 @@ def cache_argument(forward: Callable[..., Any]) -> str | None:
 
 def read_settings(folder: Path) -> SavedSettings:
     """Return the settings that sentence-transformers saved with a model; defaults if its files do not exist."""
+    settings = read_config(folder, "config_sentence_transformers.json", optional=True)
+    body = read_config(folder, "sentence_bert_config.json", optional=True)
     try:
-        return _read_settings(folder)
+        modules = []
+        if (path := folder / "modules.json").is_file():  # the only file that holds a list
+            modules = [dict(module) for module in read_json(path)]
+        kinds = body.get("modality_config")
+        form = ((kinds or {}).get("message") or {}).get("format")
+        options = dict((body.get("processing_kwargs") or {}).get("chat_template") or {})
+        options.pop("restore_suffix", None)  # sentence-transformers only: it is always restored here
+        tokens = None
+        for module in modules:
+            if str(module.get("type", "")).endswith("LogitScore"):
+                answers = read_config(folder, f"{module.get('path', '')}/config.json", optional=True)
+                if answers.get("true_token_id") is not None:
+                    tokens = int(answers["true_token_id"]), answers.get("false_token_id")
+        return SavedSettings(
+            activation=settings.get("activation_fn"),
+            prompt=(settings.get("prompts") or {}).get(settings.get("default_prompt_name")) or None,
+            tokens=tokens,
+            cross_encoder=settings.get("model_type") == "CrossEncoder",
+            modules=bool(modules),
+            chat=None if kinds is None else "message" in kinds,
+            in_parts=None if form not in ("structured", "flat") else form == "structured",
+            chat_options=options,
+            plain=all(str(module.get("type", "")).rpartition(".")[2] in _PLAIN for module in modules),
+        )
     except (AttributeError, TypeError, ValueError) as error:
         files = "modules.json, sentence_bert_config.json or config_sentence_transformers.json"
         raise ModelError(f"{files} in {folder} cannot be read: {error}") from error
-
-
-def _read_settings(folder: Path) -> SavedSettings:
-    settings = read_config(folder, "config_sentence_transformers.json", optional=True)
-    body = read_config(folder, "sentence_bert_config.json", optional=True)
-    modules = []
-    if (path := folder / "modules.json").is_file():  # the only file that holds a list
-        modules = [dict(module) for module in read_json(path)]
-    kinds = body.get("modality_config")
-    form = ((kinds or {}).get("message") or {}).get("format")
-    options = dict((body.get("processing_kwargs") or {}).get("chat_template") or {})
-    options.pop("restore_suffix", None)  # an option of sentence-transformers: this package always restores the suffix
-    tokens = None
-    for module in modules:
-        if str(module.get("type", "")).endswith("LogitScore"):
-            answers = read_config(folder, f"{module.get('path', '')}/config.json", optional=True)
-            if answers.get("true_token_id") is not None:
-                tokens = int(answers["true_token_id"]), answers.get("false_token_id")
-    return SavedSettings(
-        activation=settings.get("activation_fn"),
-        prompt=(settings.get("prompts") or {}).get(settings.get("default_prompt_name")) or None,
-        tokens=tokens,
-        cross_encoder=settings.get("model_type") == "CrossEncoder",
-        modules=bool(modules),
-        chat=None if kinds is None else "message" in kinds,
-        in_parts=None if form not in ("structured", "flat") else form == "structured",
-        chat_options=options,
-        plain=all(str(module.get("type", "")).rpartition(".")[2] in _PLAIN for module in modules),
-    )
 
 
 def model_type(config: Mapping[str, Any], settings: SavedSettings) -> ModelType:

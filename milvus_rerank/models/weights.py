@@ -50,9 +50,12 @@ class Tensor:
     size: int
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model: a single file, the files of an index, or an empty list."""
-    return _files(folder, WHOLE, INDEX)
+def weight_files(folder: Path, whole: str = WHOLE, index: str = INDEX) -> list[Path]:
+    """Return the files of a model's weights: a single file, the files of an index, or an empty list."""
+    path = folder / whole
+    if path.exists() or not (folder / index).exists():  # the order in which transformers looks
+        return [path] if path.exists() else []
+    return [folder / name for name in sorted(set(_weight_map(folder, index).values()))]
 
 
 def check_weights(name: str, config: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
@@ -66,16 +69,9 @@ def check_weights(name: str, config: Mapping[str, Any], folder: Path) -> dict[st
     """
     check_not_quantised(name, config)
     tensors = read_tensors(folder)
-    for path in () if tensors else _files(folder, PICKLED, PICKLED_INDEX):
+    for path in () if tensors else weight_files(folder, PICKLED, PICKLED_INDEX):
         check_file(path)
     return tensors
-
-
-def _files(folder: Path, whole: str, index: str) -> list[Path]:
-    path = folder / whole
-    if path.exists() or not (folder / index).exists():  # the order in which transformers looks
-        return [path] if path.exists() else []
-    return [folder / name for name in sorted(set(_weight_map(folder, index).values()))]
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -135,6 +131,7 @@ def _weight_map(folder: Path, index: str) -> dict[str, str]:
 def _read_header(path: Path) -> dict[str, Tensor]:
     check_file(path)
     size, target = path.stat().st_size, path.resolve()
+    tensors: dict[str, Tensor] = {}
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -142,7 +139,11 @@ def _read_header(path: Path) -> dict[str, Tensor]:
                 raise ModelError(f"{path} is not a whole safetensors file ({size} bytes){_AGAIN}")
             entries = json.loads(file.read(length))
         entries.pop("__metadata__", None)
-        tensors = {str(name): _place(target, entry, 8 + length) for name, entry in entries.items()}
+        for name, entry in entries.items():
+            (start, end), shape = map(int, entry["data_offsets"]), tuple(map(int, entry["shape"]))
+            if not 0 <= start <= end or min(shape, default=0) < 0:
+                raise ValueError("negative sizes")
+            tensors[str(name)] = Tensor(target, str(entry["dtype"]), shape, 8 + length + start, end - start)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is not a safetensors file, or is damaged{_AGAIN}: {error}") from error
     for name, tensor in tensors.items():
@@ -153,14 +154,6 @@ def _read_header(path: Path) -> dict[str, Tensor]:
         if bits is not None and math.prod(tensor.shape) * bits != 8 * tensor.size:
             raise ModelError(f"{path} is damaged: {name!r} has {tensor.size} bytes for shape {tensor.shape}{_AGAIN}")
     return tensors
-
-
-def _place(path: Path, entry: Mapping[str, Any], data: int) -> Tensor:
-    start, end = map(int, entry["data_offsets"])
-    shape = tuple(map(int, entry["shape"]))
-    if not 0 <= start <= end or min(shape, default=0) < 0:
-        raise ValueError("negative sizes")
-    return Tensor(path, str(entry["dtype"]), shape, data + start, end - start)
 
 
 def _check_plain(folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from milvus_rerank.engines.base import Batch
 from milvus_rerank.errors import InputError
-from milvus_rerank.validation import check_choice, check_count, check_limit
+from milvus_rerank.validation import check_choice, check_count
 
 Pair: TypeAlias = tuple[str, str]
 Row: TypeAlias = Any
@@ -34,7 +34,7 @@ class Chunks:
 
     def __post_init__(self) -> None:
         check_choice(self.score, "score", ("max", "mean", "first"))
-        check_limit(self.overlap, "overlap")
+        check_count(self.overlap, "overlap", least=0)
         if self.tokens is not None and check_count(self.tokens, "tokens") <= self.overlap:
             raise InputError(f"windows of {self.tokens} tokens cannot share {self.overlap}; use a smaller overlap")
 

@@ -1,6 +1,7 @@
 """Special tokens that a tokenizer puts around a pair: derived from its output, and checked."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from milvus_rerank.errors import ModelError
@@ -32,41 +33,30 @@ def find_template(tokenizer: Any) -> PairTemplate:
     # Two texts in each script that a vocabulary may cover; the first two with different tokens are used.
     for query, document in (("a", "b"), ("1", "2"), ("的", "是"), ("あ", "い")):
         left, right = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (query, document))
-        whole = tokenizer([query], [document], return_token_type_ids=True)
-        template = _split(whole["input_ids"][0], whole["token_type_ids"][0], left, right) if left != right else None
-        if template is None:
+        if left == right:
             continue
+        whole = tokenizer([query], [document], return_token_type_ids=True)
+        ids, types = whole["input_ids"][0], whole["token_type_ids"][0]
+        places = (
+            (0, start, start + len(left), second, second + len(right), len(ids))
+            for start in range(len(ids) - len(left) - len(right) + 1)
+            for second in range(start + len(left), len(ids) - len(right) + 1)
+            if ids[start : start + len(left)] == left and ids[second : second + len(right)] == right
+        )
+        ends = next(places, ())
+        parts = [set(types[begin:end]) or {0} for begin, end in pairwise(ends)]
+        if not parts or any(len(part) > 1 for part in parts):
+            continue
+        before, in_query, between, in_document, after = (part.pop() for part in parts)
+        prefix, _, middle, _, suffix = (tuple(ids[begin:end]) for begin, end in pairwise(ends))
         for query, document in (("who is it", "it is a test 12"), ("a query", "")):
             left, right = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (query, document))
-            expected = [*template.prefix, *left, *template.middle, *right, *template.suffix]
+            expected = [*prefix, *left, *middle, *right, *suffix]
             if list(tokenizer([query], [document])["input_ids"][0]) != expected:  # lists: "" alone would not count
                 break
         else:
-            return template
+            return PairTemplate(prefix, middle, suffix, (before, in_query, between, in_document, after))
     raise ModelError(
         f"{type(tokenizer).__name__} does not put a pair together as special tokens around query and document, "
         "which is the only form supported"
     )
-
-
-def _split(ids: list[int], types: list[int], query: list[int], document: list[int]) -> PairTemplate | None:
-    """Return the special tokens and token types of a pair; None if the pair does not hold the tokens of both texts."""
-    for start in range(len(ids) - len(query) - len(document) + 1):
-        end = start + len(query)
-        if ids[start:end] != query:
-            continue
-        for second in range(end, len(ids) - len(document) + 1):
-            last = second + len(document)
-            if ids[second:last] == document:
-                bounds = ((0, start), (start, end), (end, second), (second, last), (last, len(ids)))
-                parts = [set(types[low:high]) or {0} for low, high in bounds]
-                if any(len(part) > 1 for part in parts):
-                    return None
-                before, in_query, between, in_document, after = (part.pop() for part in parts)
-                return PairTemplate(
-                    tuple(ids[:start]),
-                    tuple(ids[end:second]),
-                    tuple(ids[last:]),
-                    (before, in_query, between, in_document, after),
-                )
-    return None
