@@ -73,9 +73,9 @@ def _graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | None
     if build:
         if carried:
             logger.info("model %s runs from its weights; its %s is not used", info.source.name, carried)
-        check_memory(info.source.name, read_tensors(folder), "float32", "cpu")
-        with_types = "token_type_ids" in inputs
-        return OpenedGraph(cache.build_graph(folder, info.config, info.source.name, with_types=with_types))
+        tensors, with_types = read_tensors(folder), "token_type_ids" in inputs
+        check_memory(info.source.name, tensors, "float32", "cpu")
+        return OpenedGraph(cache.build_graph(folder, tensors, info.config, info.source.name, with_types=with_types))
     has_tensors = bool({WHOLE, INDEX} & set(info.files))
     tensors = check_weights(info.source.name, info.config, folder) if has_tensors or not carried else {}
     if carried:

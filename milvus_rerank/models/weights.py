@@ -93,7 +93,18 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             if name not in headers[file]:
                 raise ModelError(f"{folder / file} lacks the weight {name!r} that {INDEX} says it holds{_AGAIN}")
             tensors[name] = headers[file][name]
-    _check_plain(folder, tensors)
+    for name, tensor in tensors.items():
+        if _SCALES.search(name) or (tensor.dtype not in _FLOATS and name.endswith((".weight", ".bias"))):
+            raise ModelError(
+                f"{folder} holds quantised weights ({name!r} is {tensor.dtype}), which do not run here; "
+                "use the float weights that they were made of"
+            )
+    for prefix in _WRAPPERS:
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            raise ModelError(
+                f"the names of all weights in {folder} begin with {prefix!r}: they were saved from a wrapped model. "
+                f"Save the model inside, as wrapped.{prefix}save_pretrained(FOLDER)"
+            )
     return {_OLD_NAME.sub(lambda found: _NEW_NAMES[found[0]], name): tensor for name, tensor in tensors.items()}
 
 
@@ -154,18 +165,3 @@ def _read_header(path: Path) -> dict[str, Tensor]:
         if bits is not None and math.prod(tensor.shape) * bits != 8 * tensor.size:
             raise ModelError(f"{path} is damaged: {name!r} has {tensor.size} bytes for shape {tensor.shape}{_AGAIN}")
     return tensors
-
-
-def _check_plain(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if _SCALES.search(name) or (tensor.dtype not in _FLOATS and name.endswith((".weight", ".bias"))):
-            raise ModelError(
-                f"{folder} holds quantised weights ({name!r} is {tensor.dtype}), which do not run here; "
-                "use the float weights that they were made of"
-            )
-    for prefix in _WRAPPERS:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            raise ModelError(
-                f"the names of all weights in {folder} begin with {prefix!r}: they were saved from a wrapped model. "
-                f"Save the model inside, as wrapped.{prefix}save_pretrained(FOLDER)"
-            )

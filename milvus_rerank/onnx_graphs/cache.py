@@ -22,7 +22,7 @@ from milvus_rerank.engines.base import LinkedGraph
 from milvus_rerank.errors import RerankError, WriteError, write_errors
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import content_key, identity_key
-from milvus_rerank.models.weights import IN_GRAPHS, Tensor, check_not_quantised, read_tensors, weight_files
+from milvus_rerank.models.weights import IN_GRAPHS, Tensor, check_not_quantised, weight_files
 from milvus_rerank.onnx_graphs.architectures import check_shapes
 from milvus_rerank.requirements import ENGINES, require
 
@@ -44,19 +44,21 @@ LONGEST_WAIT = 900.0
 _SILENT_WAIT = 5.0  # seconds before the log says for whom this process waits
 
 
-def build_graph(folder: Path, config: Mapping[str, Any], name: str, *, with_types: bool) -> Path | LinkedGraph:
+def build_graph(
+    folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], name: str, *, with_types: bool
+) -> Path | LinkedGraph:
     """Build the graph of a model, which reads the weights from the model's own files.
 
     Weights in types that graphs cannot read, such as 8-bit floats, are written to the cache in float32.
 
     :param folder: the folder of a model of BERT's family with safetensors.
+    :param tensors: its weights, as :func:`~milvus_rerank.models.weights.read_tensors` returns them.
     :param config: its ``config.json``.
     :param name: its name, for messages.
     :param with_types: whether the tokenizer makes token types.
     :returns: the graph over the model's files, or the file of a graph in the cache.
-    :raises ModelError: if the weights are missing, damaged, or do not fit the config.
+    :raises ModelError: if the weights are quantised, or do not fit the config.
     """
-    tensors = read_tensors(folder)
     files = tuple({tensor.path: None for tensor in tensors.values()})
     if all(tensor.dtype in IN_GRAPHS for tensor in tensors.values()):
         from milvus_rerank.onnx_graphs.build_bert import build

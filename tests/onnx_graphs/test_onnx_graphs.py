@@ -174,7 +174,7 @@ def test_a_missing_weight_is_named(tmp_path: Path) -> None:
     del weights["bert.encoder.layer.1.output.dense.bias"]
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"its weights lack bert\.encoder\.layer\.1\.output\.dense\.bias"):
-        build_graph(tmp_path, read_config(tmp_path), "m", with_types=True)
+        build_graph(tmp_path, read_tensors(tmp_path), read_config(tmp_path), "m", with_types=True)
 
 
 BERT = {"model_type": "bert", "hidden_act": "gelu", "max_position_embeddings": 40, **SIZES}
@@ -213,7 +213,7 @@ def test_a_built_graph_and_a_traced_one_give_the_same(tiny: dict[str, Path], tmp
     write_traced(
         tmp_path / "model.onnx", ModelSource(str(folder)), folder, ["input_ids", "attention_mask", "token_type_ids"]
     )
-    built = build_graph(folder, read_config(folder), "m", with_types=True)
+    built = build_graph(folder, read_tensors(folder), read_config(folder), "m", with_types=True)
     assert isinstance(built, LinkedGraph)
     given = batch(types=True, padding=0)
     engines = OnnxEngine(built), OpenVINOEngine(link_files(built))
