@@ -233,10 +233,10 @@ def test_the_copies_make_the_same_search(
         assert [float(score) for score, _ in lines] == pytest.approx(scores, abs=2e-3)
         if shutil.which("curl"):
             page.click("#curl")
-            done = subprocess.run(
+            answered = subprocess.run(
                 ["sh", "-c", page.locator("#code").inner_text()], capture_output=True, env=environment, timeout=60
             )
-            results = json.loads(done.stdout)["results"]
+            results = json.loads(answered.stdout)["results"]
             assert [row["relevance_score"] for row in results] == pytest.approx(scores, abs=2e-3)
 
 
