@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 PYTEST := pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 COMPAT := $(PYTEST) -m "compat and not hub" -o filterwarnings=default
 
-.PHONY: install demo test test-base test-newest test-oldest integration coverage bench check docs dist lock fix clean
+.PHONY: install demo test test-base test-frameworks test-newest test-oldest integration coverage bench check docs dist lock fix clean
 
 # $(call environment,FOLDER): an empty environment with a pip that knows dependency groups
 define environment
@@ -47,6 +47,12 @@ test-base:
 	$(call environment,$(VENV)-base)
 	$(VENV)-base/bin/python $(INSTALL) -c constraints.txt . --group test-base
 	$(VENV)-base/bin/$(PYTEST) -rs
+
+# The adapters beside their frameworks, where a missing framework is a failure.
+test-frameworks:
+	$(call environment,$(VENV)-frameworks)
+	$(VENV)-frameworks/bin/python $(INSTALL) -c constraints.txt -e ".[lite,langchain]" --group test-frameworks
+	MILVUS_RERANK_FRAMEWORKS=1 $(VENV)-frameworks/bin/python -m $(PYTEST) tests/integrations
 
 # The newest and the oldest versions that pyproject.toml allows, torch aside: a short suite, where warnings are no errors.
 test-newest:

@@ -49,6 +49,7 @@ PACKAGES = {
     "ir_measures": "eval",
     "fsspec": "ray",
     "ray": "ray",
+    "langchain_core": "langchain",
 }
 """The extra that installs each package, by import name; "" for packages that milvus-rerank always installs."""
 
@@ -62,8 +63,9 @@ EXTRAS = {
     "export": "int8, and graphs that torch traces",
     "eval": "nDCG and other metrics",
     "ray": "milvus-rerank batch, on many machines",
+    "langchain": "the LangChain adapter",
 }
-"""The purpose of each extra. The extra ``all`` installs all of them but ``ray``."""
+"""The purpose of each extra. The extra ``all`` installs all of them but ``ray`` and those of frameworks."""
 
 _FILES = ("tokenizers", "huggingface_hub")
 _GRAPHS = ("onnx", "ml_dtypes", "filelock", "platformdirs")

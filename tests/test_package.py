@@ -15,6 +15,7 @@ from milvus_rerank.engines.select import EngineName
 from milvus_rerank.errors import InputError
 
 HEAVY = ("torch", "transformers", "onnxruntime", "openvino", "pymilvus", "numpy", "model2vec", "typer", "rich")
+FRAMEWORKS = ("langchain_core", "llama_index", "haystack", "mcp", "pydantic")
 
 
 def run(code: str, **environment: str) -> str:
@@ -35,7 +36,9 @@ def test_the_classes_are_the_same_under_both_imports() -> None:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = f"import milvus_rerank, sys, json; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    code = (
+        f"import milvus_rerank, sys, json; print(json.dumps([m for m in {HEAVY + FRAMEWORKS!r} if m in sys.modules]))"
+    )
     assert json.loads(run(code)) == []
 
 

@@ -1,0 +1,44 @@
+"""Texts, rerankers and programs for the tests of the adapters."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from milvus_rerank import CrossEncoderRerankFunction
+
+QUERY = "who wrote the first program"
+TEXTS = [
+    "Charles Babbage designed a mechanical computer.",
+    "Ada Lovelace wrote the first program, for the analytical engine.",
+    "",
+    "Bread is baked in an oven.",
+    "Grace Hopper wrote the first compiler.",
+]
+ROOT = Path(__file__).parent.parent
+
+
+def framework(*names: str) -> None:
+    """Skip a file of tests if a framework is not installed; with make test-frameworks this is a failure."""
+    for name in names:
+        if "MILVUS_RERANK_FRAMEWORKS" in os.environ:
+            __import__(name)
+        pytest.importorskip(name, reason=f"needs {name}; make test-frameworks installs it")
+
+
+def direct() -> list[tuple[int, float]]:
+    """Return positions and scores of the texts, best first, as the reranker itself gives them."""
+    results = CrossEncoderRerankFunction("builtin/rerank", device="cpu")(QUERY, TEXTS, None)
+    return [(result.index, result.score) for result in results]
+
+
+def run_example(name: str, folder: Path) -> str:
+    """Run a program of examples/ and return what it prints; warnings on stderr are allowed."""
+    command = [sys.executable, str(ROOT / "examples" / name)]
+    ran = subprocess.run(
+        command, cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
