@@ -48,11 +48,16 @@ test-base:
 	$(VENV)-base/bin/python $(INSTALL) -c constraints.txt . --group test-base
 	$(VENV)-base/bin/$(PYTEST) -rs
 
-# The adapters beside their frameworks, where a missing framework is a failure.
+# The adapters beside their frameworks, where a missing framework is a failure. LlamaIndex has an environment for itself: its
+# vector store for Milvus takes pymilvus 2 only, so that Milvus' packages are not those of the lock.
 test-frameworks:
 	$(call environment,$(VENV)-frameworks)
-	$(VENV)-frameworks/bin/python $(INSTALL) -c constraints.txt -e ".[lite,langchain]" --group test-frameworks
-	MILVUS_RERANK_FRAMEWORKS=1 $(VENV)-frameworks/bin/python -m $(PYTEST) tests/integrations
+	$(VENV)-frameworks/bin/python $(INSTALL) -c constraints.txt -e ".[lite,langchain,haystack,mcp]" --group test-frameworks
+	MILVUS_RERANK_FRAMEWORKS="langchain haystack mcp" $(VENV)-frameworks/bin/python -m $(PYTEST) tests/integrations
+	$(call environment,$(VENV)-llamaindex)
+	grep -Ev '^(pymilvus|milvus-lite|setuptools)=' constraints.txt >$(VENV)-llamaindex/constraints.txt
+	$(VENV)-llamaindex/bin/python $(INSTALL) -c $(VENV)-llamaindex/constraints.txt -e ".[llamaindex]" --group test-llamaindex
+	MILVUS_RERANK_FRAMEWORKS=llama $(VENV)-llamaindex/bin/python -m $(PYTEST) tests/integrations
 
 # The newest and the oldest versions that pyproject.toml allows, torch aside: a short suite, where warnings are no errors.
 test-newest:

@@ -50,6 +50,9 @@ PACKAGES = {
     "fsspec": "ray",
     "ray": "ray",
     "langchain_core": "langchain",
+    "llama_index": "llamaindex",
+    "haystack": "haystack",
+    "mcp": "mcp",
 }
 """The extra that installs each package, by import name; "" for packages that milvus-rerank always installs."""
 
@@ -64,6 +67,9 @@ EXTRAS = {
     "eval": "nDCG and other metrics",
     "ray": "milvus-rerank batch, on many machines",
     "langchain": "the LangChain adapter",
+    "llamaindex": "the LlamaIndex adapter",
+    "haystack": "the Haystack adapter",
+    "mcp": "milvus-rerank mcp",
 }
 """The purpose of each extra. The extra ``all`` installs all of them but ``ray`` and those of frameworks."""
 

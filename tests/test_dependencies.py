@@ -17,7 +17,12 @@ from milvus_rerank.errors import InputError, MissingDependencyError, install_com
 from milvus_rerank.loading import load_sentence_transformers
 
 PACKAGE = Path(milvus_rerank.__file__).parent
-DISTRIBUTIONS = {"bs4": "beautifulsoup4", "grpc": "grpcio"}
+DISTRIBUTIONS = {
+    "bs4": "beautifulsoup4",
+    "grpc": "grpcio",
+    "haystack": "haystack-ai",
+    "llama_index": "llama-index-core",
+}
 """Distributions that are not called as what they are imported by."""
 
 
