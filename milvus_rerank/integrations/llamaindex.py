@@ -26,8 +26,8 @@ _KEPT = "retrieval_score"
 class RerankPostprocessor(BaseNodePostprocessor):
     """Rerank nodes, for query engines and retrievers.
 
-    It returns new ``NodeWithScore`` objects and does not change the nodes that came in. The reranker reads the text that
-    an embedding model would (``MetadataMode.EMBED``). ``reranker`` is a name for :func:`milvus_rerank.load`, which
+    It returns new ``NodeWithScore`` objects and does not change the nodes that came in. The reranker reads the text
+    that an embedding model would (``MetadataMode.EMBED``). ``reranker`` is a name for :func:`milvus_rerank.load`, which
     takes ``options``, or a rerank function; only a name can be read back with ``from_dict``. ``top_n`` is the most
     nodes to return, None for all; ``threshold`` is the least score to return. With ``keep_retrieval_score``, the
     metadata hold a node's former score as ``retrieval_score``, which neither embeddings nor language models read.
