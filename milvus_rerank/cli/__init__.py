@@ -10,6 +10,8 @@ from milvus_rerank import __version__
 from milvus_rerank.cli import batch, demo, export, index, models, rerank, search, serve
 from milvus_rerank.cli.dashes import TextCommand
 from milvus_rerank.cli.output import NARROW, calm, drop_stdout, open_streams, print_error
+from milvus_rerank.cli import batch, demo, export, index, mcp, models, rerank, search, serve
+from milvus_rerank.cli.output import calm, drop_stdout, open_streams, print_error
 from milvus_rerank.errors import RerankError
 
 columns = shutil.get_terminal_size().columns
@@ -24,6 +26,8 @@ app = typer.Typer(
 for module in (demo, rerank, index, search, serve, batch, export, models):
     takes_texts = module in (rerank, search)
     app.command(cls=TextCommand if takes_texts else None)(getattr(module, module.__name__.rpartition(".")[2]))
+for module in (demo, rerank, index, search, serve, mcp, batch, export, models):
+    app.command()(getattr(module, module.__name__.rpartition(".")[2]))
 
 
 def _version(wanted: bool) -> None:
