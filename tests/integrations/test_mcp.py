@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapting import QUERY, ROOT, TEXTS, direct, framework
+from adapting import QUERY, ROOT, TEXTS, direct, framework, run_example
 from two_stage_docs import Failing
 
 framework("mcp", "milvus_lite")
@@ -191,3 +192,9 @@ def wait_for_port(port: int, process: Any) -> None:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_the_example_finds_the_first_program(tmp_path: Path) -> None:
+    printed = run_example("mcp_client.py", tmp_path)
+    expected = r"tools: list_models, rerank, search\n-?\d+\.\d\d  lovelace\n-?\d+\.\d\d  \w+\n"
+    assert re.fullmatch(expected, printed), printed
