@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check
 TORCH := torch==2.13.0
+LOCK = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header
 PYTEST := pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 COMPAT := $(PYTEST) -m "compat and not hub" -o filterwarnings=default
 
@@ -48,15 +49,15 @@ test-base:
 	$(VENV)-base/bin/python $(INSTALL) -c constraints.txt . --group test-base
 	$(VENV)-base/bin/$(PYTEST) -rs
 
-# The adapters beside their frameworks, where a missing framework is a failure. LlamaIndex has an environment for itself: its
-# vector store for Milvus takes pymilvus 2 only, so that Milvus' packages are not those of the lock.
+# The adapters beside their frameworks, where a missing framework is a failure. They have locks for themselves: LlamaIndex'
+# vector store for Milvus takes pymilvus 2 only, and LangChain an async-timeout that others refuse.
 test-frameworks:
 	$(call environment,$(VENV)-frameworks)
-	$(VENV)-frameworks/bin/python $(INSTALL) -c constraints.txt -e ".[lite,langchain,haystack,mcp]" --group test-frameworks
+	$(VENV)-frameworks/bin/python $(INSTALL) -c tests/integrations/frameworks.txt \
+		-e ".[lite,langchain,haystack,mcp]" --group test-frameworks
 	MILVUS_RERANK_FRAMEWORKS="langchain haystack mcp" $(VENV)-frameworks/bin/python -m $(PYTEST) tests/integrations
 	$(call environment,$(VENV)-llamaindex)
-	grep -Ev '^(pymilvus|milvus-lite|setuptools)=' constraints.txt >$(VENV)-llamaindex/constraints.txt
-	$(VENV)-llamaindex/bin/python $(INSTALL) -c $(VENV)-llamaindex/constraints.txt -e ".[llamaindex]" --group test-llamaindex
+	$(VENV)-llamaindex/bin/python $(INSTALL) -c tests/integrations/llamaindex.txt -e ".[llamaindex]" --group test-llamaindex
 	MILVUS_RERANK_FRAMEWORKS=llama $(VENV)-llamaindex/bin/python -m $(PYTEST) tests/integrations
 
 # The newest and the oldest versions that pyproject.toml allows, torch aside: a short suite, where warnings are no errors.
@@ -69,7 +70,7 @@ test-newest:
 test-oldest:
 	$(call environment,$(VENV)-oldest)
 	$(VENV)-oldest/bin/python $(INSTALL) --group lock
-	echo "$(TORCH)" | $(VENV)-oldest/bin/uv pip compile --quiet --resolution lowest-direct --all-extras \
+	echo "$(TORCH)" | $(VENV)-oldest/bin/uv pip compile --quiet --resolution lowest-direct --extra all \
 		--python $(VENV)-oldest/bin/python -c - pyproject.toml --output-file $(VENV)-oldest/constraints.txt >/dev/null
 	$(call torch,$(VENV)-oldest,-c $(VENV)-oldest/constraints.txt)
 	$(VENV)-oldest/bin/python $(INSTALL) -c $(VENV)-oldest/constraints.txt -e ".[all]" --group test-base
@@ -113,6 +114,9 @@ lock:
 		--group dev --group lock --no-annotate --no-header -c - pyproject.toml | grep -Ev '^(nvidia|cuda|triton)-?' \
 		>constraints.new
 	mv constraints.new constraints.txt
+	$(LOCK) --extra lite --extra langchain --extra haystack --extra mcp --group test-frameworks pyproject.toml \
+		>tests/integrations/frameworks.txt
+	$(LOCK) --extra llamaindex --group test-llamaindex pyproject.toml >tests/integrations/llamaindex.txt
 
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix
