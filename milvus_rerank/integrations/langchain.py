@@ -12,7 +12,7 @@ from milvus_rerank.integrations.core import (
     score_metadata,
 )
 
-require_framework("the LangChain adapter", "langchain-core", "1.0", "langchain")
+require_framework("the LangChain adapter", "langchain-core", "1.3", "langchain")
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun, Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
