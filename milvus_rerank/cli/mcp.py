@@ -13,7 +13,9 @@ def mcp(
     model: options.Model = None,
     reranker: options.Reranker = None,
     device: options.Device = None,
-    dtype: options.Dtype = None,
+    dtype: options.Precision = None,
+    engine: options.Engine = None,
+    threads: options.Threads = None,
     option: options.RerankerOption = None,
     milvus_uri: Annotated[str, typer.Option(help="A Milvus for the tool search: a *.db path, or a server's URL.")] = "",
     collection: Annotated[
@@ -45,8 +47,11 @@ def mcp(
         client = None
         if milvus_uri:
             client = stack.enter_context(open_client(milvus_uri, token=token, db_name=db_name, must_exist=True))
+        chosen = options.choose_reranker(
+            None, reranker, option, model_name=model, device=device, dtype=dtype, engine=engine, threads=threads
+        )
         server = make_server(
-            options.make_reranker(reranker, model, device, dtype, option),
+            options.make_reranker(chosen),
             client,
             tuple(collection or ()),
             embedder=embedder,
