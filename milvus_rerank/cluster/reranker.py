@@ -7,6 +7,8 @@ from typing import Any
 from milvus_rerank.registry import find_loader
 from milvus_rerank.reranker.base import BaseRerankFunction
 
+_SECRETS = ("key", "password", "secret", "token", "client", "headers")
+
 
 @dataclass(frozen=True, slots=True)
 class RerankerSpec:
@@ -26,7 +28,10 @@ class RerankerSpec:
         return find_loader(self.name, self.model)(**self.options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them, for the record of a job."""
-        options = {key: str(value) if not isinstance(value, (str, int, float, bool)) else value
-                   for key, value in sorted(self.options.items())}  # fmt: skip
+        """Return the fields as JSON can hold them, for the record of a job; secrets are left out."""
+        options = {
+            key: value if isinstance(value, (str, int, float, bool)) else str(value)
+            for key, value in sorted(self.options.items())
+            if not any(word in key for word in _SECRETS)
+        }
         return {"name": self.name, "model": self.model, "options": options}

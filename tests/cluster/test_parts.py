@@ -10,6 +10,7 @@ import pytest
 from milvus_rerank.cluster import stage
 from milvus_rerank.cluster.merge import merge_group
 from milvus_rerank.cluster.queries import QueryFields, QueryRow
+from milvus_rerank.cluster.reranker import RerankerSpec
 from milvus_rerank.cluster.scores import RowScores, order, score_rows
 from milvus_rerank.cluster.stage import cut_parts, stage_file
 from milvus_rerank.errors import ModelError
@@ -127,3 +128,16 @@ def test_a_model_that_cannot_be_used_ends_the_job() -> None:
 def test_order_is_by_score_then_position() -> None:
     assert order([0.5, None, 2.0, 0.5]) == [2, 0, 3]
     assert RowScores().error == ""
+
+
+def test_the_record_of_a_job_holds_no_secret() -> None:
+    options = {
+        "api_key": "secret",
+        "client": object(),
+        "base_url": "http://h",
+        "timeout": 5,
+        "headers": {"x": "secret"},
+    }
+    assert RerankerSpec("tei", None, options).to_dict() == {
+        "name": "tei", "model": None, "options": {"base_url": "http://h", "timeout": 5}
+    }  # fmt: skip
