@@ -1,11 +1,8 @@
 """``milvus-rerank batch`` on Ray of this machine: scores, counts, a job that was killed, and what is refused."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -76,27 +73,6 @@ def test_results_are_those_of_a_direct_call_and_no_row_is_lost(tmp_path: Path) -
     assert again.stdout == f"5 queries read = 3 with results + 2 failed; 2530 pairs ({tmp_path / 'out'})\n"
     other = run(*arguments, "--text-field", "body")
     assert (other.returncode, "holds another run, with other fields" in other.stderr) == (1, True)
-
-
-def test_a_job_that_was_killed_goes_on(tmp_path: Path) -> None:
-    source = write(tmp_path / "in.jsonl", [query(f"q{number}", 1000) for number in range(20)])
-    arguments = (source, "-o", tmp_path / "out", "--format", "jsonl", *BUILTIN, "--json")
-    scored = tmp_path / "out" / ".work" / "scored"
-    process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, start_new_session=True)
-    end = time.monotonic() + SECONDS
-    while len(list(scored.glob("*/*.parquet"))) < 2:
-        assert process.poll() is None, "the job ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    done = run(*arguments)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert [report[name] for name in ("queries", "results", "failed", "pairs")] == [20, 20, 0, 20_000]
-    assert report["scored"] <= 16_000, "finished work was repeated"
-    results = read_results(tmp_path / "out")
-    assert {name: len(set(row["ids"])) for name, row in results.items()} == {f"q{n}": 1000 for n in range(20)}
 
 
 def test_what_cannot_be_done_is_told_before_work_begins(tmp_path: Path) -> None:
