@@ -4,47 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from bulk_jobs import BUILTIN, SECONDS, command, query, read_results, run, write
 
 pytest.importorskip("ray")
-
-SECONDS = 300
-BUILTIN = ("--device", "cpu", "--option", "threads=1")
-
-
-def command(*arguments: Any) -> list[str]:
-    return [sys.executable, "-m", "milvus_rerank", "batch", *map(str, arguments)]
-
-
-def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=SECONDS)
-
-
-def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
-    return path
-
-
-def query(name: str, count: int) -> dict[str, Any]:
-    words = ("dogs", "bark", "cats", "sleep", "engines", "compute", "numbers", "stones")
-    texts = [" ".join(words[(number * step) % 8] for step in range(1, 6)) for number in range(count)]
-    documents = [{"id": f"{name}-{number}", "text": f"{text} {number}"} for number, text in enumerate(texts)]
-    return {"query_id": name, "query": f"which {words[len(name) % 8]} {words[count % 8]}", "documents": documents}
-
-
-def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for path in (folder / "results").glob("*.jsonl"):
-        for line in path.read_text("utf-8").splitlines():
-            row = json.loads(line)
-            assert row["query_id"] not in found, "a query has results twice"
-            found[row["query_id"]] = row
-    return found
 
 
 def test_a_job_that_was_killed_goes_on(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ class CascadeRerankFunction(BaseRerankFunction):
 
     @property
     def takes_instruction(self) -> bool:
-        """Whether one of the stages takes instructions."""
+        """True if one of the stages takes instructions."""
         return any(reranker.takes_instruction for reranker in self.rerankers)
 
     def _instructed(self, instruction: str) -> "Self":

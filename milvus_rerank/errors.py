@@ -9,7 +9,7 @@ RerankError
 ├── WriteError              a file that cannot be written, or a lock that another process keeps
 ├── ForkError               a model that a forked process cannot use
 ├── DeviceError              a device that this machine does not have
-├── OutOfMemoryError         a single pair does not fit the device's memory
+├── OutOfMemoryError         a model's weights or a single pair do not fit the device's memory
 ├── MissingDependencyError   a package is not installed
 ├── RegistryError            an unknown reranker name, a name clash, or a plugin that does not load
 ├── SearchError              Milvus failed, or did not answer in time

@@ -109,7 +109,8 @@ def rerank_files(
     finished = _open_job(folder, settings)
     if finished is not None:
         return finished
-    split = gpus > 0 or spec.load().pointwise  # loads once here, so that a wrong name or option is told at once
+    # Loading it here shows a wrong name or option at once; this machine may lack the GPU of the workers.
+    split = gpus > 0 or spec.load().pointwise
     staged, scored = folder / ".work" / "staged", folder / ".work" / "scored"
     with runtime.connected(address, workers, cpus, gpus) as pool:
         stage = partial(_stage, files=files, fields=names, folder=str(staged), split=split)
@@ -119,7 +120,7 @@ def rerank_files(
         parts = [part for summary in summaries for part in summary.parts]
         left = [part for part in parts if not (scored / part).exists()]
         scoring = time.perf_counter()
-        arguments = {"spec": spec, "staged": str(staged), "scored": str(scored)}
+        arguments = {"spec": spec, "staged": str(staged), "scored": str(scored), "split": split}
         done = pool.run_workers(PartWorker, arguments, left, total, progress)
         score_seconds = time.perf_counter() - scoring
         groups = [list(group) for summary in summaries for group in summary.groups]
@@ -150,12 +151,15 @@ def _open_job(folder: Path, settings: dict[str, Any]) -> BatchReport | None:
     if path.exists():
         job = json.loads(path.read_text("utf-8"))
         changed = [name for name, value in settings.items() if job["settings"].get(name) != value]
-        if changed:
+        started = "report" in job or (folder / ".work" / "scored").exists()
+        if changed and started:
             raise InputError(
                 f"{folder} holds another run, with other {', '.join(changed)}; choose another folder, or delete it"
             )
-        return BatchReport(**job["report"]) if "report" in job else None
-    if folder.exists() and any(folder.iterdir()):
+        if not changed:
+            return BatchReport(**job["report"]) if "report" in job else None
+        shutil.rmtree(folder / ".work", ignore_errors=True)  # nothing was scored: the input was mended, for instance
+    elif folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no {JOB} of a run; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(path, {"settings": settings})
@@ -234,10 +238,17 @@ class PartWorker:
     :param spec: the reranker.
     :param staged: the folder of the parts.
     :param scored: the folder for their scores.
+    :param split: whether the documents of a query may be in several parts.
+    :raises InputError: if the reranker needs all documents of a query together, and ``split`` does not keep them so.
     """
 
-    def __init__(self, spec: RerankerSpec, staged: str, scored: str) -> None:
+    def __init__(self, spec: RerankerSpec, staged: str, scored: str, *, split: bool) -> None:
         self.reranker = spec.load()
+        if split and not self.reranker.pointwise:
+            raise InputError(
+                f"{self.reranker!r} scores the documents of a query together, which workers with GPUs do not keep "
+                "together; run it without gpus"
+            )
         self.staged, self.scored = Path(staged), Path(scored)
 
     def __call__(self, part: str) -> int:

@@ -22,7 +22,7 @@ PART_CHARACTERS = 32_000_000
 
 @dataclass(frozen=True, slots=True)
 class StagedFile:
-    """What became of one input file.
+    """Summary of one input file.
 
     :param parts: the names of its parts, in order.
     :param groups: lists of consecutive parts; no query reaches from one group into another.

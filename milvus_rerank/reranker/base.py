@@ -40,7 +40,7 @@ class BaseRerankFunction(CrossEncoderMethods, ABC):
 
     @property
     def takes_instruction(self) -> bool:
-        """Whether calls may give an instruction: a sentence for the model that says what is relevant."""
+        """True if calls may give an instruction: a sentence for the model that says what is relevant."""
         return False
 
     def with_instruction(self, instruction: str) -> "Self":

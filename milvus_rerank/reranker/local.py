@@ -98,7 +98,7 @@ class EngineRerankFunction(BaseRerankFunction):
 
     @property
     def takes_instruction(self) -> bool:
-        """Whether the model was trained with instructions."""
+        """True if the model was trained with instructions."""
         return self.scorer.instruct is not None
 
     def _instructed(self, instruction: str) -> "Self":

@@ -1,49 +1,17 @@
 """``milvus-rerank batch`` on Ray of this machine: scores, counts, a job that was killed, and what is refused."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from bulk_jobs import BUILTIN, query, read_results, run, write
 
 from milvus_rerank import CrossEncoderRerankFunction
+from milvus_rerank.cluster.batch import PartWorker
+from milvus_rerank.cluster.reranker import RerankerSpec
+from milvus_rerank.errors import InputError
 
 pytestmark = pytest.mark.needs("ray", "pyarrow", "fsspec")
-
-SECONDS = 300
-BUILTIN = ("--device", "cpu", "--option", "threads=1")
-
-
-def command(*arguments: Any) -> list[str]:
-    return [sys.executable, "-m", "milvus_rerank", "batch", *map(str, arguments)]
-
-
-def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=SECONDS)
-
-
-def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
-    return path
-
-
-def query(name: str, count: int) -> dict[str, Any]:
-    words = ("dogs", "bark", "cats", "sleep", "engines", "compute", "numbers", "stones")
-    texts = [" ".join(words[(number * step) % 8] for step in range(1, 6)) for number in range(count)]
-    documents = [{"id": f"{name}-{number}", "text": f"{text} {number}"} for number, text in enumerate(texts)]
-    return {"query_id": name, "query": f"which {words[len(name) % 8]} {words[count % 8]}", "documents": documents}
-
-
-def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for path in (folder / "results").glob("*.jsonl"):
-        for line in path.read_text("utf-8").splitlines():
-            row = json.loads(line)
-            assert row["query_id"] not in found, "a query has results twice"
-            found[row["query_id"]] = row
-    return found
 
 
 def test_results_are_those_of_a_direct_call_and_no_row_is_lost(tmp_path: Path) -> None:
@@ -78,6 +46,7 @@ def test_results_are_those_of_a_direct_call_and_no_row_is_lost(tmp_path: Path) -
 def test_what_cannot_be_done_is_told_before_work_begins(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [query("a", 2)])
     twice = write(tmp_path / "twice.jsonl", [query("a", 2), query("b", 2), query("a", 2)])
+    write(tmp_path / "again.jsonl", [query("c", 2), query("c", 2)])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep me")
     cases = (
@@ -87,6 +56,8 @@ def test_what_cannot_be_done_is_told_before_work_begins(tmp_path: Path) -> None:
         ((source, "-o", tmp_path / "full"), "is not empty and holds no job.json of a run"),
         ((source, "-o", tmp_path / "4", "--documents-field", "hits"), "no column 'hits'; it has 'query_id'"),
         ((twice, "-o", tmp_path / "5"), "1 query ids repeat; 'a' is in"),
+        # Nothing was scored in this folder: another input may use it, and is looked at anew.
+        ((tmp_path / "again.jsonl", "-o", tmp_path / "5"), "1 query ids repeat; 'c' is in"),
         ((source, "-o", tmp_path / "6", "--workers", "many"), "expected a number or auto"),
     )
     for arguments, message in cases:
@@ -95,3 +66,10 @@ def test_what_cannot_be_done_is_told_before_work_begins(tmp_path: Path) -> None:
         assert message in " ".join(done.stderr.replace("│", " ").split()), done.stderr
         assert "Traceback" not in done.stderr
     assert (tmp_path / "full" / "mine.txt").exists()
+
+
+def test_a_worker_refuses_to_score_parts_of_a_query_with_a_reranker_that_needs_it_whole(tmp_path: Path) -> None:
+    spec = RerankerSpec("bulk_jobs:make_cascade")
+    with pytest.raises(InputError, match="scores the documents of a query together"):
+        PartWorker(spec, str(tmp_path), str(tmp_path), split=True)
+    assert not PartWorker(spec, str(tmp_path), str(tmp_path), split=False).reranker.pointwise
