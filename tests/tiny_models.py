@@ -81,7 +81,7 @@ ARCHITECTURES: dict[str, tuple[Callable[[], tuple[Tokenizer, list[str]]], str, d
     ),
     "electra": (_wordpiece, "Electra", {**_SIZES, "embedding_size": _WIDTH}, True, 0),
     "distilbert": (_wordpiece, "DistilBert", _DISTIL, False, 0),
-    "modernbert": (lambda: _byte_bpe(False), "ModernBert", _SIZES, False, 0),
+    "modernbert": (lambda: _byte_bpe(False), "ModernBert", {**_SIZES, "local_attention": 16}, False, 0),
 }
 
 

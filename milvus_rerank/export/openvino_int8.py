@@ -22,7 +22,7 @@ from milvus_rerank.engines.openvino_engine import ACTIVATION_GROUP
 from milvus_rerank.errors import InputError, ModelError, WriteError
 from milvus_rerank.export.gptq import Moments, round_rows, round_weight
 from milvus_rerank.export.onnx_weights import drop_unused, transpose_weights
-from milvus_rerank.onnx_graphs.build_bert import FIRST_ROW
+from milvus_rerank.onnx_graphs.builder import FIRST_ROW
 
 
 def quantize_openvino(source: Path, target: Path, *, method: str, batches: Sequence[Batch]) -> None:

@@ -20,7 +20,7 @@ from milvus_rerank.models.files import (
 )
 from milvus_rerank.models.weights import read_tensors, weight_files
 from milvus_rerank.onnx_graphs import cache, files
-from milvus_rerank.onnx_graphs.architectures import position_limit
+from milvus_rerank.onnx_graphs.architectures import can_build
 from milvus_rerank.requirements import ENGINES, require
 
 FLOAT32 = "onnx/model.onnx"
@@ -60,7 +60,7 @@ def write_float32(source: ModelSource, folder: Path, target: Path) -> None:
     config = read_config(target)
     tokenizer = FileTokenizer(target, config, read_config(target, "tokenizer_config.json", optional=True))
     names = list_files(folder)
-    if weight_files(folder) and position_limit(config) is not None and tokenizer.padding_side == "right":
+    if weight_files(folder) and can_build(config) and tokenizer.padding_side == "right":
         with_types = "token_type_ids" in tokenizer.model_input_names
         cache.write_built(graph, config, read_tensors(folder), source.name, with_types=with_types)
         return

@@ -17,7 +17,7 @@ from milvus_rerank.models.files import (
 )
 from milvus_rerank.models.model_type import ModelType, SavedSettings, model_type, read_settings
 from milvus_rerank.models.source import ModelSource, adapter_error, model_folder
-from milvus_rerank.onnx_graphs.architectures import position_limit
+from milvus_rerank.onnx_graphs.architectures import can_build, position_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,6 @@ def inspect_model(source: ModelSource, folder: Path | None = None, *, show_progr
     has_template = "chat_template" in tokenizer_config or (folder / "chat_template.jinja").is_file()
     has_weights = "model.safetensors" in files or "model.safetensors.index.json" in files
     try:
-        limit = position_limit(config)
         return ModelInfo(
             source=source,
             folder=folder,
@@ -114,10 +113,10 @@ def inspect_model(source: ModelSource, folder: Path | None = None, *, show_progr
             labels=label_names(config),
             has_chat_template=has_template and (not settings.modules if settings.chat is None else settings.chat),
             # A graph that is built counts positions from the left.
-            can_build=limit is not None
+            can_build=can_build(config)
             and has_weights
             and (tokenizer_config.get("padding_side") or "right") == "right",
-            position_limit=limit,
+            position_limit=position_limit(config),
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error

@@ -14,7 +14,7 @@ from milvus_rerank.loading.memory import check_memory
 from milvus_rerank.loading.options import FlagOptions, Loaded, LoadOptions
 from milvus_rerank.models.files import TOKENIZERS, check_vocabulary
 from milvus_rerank.models.weights import INDEX, WHOLE, check_weights
-from milvus_rerank.onnx_graphs.architectures import check_shapes
+from milvus_rerank.onnx_graphs.architectures import can_build, check_shapes
 from milvus_rerank.onnx_graphs.files import PICKLED, WEIGHTS
 from milvus_rerank.scoring.encoder import Encoder
 
@@ -43,7 +43,7 @@ def load_torch(info: ModelInfo, options: LoadOptions, device: str, label: Label 
     use_one_thread_in_forks()
     folder = _fetch(info, options)
     tensors = check_weights(info.source.name, info.config, folder)
-    if info.position_limit is not None and info.model_type == "classifier":
+    if info.model_type == "classifier" and can_build(info.config):
         check_shapes(info.source.name, info.config, tensors, complete=False)  # transformers says what is missing
     dtype = choose_dtype(options.dtype, "torch", device, has_bfloat16)
     check_memory(info.source.name, tensors, dtype, device)

@@ -1,5 +1,6 @@
-"""BERT's family: its models, and the names and shapes of their weights. Imports quickly."""
+"""Architectures whose graphs are built from the weights, and the names and shapes of these. Imports quickly."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models.files import label_names
 from milvus_rerank.models.weights import Tensor
+from milvus_rerank.onnx_graphs import modernbert
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,25 @@ ACTIVATIONS = {"gelu": "Gelu", "relu": "Relu"}
 SIZES = (("hidden_size", "dim"), ("num_hidden_layers", "n_layers"), ("num_attention_heads", "n_heads"))
 
 
-def position_limit(config: Mapping[str, Any]) -> int | None:
-    """Return the most tokens that a model's position table allows.
+def can_build(config: Mapping[str, Any]) -> bool:
+    """Tell whether :func:`~milvus_rerank.onnx_graphs.build.build` can build a graph of a model.
 
     :param config: the model's ``config.json``.
-    :returns: the rows of the table, without those that RoBERTa's family leaves unused at its beginning; None if
-        :func:`~milvus_rerank.onnx_graphs.build_bert.build` cannot build a graph of the model.
+    :returns: True for BERT's family and ModernBERT, with settings that change nothing else of their architecture.
     """
+    return position_limit(config) is not None
+
+
+def position_limit(config: Mapping[str, Any]) -> int | None:
+    """Return the most tokens that the table of positions of a graph allows.
+
+    :param config: the model's ``config.json``.
+    :returns: the rows of the model's table, without those that RoBERTa's family leaves unused at its beginning;
+        ``max_position_embeddings`` for ModernBERT, whose table the graph computes; None if no graph can be built.
+    """
+    facts = modernbert.read_facts(config)
+    if facts is not None:
+        return facts.positions
     known = (
         config.get("model_type") in LAYOUTS
         and all(any(config.get(name) for name in names) for names in [*SIZES, ("max_position_embeddings",)])
@@ -89,6 +103,9 @@ def float32_bytes(config: Mapping[str, Any]) -> int:
     :param config: the model's ``config.json``.
     :returns: the bytes of its tables and layers.
     """
+    facts = modernbert.read_facts(config)
+    if facts is not None:
+        return 4 * sum(math.prod(shape) for _, shape in modernbert.shapes(facts, config))
     if position_limit(config) is None:
         return 0
     hidden, layers = _size(config, "hidden_size"), _size(config, "num_hidden_layers")
@@ -101,24 +118,26 @@ def check_shapes(name: str, config: Mapping[str, Any], tensors: Mapping[str, Ten
     """Raise if a model's weights are not those that its config describes.
 
     :param name: the model's name, for the message.
-    :param config: its ``config.json``, for which :func:`position_limit` is not None.
+    :param config: its ``config.json``, for which :func:`can_build` is true.
     :param tensors: its weights.
     :param complete: whether to look for missing weights, too.
     :raises ModelError: if a weight is missing, has another shape, or belongs to a layer that the config does not have.
     """
-    layout = LAYOUTS[config["model_type"]]
-    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
-    if hidden % heads:
-        raise ModelError(f"model {name!r}: config.json's hidden size {hidden} is not a multiple of its {heads} heads")
-    for weight, shape in _shapes(layout, config, tensors):
+    facts = modernbert.read_facts(config)
+    if facts is not None:
+        expected, prefix = modernbert.shapes(facts, config), modernbert.LAYER
+    else:
+        layout = LAYOUTS[config["model_type"]]
+        expected, prefix = _shapes(name, layout, config, tensors), layout.body + layout.layer
+    for weight, shape in expected:
         if weight not in tensors:
             if not complete:
                 continue
             wrapped = next((other for other in tensors if other.endswith("." + weight)), "")
             if wrapped:
-                prefix = wrapped.removesuffix(weight)
+                begin = wrapped.removesuffix(weight)
                 raise ModelError(
-                    f"model {name!r}: the names of its weights begin with {prefix!r}: they were saved from a wrapped "
+                    f"model {name!r}: the names of its weights begin with {begin!r}: they were saved from a wrapped "
                     "model; save the model inside with save_pretrained(FOLDER)"
                 )
             raise ModelError(
@@ -130,7 +149,7 @@ def check_shapes(name: str, config: Mapping[str, Any], tensors: Mapping[str, Ten
                 f"model {name!r} does not fit together: its weight {weight} has shape {list(tensors[weight].shape)}, "
                 f"config.json asks for {list(shape)}; download or save the model again"
             )
-    layer = re.compile(re.escape(layout.body + layout.layer).replace(r"\{\}", r"(\d+)"))
+    layer = re.compile(re.escape(prefix).replace(r"\{\}", r"(\d+)"))
     found = {int(match[1]) for match in map(layer.match, tensors) if match}
     if found - set(range(_size(config, "num_hidden_layers"))):
         raise ModelError(
@@ -140,10 +159,13 @@ def check_shapes(name: str, config: Mapping[str, Any], tensors: Mapping[str, Ten
 
 
 def _shapes(
-    layout: Layout, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    name: str, layout: Layout, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the weights that a graph needs, with their shapes, the head first: embedding models lack it."""
-    hidden, labels = _size(config, "hidden_size"), len(label_names(config))
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    if hidden % heads:
+        raise ModelError(f"model {name!r}: config.json's hidden size {hidden} is not a multiple of its {heads} heads")
+    labels = len(label_names(config))
     dense, projection = layout.head
     yield from _linear(projection, labels, hidden)
     yield from _linear(dense, hidden, hidden)

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 VARIABLE = "MILVUS_RERANK_CACHE"
 """Environment variable that names another cache folder."""
 
-GRAPH_VERSION = 3
+GRAPH_VERSION = 4
 """Version of the graphs. It is raised whenever they change, so that older graphs in a cache are not used."""
 
 GRAPH = "model.onnx"
@@ -51,9 +51,9 @@ def build_graph(
 
     Weights in types that graphs cannot read, such as 8-bit floats, are written to the cache in float32.
 
-    :param folder: the folder of a model of BERT's family with safetensors.
+    :param folder: the folder of a model with safetensors.
     :param tensors: its weights, as :func:`~milvus_rerank.models.weights.read_tensors` returns them.
-    :param config: its ``config.json``.
+    :param config: its ``config.json``, for which :func:`~milvus_rerank.onnx_graphs.architectures.can_build` is true.
     :param name: its name, for messages.
     :param with_types: whether the tokenizer makes token types.
     :returns: the graph over the model's files, or the file of a graph in the cache.
@@ -61,7 +61,7 @@ def build_graph(
     """
     files = tuple({tensor.path: None for tensor in tensors.values()})
     if all(tensor.dtype in IN_GRAPHS for tensor in tensors.values()):
-        from milvus_rerank.onnx_graphs.build_bert import build
+        from milvus_rerank.onnx_graphs.build import build
 
         _check(name, config, tensors)
         graph = build(config, tensors, with_types=with_types, embed=False)
@@ -74,7 +74,7 @@ def write_built(
     path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str, *, with_types: bool
 ) -> None:
     """Write the graph of :func:`build_graph` to a file, with its weights in float32 in a second file."""
-    from milvus_rerank.onnx_graphs.build_bert import build, save
+    from milvus_rerank.onnx_graphs.build import build, save
 
     _check(name, config, tensors)
     save(build(config, tensors, with_types=with_types, embed=True), path)

@@ -28,7 +28,7 @@ from milvus_rerank.loading.select import select_engine
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import read_config
 from milvus_rerank.models.weights import read_tensors
-from milvus_rerank.onnx_graphs.build_bert import build, save
+from milvus_rerank.onnx_graphs.build import build, save
 
 pytestmark = pytest.mark.compat
 
@@ -111,6 +111,13 @@ def probe(model: object, missing: str) -> str:
 )
 def test_auto_takes_the_fastest_engine_that_is_installed(missing: str, expected: str) -> None:
     assert probe("builtin/rerank", missing) == expected
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"), [("torch transformers", "openvino False"), ("openvino", "onnx False")]
+)
+def test_auto_needs_no_torch_for_modernbert(tiny: dict[str, Path], missing: str, expected: str) -> None:
+    assert probe(tiny["modernbert"], missing) == expected
 
 
 def test_auto_takes_torch_for_a_model_that_would_have_to_be_traced(

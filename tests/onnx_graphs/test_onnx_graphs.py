@@ -30,7 +30,7 @@ from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import content_key, read_config
 from milvus_rerank.models.weights import read_array, read_tensors, weight_files
 from milvus_rerank.onnx_graphs.architectures import position_limit
-from milvus_rerank.onnx_graphs.build_bert import build, save
+from milvus_rerank.onnx_graphs.build import build, save
 from milvus_rerank.onnx_graphs.cache import build_graph, keep, link_files, write_traced
 
 FAMILY = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")

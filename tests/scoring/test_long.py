@@ -98,7 +98,7 @@ def test_first_is_what_cutting_off_gives_and_short_documents_stay_as_they_are(ti
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
-@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta", "modernbert"])
 def test_the_span_is_the_window_that_counted(tiny: dict[str, Path], name: str, engine: EngineName) -> None:
     reranker = long_reranker(tiny[name], long="chunk", engine=engine)
     results = {one.index: one for one in reranker(QUERY, DOCUMENTS, top_k=0)}
