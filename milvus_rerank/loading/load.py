@@ -51,7 +51,7 @@ def load_scorer(options: LoadOptions) -> PairScorer:
         check_model_options(info, options)
     device = choose_device(options.device, options.engine)
     label = pick_label(info, options) if info.model_type == "classifier" else None
-    engine_name = select_engine(info, options, device, label)
+    engine_name = select_engine(info, options, device)
     if engine_name == "torch":
         loaded = load_torch(info, options, device, label)
     else:

@@ -37,7 +37,7 @@ def load_graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | 
 
         tokenizer = load_tokenizer(info.source, info.folder if info.is_local else info.fetch(*TOKENIZERS))
     inputs = [key for key in tokenizer.model_input_names if key in cache.INPUTS]
-    made = _graph(name, info, options, label, inputs)
+    made = _graph(name, info, options, inputs)
     check_vocabulary(info.source.name, tokenizer, made.word_rows or info.config.get("vocab_size"))
     limit = info.position_limit if info.position_limit is not None else made.position_limit(tokenizer.model_max_length)
     threads = options.threads or cpu_limit()
@@ -61,13 +61,13 @@ def load_graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | 
     return Loaded(engine, tokenizer, info.config, int(max_length), limit, info.settings)
 
 
-def _graph(name: str, info: ModelInfo, options: LoadOptions, label: Label | None, inputs: list[str]) -> OpenedGraph:
+def _graph(name: str, info: ModelInfo, options: LoadOptions, inputs: list[str]) -> OpenedGraph:
     """Return a model's graph. One that is built from the weights cannot differ from them, so it comes first."""
     from milvus_rerank.onnx_graphs import cache
     from milvus_rerank.onnx_graphs.carried import open_carried, open_carried_ir
 
     carried = find_carried(info.files, name, options.dtype)
-    build = info.can_build and label is None and options.dtype != "int8"
+    build = info.can_build and options.dtype != "int8"
     files = WEIGHTS if build else graph_files(carried) if carried else (*WEIGHTS, *PICKLED, *TOKENIZERS)
     folder = info.folder if info.is_local else info.fetch(*files, show_progress=options.show_progress)
     if build:

@@ -3,7 +3,6 @@
 import logging
 from dataclasses import dataclass
 
-from milvus_rerank.engines.base import Label
 from milvus_rerank.errors import InputError
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.loading.options import LoadOptions
@@ -48,7 +47,7 @@ LARGE = 1_000_000_000
 both took the same time, but OpenVINO's process held twice as much memory (benchmarks/results/replicas.json)."""
 
 
-def select_engine(info: ModelInfo, options: LoadOptions, device: str, label: Label | None = None) -> str:
+def select_engine(info: ModelInfo, options: LoadOptions, device: str) -> str:
     """Return the engine that runs a model.
 
     With ``engine="auto"`` that is the first engine of :data:`TABLE` that is installed and can run the model without a
@@ -58,7 +57,6 @@ def select_engine(info: ModelInfo, options: LoadOptions, device: str, label: Lab
     :param info: the model.
     :param options: the requested engine and dtype, among others.
     :param device: the device, as :func:`~milvus_rerank.engines.select.choose_device` returns it.
-    :param label: the label that is the score; None for a model with one label.
     :returns: ``openvino``, ``onnx`` or ``torch``.
     :raises InputError: if no engine can run the model with these options, with the reason for each engine.
     :raises MissingDependencyError: if an engine that can run it is not installed.
@@ -67,7 +65,7 @@ def select_engine(info: ModelInfo, options: LoadOptions, device: str, label: Lab
     by_size = float32_bytes(info.config) > LARGE and options.dtype == "float32"
     automatic = ("onnx", "openvino", "torch") if by_size else tuple(TABLE)
     for name in automatic if options.engine == "auto" else (options.engine,):
-        reason = _reason_against(name, info, options, device, label)
+        reason = _reason_against(name, info, options, device)
         if not reason:
             skipped = "".join(f"; not {other}: {why}" for other, why in reasons.items())
             logger.debug("engine %s runs model %s%s", name, info.source.name, skipped)
@@ -76,7 +74,7 @@ def select_engine(info: ModelInfo, options: LoadOptions, device: str, label: Lab
     raise _none_left(reasons, info, options, device)
 
 
-def _reason_against(name: str, info: ModelInfo, options: LoadOptions, device: str, label: Label | None) -> str:
+def _reason_against(name: str, info: ModelInfo, options: LoadOptions, device: str) -> str:
     """Return the reason why an engine cannot run a model; "" if it can."""
     abilities = TABLE[name]
     if options.dtype not in abilities.dtypes or not (device == "cpu" or abilities.on_gpu):
@@ -98,8 +96,6 @@ def _reason_against(name: str, info: ModelInfo, options: LoadOptions, device: st
             f"{model} carries no int8 files for engine {name!r}. Make them, checked on your own texts: "
             f"{command}; then load FOLDER"
         )
-    if label is not None:  # graphs that are built or traced have one label
-        return f"{model} has several labels: {other}"
     if options.engine == "auto" and not info.can_build:
         return f"{model} must be traced by torch first; ask for engine={name!r} to do so"
     return ""

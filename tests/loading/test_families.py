@@ -14,7 +14,6 @@ from present import present
 from tiny_models import save_tiny_model
 
 from milvus_rerank import BatchOptions, BGERerankFunction, CrossEncoderRerankFunction
-from milvus_rerank.engines.select import EngineName
 from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.scoring.activation import ActivationName
 
@@ -24,13 +23,18 @@ PAIRS = list(itertools.product(QUERIES, TEXTS))
 NAMES = ("contradiction", "entailment", "neutral")
 
 
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = save_tiny_model("bert", tmp_path_factory.mktemp("labels"), labels=3, activation=None)
+def save_labelled(architecture: str, folder: Path) -> Path:
+    """Write a tiny classifier with three labels."""
+    save_tiny_model(architecture, folder, labels=3, activation=None)
     path = folder / "config.json"
     names = {"id2label": dict(enumerate(NAMES)), "label2id": {name: number for number, name in enumerate(NAMES)}}
     path.write_text(json.dumps(json.loads(path.read_text()) | names))
     return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_labelled("bert", tmp_path_factory.mktemp("labels"))
 
 
 @cache
@@ -64,10 +68,24 @@ def test_a_label_that_is_not_there_lists_those_that_are(labelled: Path, label: A
         CrossEncoderRerankFunction(str(labelled), device="cpu", label=label)
 
 
-@pytest.mark.parametrize("engine", ["onnx", "openvino"])
-def test_engines_that_make_graphs_of_one_label_say_who_runs_it(labelled: Path, engine: EngineName) -> None:
-    with pytest.raises(InputError, match=f"has several labels: engine 'torch' runs it, '{engine}' does not"):
-        CrossEncoderRerankFunction(str(labelled), device="cpu", label=1, engine=engine)
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "modernbert", "deberta-v2"])
+def test_every_engine_gives_the_same_label(architecture: str, tmp_path: Path) -> None:
+    folder = save_labelled(architecture, tmp_path / "m")
+    for softmax, tolerance in ((False, 1e-5), (True, 1e-6)):
+        expected = all_labels(folder, softmax=softmax)
+        for engine, label in itertools.product(("torch", "onnx", "openvino"), (0, 2)):
+            options: dict[str, Any] = {
+                "engine": engine,
+                "label": label,
+                "activation_fct": "softmax" if softmax else None,
+            }
+            reranker = CrossEncoderRerankFunction(str(folder), device="cpu", **options)
+            assert np.ptp(expected[:, label]) > 1e-3
+            np.testing.assert_allclose(reranker.score_pairs(PAIRS), expected[:, label], atol=tolerance, err_msg=engine)
+
+
+def test_a_label_needs_no_torch(labelled: Path) -> None:
+    assert CrossEncoderRerankFunction(str(labelled), device="cpu", label=1).scorer.engine.name == "openvino"
 
 
 def test_a_label_keeps_its_place_under_a_score_cache(labelled: Path) -> None:
