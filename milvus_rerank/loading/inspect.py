@@ -16,7 +16,9 @@ from milvus_rerank.models.files import (
     read_config,
 )
 from milvus_rerank.models.model_type import ModelType, SavedSettings, model_type, read_settings
+from milvus_rerank.models.modules import Head, read_head
 from milvus_rerank.models.source import ModelSource, adapter_error, model_folder
+from milvus_rerank.models.weights import WHOLE
 from milvus_rerank.onnx_graphs.architectures import can_build, position_limit
 
 
@@ -35,6 +37,7 @@ class ModelInfo:
     :param model_type: its type.
     :param labels: the names of its labels.
     :param has_chat_template: whether pairs go through a chat template, as sentence-transformers sends them.
+    :param head: the head, if it consists of sentence-transformers' modules that a graph can hold; None for others.
     :param can_build: whether an ONNX graph can be built from its weights, without torch.
     :param position_limit: the most tokens that its position table allows; None if unknown before loading.
     """
@@ -50,6 +53,7 @@ class ModelInfo:
     model_type: ModelType
     labels: tuple[str, ...]
     has_chat_template: bool
+    head: Head | None
     can_build: bool
     position_limit: int | None
 
@@ -100,6 +104,8 @@ def inspect_model(source: ModelSource, folder: Path | None = None, *, show_progr
     has_template = "chat_template" in tokenizer_config or (folder / "chat_template.jinja").is_file()
     has_weights = "model.safetensors" in files or "model.safetensors.index.json" in files
     try:
+        kind = model_type(config, settings)
+        head = _head(folder, files) if kind == "library" else None
         return ModelInfo(
             source=source,
             folder=folder,
@@ -109,14 +115,23 @@ def inspect_model(source: ModelSource, folder: Path | None = None, *, show_progr
             config=config,
             tokenizer_config=tokenizer_config,
             settings=settings,
-            model_type=model_type(config, settings),
+            model_type=kind,
             labels=label_names(config),
             has_chat_template=has_template and (not settings.modules if settings.chat is None else settings.chat),
             # A graph that is built counts positions from the left.
-            can_build=can_build(config)
+            head=head,
+            can_build=(kind != "library" or head is not None)
+            and can_build(config, head)
             and has_weights
             and (tokenizer_config.get("padding_side") or "right") == "right",
             position_limit=position_limit(config),
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
+
+
+def _head(folder: Path, files: tuple[str, ...]) -> Head | None:
+    """Return the head of a model of modules; None if its weights are in other files than safetensors."""
+    head = read_head(folder)
+    weights = [f"{module}/{WHOLE}" for module in head.folders] if head is not None else []
+    return head if all(path in files or (folder / path).is_file() for path in weights) else None

@@ -13,6 +13,7 @@ from milvus_rerank.loading.options import Loaded, LoadOptions
 from milvus_rerank.models.files import TOKENIZERS, check_vocabulary, read_tokenizer
 from milvus_rerank.models.weights import INDEX, WHOLE, check_weights, read_tensors
 from milvus_rerank.onnx_graphs.files import PICKLED, WEIGHTS, OpenedGraph, find_carried, graph_files
+from milvus_rerank.onnx_graphs.modernbert import read_modules
 from milvus_rerank.requirements import ENGINES, require
 
 logger = logging.getLogger(__name__)
@@ -68,14 +69,18 @@ def _graph(name: str, info: ModelInfo, options: LoadOptions, inputs: list[str]) 
 
     carried = find_carried(info.files, name, options.dtype)
     build = info.can_build and options.dtype != "int8"
-    files = WEIGHTS if build else graph_files(carried) if carried else (*WEIGHTS, *PICKLED, *TOKENIZERS)
+    weights = WEIGHTS if info.head is None else (*WEIGHTS, *(f"{module}/{WHOLE}" for module in info.head.folders))
+    files = weights if build else graph_files(carried) if carried else (*WEIGHTS, *PICKLED, *TOKENIZERS)
     folder = info.folder if info.is_local else info.fetch(*files, show_progress=options.show_progress)
     if build:
         if carried:
             logger.info("model %s runs from its weights; its %s is not used", info.source.name, carried)
-        tensors, with_types = read_tensors(folder), "token_type_ids" in inputs
+        tensors = read_tensors(folder) if info.head is None else read_modules(folder, info.head)
         check_memory(info.source.name, tensors, "float32", "cpu")
-        return OpenedGraph(cache.build_graph(folder, tensors, info.config, info.source.name, with_types=with_types))
+        with_types = "token_type_ids" in inputs
+        return OpenedGraph(
+            cache.build_graph(folder, tensors, info.config, info.source.name, with_types=with_types, head=info.head)
+        )
     has_tensors = bool({WHOLE, INDEX} & set(info.files))
     tensors = check_weights(info.source.name, info.config, folder) if has_tensors or not carried else {}
     if carried:

@@ -82,12 +82,14 @@ def _reason_against(name: str, info: ModelInfo, options: LoadOptions, device: st
     if absent := missing(*PACKAGES[name]):
         return f"{' and '.join(absent)} not installed"
     model, other = f"model {info.source.name!r}", f"engine 'torch' runs it, {name!r} does not"
-    if info.model_type not in abilities.model_types:
+    if info.model_type not in abilities.model_types and not (info.head is not None and info.can_build):
         return f"{model} is not a sequence classifier: {other}"
     if not abilities.needs_graph:
         return ""
     if info.has_chat_template and options.flag is None:
         return f"{model} has a chat template: {other}"
+    if info.head is not None:  # a graph that is shipped with it would lack the head
+        return "" if options.dtype != "int8" else f"{model} consists of modules, which are not exported in int8"
     if find_carried(info.files, name, options.dtype) is not None:
         return ""
     if options.dtype == "int8":

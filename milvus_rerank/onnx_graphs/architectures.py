@@ -8,6 +8,7 @@ from typing import Any
 
 from milvus_rerank.errors import ModelError
 from milvus_rerank.models.files import label_names
+from milvus_rerank.models.modules import Head
 from milvus_rerank.models.weights import Tensor
 from milvus_rerank.onnx_graphs import modernbert
 
@@ -64,13 +65,15 @@ ACTIVATIONS = {"gelu": "Gelu", "relu": "Relu"}
 SIZES = (("hidden_size", "dim"), ("num_hidden_layers", "n_layers"), ("num_attention_heads", "n_heads"))
 
 
-def can_build(config: Mapping[str, Any]) -> bool:
+def can_build(config: Mapping[str, Any], head: Head | None = None) -> bool:
     """Tell whether :func:`~milvus_rerank.onnx_graphs.build.build` can build a graph of a model.
 
     :param config: the model's ``config.json``.
-    :returns: True for BERT's family and ModernBERT, with settings that change nothing else of their architecture.
+    :param head: its head, if that consists of sentence-transformers' modules.
+    :returns: True for classifiers of BERT's family and ModernBERT, with settings that change nothing else of their
+        architecture, and for ModernBERT with a head of modules.
     """
-    return position_limit(config) is not None
+    return position_limit(config) is not None if head is None else modernbert.read_facts(config, head) is not None
 
 
 def position_limit(config: Mapping[str, Any]) -> int | None:
@@ -114,16 +117,24 @@ def float32_bytes(config: Mapping[str, Any]) -> int:
     return 4 * (rows * hidden + layers * (4 * hidden * hidden + 2 * hidden * inner))
 
 
-def check_shapes(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, complete: bool = True) -> None:
+def check_shapes(
+    name: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    complete: bool = True,
+    head: Head | None = None,
+) -> None:
     """Raise if a model's weights are not those that its config describes.
 
     :param name: the model's name, for the message.
     :param config: its ``config.json``, for which :func:`can_build` is true.
     :param tensors: its weights.
     :param complete: whether to look for missing weights, too.
+    :param head: its head, if that consists of sentence-transformers' modules.
     :raises ModelError: if a weight is missing, has another shape, or belongs to a layer that the config does not have.
     """
-    facts = modernbert.read_facts(config)
+    facts = modernbert.read_facts(config, head)
     if facts is not None:
         expected, prefix = modernbert.shapes(facts, config), modernbert.LAYER
     else:

@@ -6,14 +6,20 @@ from typing import Any
 
 import onnx
 
+from milvus_rerank.models.modules import Head
 from milvus_rerank.models.weights import Tensor
 from milvus_rerank.onnx_graphs.build_bert import BertBuilder
 from milvus_rerank.onnx_graphs.build_modernbert import ModernBertBuilder
-from milvus_rerank.onnx_graphs.modernbert import read_facts
+from milvus_rerank.onnx_graphs.modernbert import HEAD, read_facts
 
 
 def build(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, with_types: bool, embed: bool
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    with_types: bool,
+    embed: bool,
+    head: Head | None = None,
 ) -> onnx.ModelProto:
     """Build the ONNX graph of a model.
 
@@ -23,13 +29,14 @@ def build(
     :param with_types: whether the tokenizer makes token types; if not, every token has type 0.
     :param embed: whether the graph holds the weights, in float32. If not, they are external data: the engine reads them
         from the model's own files, which it expects in one folder under the names of :attr:`Tensor.path`.
+    :param head: the head, if it consists of sentence-transformers' modules; its weights are always in the graph.
     :returns: a model that computes in float32. Its inputs are ``input_ids``, ``attention_mask`` and, if the model uses
         types, ``token_type_ids``, all int64 of shape ``(pairs, tokens)`` and padded on the right. Its output is
         ``logits``, shape ``(pairs, labels)``.
     """
-    modernbert = read_facts(config)
+    modernbert = read_facts(config, head)
     if modernbert is not None:
-        return ModernBertBuilder(modernbert, tensors, embed=embed).build()
+        return ModernBertBuilder(modernbert, tensors, embed=embed, held=HEAD if head else ()).build()
     return BertBuilder(config, tensors, with_types=with_types, embed=embed).build()
 
 

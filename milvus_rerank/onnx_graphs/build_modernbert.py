@@ -29,10 +29,13 @@ class ModernBertBuilder(GraphBuilder):
     :param facts: the facts of its config.
     :param tensors: its weights, which :func:`~milvus_rerank.onnx_graphs.architectures.check_shapes` has checked.
     :param embed: whether the graph holds the weights, in float32, or reads them from the model's own files.
+    :param held: prefixes of weights that the graph holds in any case.
     """
 
-    def __init__(self, facts: ModernBert, tensors: Mapping[str, Tensor], *, embed: bool) -> None:
-        super().__init__({**tensors, **dict(_parts(facts, tensors))}, embed, facts.epsilon)
+    def __init__(
+        self, facts: ModernBert, tensors: Mapping[str, Tensor], *, embed: bool, held: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__({**tensors, **dict(_parts(facts, tensors))}, embed, facts.epsilon, held)
         self._facts = facts
         self._head_size = facts.hidden // facts.heads
 
@@ -63,8 +66,9 @@ class ModernBertBuilder(GraphBuilder):
             kept = self._node("Cast", "attention_mask", to=TensorProto.FLOAT)
             total = self._node("Squeeze", self._node("MatMul", self._node("Unsqueeze", kept, axis), states), axis)
             row = self._node("Div", total, self._node("ReduceSum", kept, axis, keepdims=1))
-        row = self._node(facts.head_activation, self._linear(row, "head.dense", bias="classifier" in facts.biases))
-        return self._linear(self._norm(row, "head.norm", bias=with_bias), "classifier")
+        row = self._node(facts.head_activation, self._linear(row, "head.dense", bias="head.dense" in facts.biases))
+        row = self._norm(row, "head.norm", bias="head.norm" in facts.biases, epsilon=facts.head_epsilon)
+        return self._linear(row, "classifier")
 
     def _mask(self, padding: str, positions: str, window: int | None) -> str:
         """Return the mask of layers with a window: :data:`MASKED` also for tokens that are too far away."""

@@ -26,12 +26,14 @@ class GraphBuilder:
     :param tensors: the model's weights.
     :param embed: whether the graph holds the weights, in float32, or reads them from the model's own files.
     :param epsilon: the number that norms add to a variance.
+    :param held: prefixes of weights that the graph holds in any case.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], embed: bool, epsilon: float) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], embed: bool, epsilon: float, held: tuple[str, ...] = ()) -> None:
         self._tensors = tensors
         self._embed = embed
         self._epsilon = epsilon
+        self._held = held
         self._part = ""
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
@@ -60,9 +62,9 @@ class GraphBuilder:
         """Return the first token's row, shape ``(pairs, 1, width)``."""
         return self._node("Slice", states, self._constant([0]), self._constant([1]), self._constant([1]))
 
-    def _norm(self, states: str, name: str, *, bias: bool = True) -> str:
+    def _norm(self, states: str, name: str, *, bias: bool = True, epsilon: float | None = None) -> str:
         weights = [self._weight(f"{name}.{part}") for part in ("weight", *["bias"] * bias)]
-        return self._node("LayerNormalization", states, *weights, axis=-1, epsilon=self._epsilon)
+        return self._node("LayerNormalization", states, *weights, axis=-1, epsilon=epsilon or self._epsilon)
 
     def _linear(self, states: str, name: str, *, bias: bool = True) -> str:
         # Shape (out, in), as in the checkpoint: engines use a transposed weight as it is, and remove this node.
@@ -82,13 +84,13 @@ class GraphBuilder:
         return self._float(name, self._stored(name))
 
     def _float(self, name: str, values: str) -> str:
-        is_float = self._embed or self._tensors[name].dtype not in ("F16", "BF16")
+        is_float = self._holds(name) or self._tensors[name].dtype not in ("F16", "BF16")
         return values if is_float else self._node("Cast", values, to=TensorProto.FLOAT)
 
     def _stored(self, name: str) -> str:
         """Add a weight in its stored type, or in float32 if the graph holds it."""
         tensor = self._tensors[name]
-        if self._embed:
+        if self._holds(name):
             return self._add(name, read_array(tensor).astype(np.float32))
         entry = TensorProto(name=name, data_type=_STORED[tensor.dtype], dims=tensor.shape)
         entry.data_location = TensorProto.EXTERNAL
@@ -96,6 +98,9 @@ class GraphBuilder:
             entry.external_data.add(key=key, value=str(value))
         self._initializers.append(entry)
         return name
+
+    def _holds(self, name: str) -> bool:
+        return self._embed or name.startswith(self._held)
 
     def _constant(self, value: Any) -> str:
         return self._add(f"constant_{len(self._initializers)}", np.asarray(value))

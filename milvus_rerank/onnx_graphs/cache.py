@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from milvus_rerank.engines.base import LinkedGraph
 from milvus_rerank.errors import RerankError, WriteError, write_errors
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.files import content_key, identity_key
+from milvus_rerank.models.modules import Head
 from milvus_rerank.models.weights import IN_GRAPHS, Tensor, check_not_quantised, weight_files
 from milvus_rerank.onnx_graphs.architectures import check_shapes
+from milvus_rerank.onnx_graphs.modernbert import HEAD
 from milvus_rerank.requirements import ENGINES, require
 
 logger = logging.getLogger(__name__)
@@ -45,7 +48,13 @@ _SILENT_WAIT = 5.0  # seconds before the log says for whom this process waits
 
 
 def build_graph(
-    folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], name: str, *, with_types: bool
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    name: str,
+    *,
+    with_types: bool,
+    head: Head | None = None,
 ) -> Path | LinkedGraph:
     """Build the graph of a model, which reads the weights from the model's own files.
 
@@ -56,6 +65,7 @@ def build_graph(
     :param config: its ``config.json``, for which :func:`~milvus_rerank.onnx_graphs.architectures.can_build` is true.
     :param name: its name, for messages.
     :param with_types: whether the tokenizer makes token types.
+    :param head: its head, if that consists of sentence-transformers' modules.
     :returns: the graph over the model's files, or the file of a graph in the cache.
     :raises ModelError: if the weights are quantised, or do not fit the config.
     """
@@ -63,26 +73,35 @@ def build_graph(
     if all(tensor.dtype in IN_GRAPHS for tensor in tensors.values()):
         from milvus_rerank.onnx_graphs.build import build
 
-        _check(name, config, tensors)
-        graph = build(config, tensors, with_types=with_types, embed=False)
-        return LinkedGraph(name, graph.SerializeToString(), files)
-    key = content_key((folder / "config.json", *files), GRAPH_VERSION, version("onnx"), with_types)
-    return keep(key, lambda target: write_built(target / GRAPH, config, tensors, name, with_types=with_types)) / GRAPH
+        _check(name, config, tensors, head)
+        graph = build(config, tensors, with_types=with_types, embed=False, head=head)
+        held = HEAD if head else ()
+        linked = {tensor.path: None for weight, tensor in tensors.items() if not weight.startswith(held)}
+        return LinkedGraph(name, graph.SerializeToString(), tuple(linked))
+    key = content_key((folder / "config.json", *files), GRAPH_VERSION, version("onnx"), with_types, head)
+    write = partial(write_built, config=config, tensors=tensors, name=name, with_types=with_types, head=head)
+    return keep(key, lambda target: write(target / GRAPH)) / GRAPH
 
 
 def write_built(
-    path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str, *, with_types: bool
+    path: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    name: str,
+    *,
+    with_types: bool,
+    head: Head | None = None,
 ) -> None:
     """Write the graph of :func:`build_graph` to a file, with its weights in float32 in a second file."""
     from milvus_rerank.onnx_graphs.build import build, save
 
-    _check(name, config, tensors)
-    save(build(config, tensors, with_types=with_types, embed=True), path)
+    _check(name, config, tensors, head)
+    save(build(config, tensors, with_types=with_types, embed=True, head=head), path)
 
 
-def _check(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def _check(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], head: Head | None) -> None:
     check_not_quantised(name, config)
-    check_shapes(name, config, tensors)
+    check_shapes(name, config, tensors, head=head)
 
 
 def link_files(graph: LinkedGraph) -> Path:

@@ -1,20 +1,29 @@
-"""ModernBERT: what its config says, and the names and shapes of its weights. Imports quickly."""
+"""ModernBERT: its config, and the names and shapes of its weights. Imports quickly."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from milvus_rerank.models.files import label_names
+from milvus_rerank.models.modules import Head
+from milvus_rerank.models.weights import Tensor, read_tensors
 
 Pooling = Literal["cls", "mean"]
 """Ways to make one row of a pair: its first token's, or the mean of all tokens'."""
 
 TOKENS = "model.embeddings.tok_embeddings.weight"
 """Name of the table of tokens."""
+BODY = "model."
+"""Prefix of the encoder's weights."""
+HEAD = ("head.", "classifier.")
+"""Prefixes of the head's weights."""
 LAYER = "model.layers.{}."
 """Prefix of the weights of a layer, with ``{}`` for its number."""
 
 ACTIVATIONS = {"gelu": "Gelu", "relu": "Relu"}
+_HEAD_ACTIVATIONS = {**ACTIVATIONS, "tanh": "Tanh"}
+_MODULE_EPSILON = 1e-5  # of sentence-transformers' norm
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _THETAS = {_FULL: ("global_rope_theta", 160_000.0), _SLIDING: ("local_rope_theta", 10_000.0)}
 """Keys of older configs, and transformers' defaults."""
@@ -42,11 +51,13 @@ class ModernBert:
     :param layers: its layers.
     :param positions: the most tokens that it was made for.
     :param epsilon: the number that norms add to a variance.
+    :param head_epsilon: that of the head's norm.
     :param activation: the ONNX operator in the feed-forward part.
     :param head_activation: the ONNX operator in the classifier's head.
     :param pooling: how one row is made of a pair.
     :param labels: the number of its labels.
-    :param biases: the parts that have biases: some of ``norm``, ``attention``, ``mlp`` and ``classifier``.
+    :param biases: the parts that have biases: some of ``norm``, ``attention``, ``mlp``, ``head.dense`` and
+        ``head.norm``.
     """
 
     hidden: int
@@ -55,6 +66,7 @@ class ModernBert:
     layers: tuple[Layer, ...]
     positions: int
     epsilon: float
+    head_epsilon: float
     activation: str
     head_activation: str
     pooling: Pooling
@@ -62,10 +74,11 @@ class ModernBert:
     biases: frozenset[str]
 
 
-def read_facts(config: Mapping[str, Any]) -> ModernBert | None:
+def read_facts(config: Mapping[str, Any], head: Head | None = None) -> ModernBert | None:
     """Return the facts of a ModernBERT model.
 
     :param config: its ``config.json``.
+    :param head: its head, if that consists of sentence-transformers' modules.
     :returns: the facts; None for other models, and for settings that no graph is built for.
     """
     hidden, heads, count = (config.get(key) for key in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
@@ -82,19 +95,48 @@ def read_facts(config: Mapping[str, Any]) -> ModernBert | None:
     layers = _layers(config, int(count)) if known and count else None
     if layers is None or activation is None or head_activation is None or not hidden or not heads:
         return None
-    return ModernBert(
+    epsilon = float(config.get("norm_eps") or 1e-5)
+    biases = {part for part in ("norm", "attention", "mlp") if config.get(f"{part}_bias")}
+    with_bias = {"head.dense": config.get("classifier_bias"), "head.norm": config.get("norm_bias")}
+    facts = ModernBert(
         hidden=int(hidden),
         heads=int(heads),
         inner=int(config.get("intermediate_size") or 1152),
         layers=layers,
         positions=int(config.get("max_position_embeddings") or 8192),
-        epsilon=float(config.get("norm_eps") or 1e-5),
+        epsilon=epsilon,
+        head_epsilon=epsilon,
         activation=activation,
         head_activation=head_activation,
         pooling=pooling,
         labels=len(label_names(config)),
-        biases=frozenset(part for part in ("norm", "attention", "mlp", "classifier") if config.get(f"{part}_bias")),
+        biases=frozenset(biases | {part for part, has_bias in with_bias.items() if has_bias}),
     )
+    if head is None:
+        return facts
+    return replace(
+        facts,
+        head_epsilon=_MODULE_EPSILON,
+        head_activation=_HEAD_ACTIVATIONS[head.activation],
+        pooling=head.pooling,
+        labels=1,
+        biases=frozenset(biases | {"head.norm", *["head.dense"] * head.has_bias}),
+    )
+
+
+def read_modules(folder: Path, head: Head) -> dict[str, Tensor]:
+    """Return the weights of a ModernBERT model with a head of modules, under the names of a classifier's weights.
+
+    :param folder: the model's folder.
+    :param head: its head.
+    :returns: the weights by name.
+    :raises ModelError: if a file is missing, incomplete or damaged.
+    """
+    tensors = {name if name.startswith(BODY) else BODY + name: tensor for name, tensor in read_tensors(folder).items()}
+    for module, prefix, name in ((head.dense, "linear.", "head.dense."), (head.norm, "norm.", "head.norm.")):
+        tensors |= {name + key.removeprefix(prefix): tensor for key, tensor in read_tensors(folder / module).items()}
+    score = read_tensors(folder / head.score)
+    return tensors | {"classifier." + key.removeprefix("linear."): tensor for key, tensor in score.items()}
 
 
 def _layers(config: Mapping[str, Any], count: int) -> tuple[Layer, ...] | None:
@@ -120,8 +162,8 @@ def shapes(facts: ModernBert, config: Mapping[str, Any]) -> Iterator[tuple[str, 
     yield "classifier.weight", (facts.labels, hidden)
     yield "classifier.bias", (facts.labels,)
     parts = [
-        ("head.dense", "classifier", (hidden, hidden)),
-        ("head.norm", "norm", (hidden,)),
+        ("head.dense", "head.dense", (hidden, hidden)),
+        ("head.norm", "head.norm", (hidden,)),
         ("model.embeddings.norm", "norm", (hidden,)),
         ("model.final_norm", "norm", (hidden,)),
     ]
