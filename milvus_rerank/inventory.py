@@ -171,7 +171,7 @@ def _status(name: str, folder: Path, origin: str, size: int) -> ModelStatus:
         kind = "embedder"
     elif info.reranks:
         kind = "reranker"
-        if info.model_type != "classifier":
+        if info.model_type != "classifier" and not (info.head is not None and info.can_build):
             problem = _problem(*ENGINES["torch"])
         elif len(info.labels) != 1:
             problem = f"it has {len(info.labels)} labels; say which is the score with label=..."

@@ -31,7 +31,7 @@ def check_complete(info: ModelInfo, dtype: str) -> None:
     name, files = f"model {info.source.name!r}", info.files
     if "adapter_config.json" in files:
         raise adapter_error(info.source.name)
-    if info.model_type == "library":  # its parts are in folders of their own
+    if info.model_type == "library" and info.head is None:  # its parts are in folders of their own
         return
     graph = find_carried(files, "onnx", dtype) or find_carried(files, "openvino", dtype)
     has_weights = not _WEIGHTS.isdisjoint(files) and dtype != "int8"

@@ -46,7 +46,7 @@ class ModernBertBuilder(GraphBuilder):
         padding = self._padding_mask()
         windows, thetas = ({getattr(layer, key) for layer in facts.layers} for key in ("window", "theta"))
         masks = {window: self._mask(padding, positions, window) for window in sorted(windows, key=str)}
-        tokens = self._node("Shape", "input_ids", start=1)
+        tokens = self._node("Gather", self._node("Shape", "input_ids"), self._constant([1]))
         angles = {theta: self._angles(tokens, theta) for theta in sorted(thetas)}
         states = self._norm(self._rows(TOKENS, "input_ids"), "model.embeddings.norm", bias="norm" in facts.biases)
         for number, layer in enumerate(facts.layers):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -18,6 +19,7 @@ from tiny_models import save_tiny_model
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines.select import EngineName
 from milvus_rerank.errors import InputError, ModelError
+from milvus_rerank.inventory import take_inventory
 from milvus_rerank.loading.inspect import inspect_model
 from milvus_rerank.models import ModelSource
 from milvus_rerank.models.modules import Head, read_head
@@ -193,6 +195,25 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     save_file({"linear.weight": np.zeros((16, 32), np.float32)}, folder / "2_Dense" / "model.safetensors")
     with pytest.raises(ModelError, match=r"head\.dense\.weight has shape \[16, 32\], config\.json asks for \[32, 32\]"):
         CrossEncoderRerankFunction(str(folder), device="cpu", engine="onnx")
+
+
+def test_the_inventory_knows_that_it_needs_no_torch(
+    ettin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, body in (("ettin", None), ("other", "bert")):
+        snapshot = tmp_path / f"models--org--{name}" / "snapshots" / ("0" * 40)
+        shutil.copytree(ettin if body is None else save_modules(tmp_path / "bert", body=body), snapshot)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    problems = {model.name: model.problem for model in take_inventory(cache_dir=tmp_path).models}
+    assert problems["org/ettin"] is None
+    assert "torch not installed" in str(problems["org/other"])
+
+
+def test_a_missing_tokenizer_is_named(ettin: Path, tmp_path: Path) -> None:
+    shutil.copytree(ettin, tmp_path / "m")
+    (tmp_path / "m" / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"has no tokenizer: expected tokenizer\.json"):
+        CrossEncoderRerankFunction(str(tmp_path / "m"), device="cpu")
 
 
 def test_int8_is_refused(ettin: Path) -> None:
