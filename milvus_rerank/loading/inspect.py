@@ -105,7 +105,8 @@ def inspect_model(source: ModelSource, folder: Path | None = None, *, show_progr
     has_weights = "model.safetensors" in files or "model.safetensors.index.json" in files
     try:
         kind = model_type(config, settings)
-        head = _head(folder, files) if kind == "library" else None
+        limit, head = position_limit(config), _head(folder, files) if kind == "library" else None
+        known = limit is not None if kind != "library" else head is not None and can_build(config, head)
         return ModelInfo(
             source=source,
             folder=folder,
@@ -118,13 +119,10 @@ def inspect_model(source: ModelSource, folder: Path | None = None, *, show_progr
             model_type=kind,
             labels=label_names(config),
             has_chat_template=has_template and (not settings.modules if settings.chat is None else settings.chat),
-            # A graph that is built counts positions from the left.
             head=head,
-            can_build=(kind != "library" or head is not None)
-            and can_build(config, head)
-            and has_weights
-            and (tokenizer_config.get("padding_side") or "right") == "right",
-            position_limit=position_limit(config),
+            # A graph that is built counts positions from the left.
+            can_build=known and has_weights and (tokenizer_config.get("padding_side") or "right") == "right",
+            position_limit=limit,
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error

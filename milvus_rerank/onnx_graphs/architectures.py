@@ -83,9 +83,9 @@ def position_limit(config: Mapping[str, Any]) -> int | None:
     :returns: the rows of the model's table, without those that RoBERTa's family leaves unused at its beginning;
         ``max_position_embeddings`` for ModernBERT, whose table the graph computes; None if no graph can be built.
     """
-    facts = modernbert.read_facts(config)
-    if facts is not None:
-        return facts.positions
+    if config.get("model_type") == modernbert.MODEL_TYPE:
+        facts = modernbert.read_facts(config)
+        return None if facts is None else facts.positions
     known = (
         config.get("model_type") in LAYOUTS
         and all(any(config.get(name) for name in names) for names in [*SIZES, ("max_position_embeddings",)])
@@ -106,11 +106,11 @@ def float32_bytes(config: Mapping[str, Any]) -> int:
     :param config: the model's ``config.json``.
     :returns: the bytes of its tables and layers.
     """
-    facts = modernbert.read_facts(config)
-    if facts is not None:
-        return 4 * sum(math.prod(shape) for _, shape in modernbert.shapes(facts, config))
     if position_limit(config) is None:
         return 0
+    if config["model_type"] == modernbert.MODEL_TYPE:
+        facts = modernbert.read_facts(config)
+        return 0 if facts is None else 4 * sum(math.prod(shape) for _, shape in modernbert.shapes(facts, config))
     hidden, layers = _size(config, "hidden_size"), _size(config, "num_hidden_layers")
     inner = int(config.get("intermediate_size") or config.get("hidden_dim") or 4 * hidden)
     rows = int(config.get("vocab_size") or 0) + int(config["max_position_embeddings"])

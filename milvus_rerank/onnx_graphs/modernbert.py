@@ -12,6 +12,7 @@ from milvus_rerank.models.weights import Tensor, read_tensors
 Pooling = Literal["cls", "mean"]
 """Ways to make one row of a pair: its first token's, or the mean of all tokens'."""
 
+MODEL_TYPE = "modernbert"
 TOKENS = "model.embeddings.tok_embeddings.weight"
 """Name of the table of tokens."""
 BODY = "model."
@@ -86,7 +87,7 @@ def read_facts(config: Mapping[str, Any], head: Head | None = None) -> ModernBer
     head_activation = ACTIVATIONS.get(config.get("classifier_activation", "gelu"))
     pooling: Any = config.get("classifier_pooling", "cls")
     known = (
-        config.get("model_type") == "modernbert"
+        config.get("model_type") == MODEL_TYPE
         and bool(hidden and heads and count)
         and (hidden or 0) % (2 * (heads or 1)) == 0  # rotary positions take pairs of numbers
         and pooling in get_args(Pooling)
