@@ -83,10 +83,11 @@ class Telemetry:
         single, labels, texts, start = len(requests) == 1, {MODEL: model}, self._read_texts(), time.perf_counter()
 
         def describe(span: Span, query: int, results: Sequence[Document]) -> None:
-            candidates = [document(query, index) for index in range(len(requests[query][1]))]
-            documents = _documents(_attribute_limit(span) - _RESERVED, candidates, results, texts == "all")
-            counts = {"milvus_rerank.documents": len(candidates), "milvus_rerank.results": len(results)}
-            text = requests[query][0]
+            text, room = requests[query][0], _attribute_limit(span) - _RESERVED
+            count = len(requests[query][1])
+            candidates = [document(query, index) for index in range(min(count, room))]
+            documents = _documents(room, candidates, results, texts == "all")
+            counts = {"milvus_rerank.documents": count, "milvus_rerank.results": len(results)}
             query_text = {} if texts == "none" else {"reranker.query": text, "input.value": text}
             limit = {} if top_k is None else {"reranker.top_k": top_k}
             span.set_attributes({KIND: "RERANKER", **labels, **limit, **query_text, **counts, **documents})
