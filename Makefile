@@ -9,7 +9,7 @@ LOCK = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.10
 PYTEST := pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 COMPAT := $(PYTEST) -m "compat and not hub" -o filterwarnings=default
 
-.PHONY: install demo test test-base test-frameworks test-newest test-oldest integration coverage bench check docs dist lock fix clean
+.PHONY: install demo test test-base test-frameworks test-recipes test-newest test-oldest integration coverage bench check docs dist lock fix clean
 
 # $(call environment,FOLDER): an empty environment with a pip that knows dependency groups
 define environment
@@ -59,6 +59,13 @@ test-frameworks:
 	$(call environment,$(VENV)-llamaindex)
 	$(VENV)-llamaindex/bin/python $(INSTALL) -c tests/integrations/llamaindex.txt -e ".[llamaindex]" --group test-llamaindex
 	MILVUS_RERANK_FRAMEWORKS=llama $(VENV)-llamaindex/bin/python -m $(PYTEST) tests/integrations
+
+# The recipes of docs/recipes.md, with the newest versions of their frameworks.
+test-recipes:
+	$(call environment,$(VENV)-recipes)
+	$(call torch,$(VENV)-recipes)
+	$(VENV)-recipes/bin/python $(INSTALL) $(if $(TORCH_BACKEND),,"$(TORCH)") -e ".[lite]" --group test-recipes
+	MILVUS_RERANK_FRAMEWORKS="dspy pyterrier txtai" $(VENV)-recipes/bin/python -m pytest tests/integrations/test_recipes.py
 
 # The newest and the oldest versions that pyproject.toml allows, torch aside: a short suite, where warnings are no errors.
 test-newest:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from milvus_rerank.scoring.caches import ScoreCache
     from milvus_rerank.scoring.encoder import Chunks
     from milvus_rerank.search import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
+    from milvus_rerank.search.model_ranker import as_ranker
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ _MODULES = {
     "scoring.caches": ("ScoreCache",),
     "scoring.encoder": ("Chunks",),
     "search": ("Dense", "FullText", "Hybrid", "SearchAnswer", "TwoStageSearch"),
+    "search.model_ranker": ("as_ranker",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -78,6 +80,7 @@ __all__ = [
     "VoyageRerankFunction",
     "Weighted",
     "above",
+    "as_ranker",
     "available",
     "create",
     "diversify",

@@ -28,6 +28,10 @@ class Candidates:
     scored: list[RerankResult[None]]
     unscored: list[RerankResult[None]]
 
+    def in_order(self) -> list[RerankResult[None]]:
+        """Return all hits in input order."""
+        return sorted((*self.scored, *self.unscored), key=lambda hit: hit.index)
+
 
 def read_hits(hits: Any, text_field: TextField, *, missing: str = "error", id_field: str | None = None) -> Candidates:
     """Read one query's hits.

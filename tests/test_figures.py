@@ -75,6 +75,18 @@ def test_what_sharing_a_beginning_brings_is_that_of_the_results() -> None:
     assert f"of a query share runs once: {faster:.2f} times faster than sentence-transformers on 20 short" in text
 
 
+def test_the_cost_of_traces_is_that_of_the_results() -> None:
+    states = json.loads((RESULTS / "traces.json").read_text("utf-8"))["microseconds"]
+    text = " ".join((REPO / "docs" / "traces.md").read_text("utf-8").split())
+    costs = {
+        state: [row[call] - row[f"{call}, without traces"] for call in ("1 text", "100 hits")]
+        for state, row in states.items()
+    }
+    assert f"takes {costs['not imported'][0]:.1f} µs longer" in text
+    assert f"and {costs['imported, no provider'][0]:.0f} µs if OpenTelemetry is imported" in text
+    assert "one text costs {:.0f} µs and 100 hits cost {:.0f} µs".format(*costs["providers"]) in text
+
+
 def test_the_servers_figures_are_those_of_the_results() -> None:
     found = json.loads((RESULTS / "serving.json").read_text("utf-8"))
     text = (REPO / "docs" / "server.md").read_text("utf-8")

@@ -1,9 +1,11 @@
 """BaseRerankFunction: all methods of a reranker, on top of one method that scores."""
 
 import asyncio
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from typing_extensions import Unpack
@@ -20,6 +22,14 @@ from milvus_rerank.validation import check_text, describe
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from milvus_rerank.tracing import Recorder
+
+NO_SPANS: "AbstractContextManager[Recorder | None]" = nullcontext()
+"""Takes the place of the spans of a call where OpenTelemetry has no provider."""
+_PROVIDERS = (("opentelemetry.trace", "get_tracer_provider"), ("opentelemetry.metrics", "get_meter_provider"))
+"""OpenTelemetry's modules, if they are imported, and their functions. Until a provider is set, these return a class of
+the module itself. Looked at in each call, because providers may be set at any time and tell no one."""
 
 
 class HitOptions(TypedDict, total=False):
@@ -332,13 +342,25 @@ class BaseRerankFunction(CrossEncoderMethods, ABC):
         """Return the checked scores of a call's requests."""
         reranker = self if instruction is None else self.with_instruction(instruction)
         requests, stop = [request for request in checked.requests if request[1]], stop or threading.Event()
-        if checked.only_scores:
-            scores = (
-                [DocumentScores(numbers) for numbers in reranker.score_requests(requests, stop)] if requests else []
-            )
-        else:
-            scores = reranker.score_documents(requests, checked.top_k, stop) if requests else []
-        return checked.check_scores(scores)
+        spans = NO_SPANS
+        for api, getter in _PROVIDERS:
+            get_provider = getattr(sys.modules.get(api), getter, None)
+            if get_provider is not None and not type(get_provider()).__module__.startswith(api):
+                from milvus_rerank.tracing import reranking
+
+                spans = reranking(reranker, checked.requests, checked.unscored, checked.top_k)
+                break
+        with spans as record:
+            if checked.only_scores:
+                scores = (
+                    [DocumentScores(numbers) for numbers in reranker.score_requests(requests, stop)] if requests else []
+                )
+            else:
+                scores = reranker.score_documents(requests, checked.top_k, stop) if requests else []
+            scores = checked.check_scores(scores)
+            if record is not None:
+                record(results(checked, scores))
+            return scores
 
     async def _ascore(self, checked: CheckedCall, instruction: str | None) -> list[DocumentScores]:
         """Score in a thread; a subclass that can wait without one does so here."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from pymilvus import Hits
 
+    from milvus_rerank.tracing import SearchSpans
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:
@@ -96,17 +98,24 @@ class Stopwatch:
     """Time the stages of a search.
 
     :param clock: returns seconds.
+    :param spans: spans of the stages; None without OpenTelemetry.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], spans: "SearchSpans | None" = None) -> None:
         self._clock = clock
+        self._spans = spans
         self._laps = [clock()]
 
-    def lap(self) -> None:
-        """End the current stage."""
+    def lap(self, hits: Any = None) -> None:
+        """End the current stage: embedding, or the search with its hits."""
         self._laps.append(self._clock())
+        if self._spans is not None:
+            self._spans.lap(hits)
 
-    def timings(self) -> Timings:
-        """End the last stage, and return the seconds of each stage."""
-        self.lap()
-        return Timings(*(end - start for start, end in pairwise(self._laps)))
+    def timings(self, error: Exception | None = None) -> Timings:
+        """End the last stage, with the reranker's error if it failed, and return the seconds of each stage."""
+        self._laps.append(self._clock())
+        timings = Timings(*(end - start for start, end in pairwise(self._laps)))
+        if self._spans is not None:
+            self._spans.finish(asdict(timings), error)
+        return timings

@@ -2,9 +2,10 @@
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
@@ -16,6 +17,7 @@ from milvus_rerank.hits import MISSING, Missing, read_search_result
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.custom import Scorer, wrap
 from milvus_rerank.result_list import RerankResults, Score
+from milvus_rerank.results import RerankResult
 from milvus_rerank.search.answer import SearchAnswer, Stopwatch
 from milvus_rerank.search.arguments import SearchArguments, SearchOptions, check_arguments
 from milvus_rerank.search.filters import unknown_field
@@ -26,6 +28,7 @@ from milvus_rerank.validation import check_choice
 
 if TYPE_CHECKING:
     from milvus_rerank.config import Config
+    from milvus_rerank.tracing import SearchSpans
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -180,18 +183,19 @@ class TwoStageSearch(Generic[Score]):
         )
         if not arguments.queries:
             return []
-        clock = Stopwatch(self._clock)
-        embedded = [here(partial(embed, list(arguments.queries))) for embed in self._embedders(arguments)]
-        request = self._search_request(arguments, embedded)
-        clock.lap()
-        hits = self._retrieve(request)
-        clock.lap()
-        error = None
-        try:
-            results = self._rerank(self.reranker.rerank_search_result, arguments, hits)
-        except Exception as raised:  # noqa: BLE001  a custom reranker may raise anything; on_rerank_error decides
-            results, error = self._fall_back(raised, arguments, hits), raised
-        answers = _answers(arguments, results, error, clock)
+        with self._spans(arguments) as spans:
+            clock = Stopwatch(self._clock, spans)
+            embedded = [here(partial(embed, list(arguments.queries))) for embed in self._embedders(arguments)]
+            request = self._search_request(arguments, embedded)
+            clock.lap()
+            hits = self._retrieve(request)
+            clock.lap(hits)
+            error = None
+            try:
+                results = self._rerank(self.reranker.rerank_search_result, arguments, hits)
+            except Exception as raised:  # noqa: BLE001  a custom reranker may raise anything; on_rerank_error decides
+                results, error = self._fall_back(raised, arguments, hits), raised
+            answers = _answers(arguments, results, error, clock)
         return answers[0] if isinstance(query, str) else answers
 
     @overload
@@ -225,18 +229,19 @@ class TwoStageSearch(Generic[Score]):
         )
         if not arguments.queries:
             return []
-        clock = Stopwatch(self._clock)
-        embedded = [await off_loop(partial(embed, list(arguments.queries))) for embed in self._embedders(arguments)]
-        request = self._search_request(arguments, embedded)
-        clock.lap()
-        hits = await self._aretrieve(request)
-        clock.lap()
-        error = None
-        try:
-            results = await self._rerank(self.reranker.arerank_search_result, arguments, hits)
-        except Exception as raised:  # noqa: BLE001  a custom reranker may raise anything; on_rerank_error decides
-            results, error = self._fall_back(raised, arguments, hits), raised
-        answers = _answers(arguments, results, error, clock)
+        with self._spans(arguments) as spans:
+            clock = Stopwatch(self._clock, spans)
+            embedded = [await off_loop(partial(embed, list(arguments.queries))) for embed in self._embedders(arguments)]
+            request = self._search_request(arguments, embedded)
+            clock.lap()
+            hits = await self._aretrieve(request)
+            clock.lap(hits)
+            error = None
+            try:
+                results = await self._rerank(self.reranker.arerank_search_result, arguments, hits)
+            except Exception as raised:  # noqa: BLE001  a custom reranker may raise anything; on_rerank_error decides
+                results, error = self._fall_back(raised, arguments, hits), raised
+            answers = _answers(arguments, results, error, clock)
         return answers[0] if isinstance(query, str) else answers
 
     def __repr__(self) -> str:
@@ -380,14 +385,28 @@ class TwoStageSearch(Generic[Score]):
             raise error
         logger.warning("the reranker failed (%s: %s); returning the first stage's order", type(error).__name__, error)
         lists = read_search_result(hits, self.text_field, len(arguments.queries), missing=self.missing)
-        ordered = [sorted((*hits.scored, *hits.unscored), key=lambda hit: hit.index) for hits in lists]
-        return [RerankResults(results[: arguments.top_k]) for results in ordered]
+        return [RerankResults(hits.in_order()[: arguments.top_k]) for hits in lists]
+
+    def _spans(self, arguments: SearchArguments) -> "AbstractContextManager[SearchSpans | None]":
+        """Return the spans of a search; nothing in a process that has not imported OpenTelemetry."""
+        if "opentelemetry.trace" not in sys.modules:
+            return nullcontext()
+        from milvus_rerank.tracing import searching
+
+        return searching(self.source.name, arguments.queries, self._read_hits)
+
+    def _read_hits(self, result: Any) -> list[RerankResult[None]]:
+        """Return one query's hits for its span; none if the reranker, too, will not be able to read them."""
+        hits: list[RerankResult[None]] = []
+        with suppress(RerankError):
+            hits = read_search_result(result, self.text_field, 1, missing="last")[0].in_order()
+        return hits
 
 
 def _answers(
     arguments: SearchArguments, results: list[RerankResults[Any]], error: Exception | None, clock: Stopwatch
 ) -> list[SearchAnswer[Any]]:
-    timings = clock.timings()
+    timings = clock.timings(error)
     return [
         SearchAnswer(query, tuple(ranked), error is None, error, timings)
         for query, ranked in zip(arguments.queries, results, strict=True)

@@ -92,7 +92,7 @@ class Application:
         self.models = models
         self.metrics = Metrics(models.batchers)
         models.report = self.metrics.batch
-        self.service = Service(models, settings.limits, self.metrics, traces.span if traces else contextlib.nullcontext)
+        self.service = Service(models, settings.limits, self.metrics, traces)
         self.loaded = not preload
         self._started = int(time.time())
         self.problem = ""

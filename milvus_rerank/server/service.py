@@ -6,10 +6,9 @@ import contextvars
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -27,6 +26,9 @@ from milvus_rerank.server.models import CustomModel, EngineModel, Model, ModelRe
 from milvus_rerank.server.queue import Job
 from milvus_rerank.server.settings import Limits
 
+if TYPE_CHECKING:
+    from milvus_rerank.server.tracing import Traces
+
 T = TypeVar("T")
 TOKENIZERS = 4
 """The number of threads that tokenise."""
@@ -38,7 +40,7 @@ class Service:
     :param models: the server's models.
     :param limits: limits of requests.
     :param metrics: the server's metrics.
-    :param span: returns a trace span for a stage.
+    :param traces: creates the spans of calls and stages; None for no traces.
     """
 
     def __init__(
@@ -46,12 +48,12 @@ class Service:
         models: Models,
         limits: Limits,
         metrics: Metrics,
-        span: Callable[[str], AbstractContextManager[Any]] = contextlib.nullcontext,
+        traces: "Traces | None" = None,
     ) -> None:
         self.models = models
         self._limits = limits
         self._metrics = metrics
-        self._span = span
+        self._traces = traces
         # Separate threads, not those that all libraries share: a load may take minutes and must not block the threads
         # that tokenise.
         self._tokenizers = ThreadPoolExecutor(TOKENIZERS, thread_name_prefix="tokenize")
@@ -77,6 +79,19 @@ class Service:
         self._check(call)
         log["model"] = self.models.resolve(body.model)
         log["documents"] = sum(len(documents) for _, documents in call.requests)
+        with self._traces.reranking(log["model"], call) if self._traces else contextlib.nullcontext() as record:
+            scores, spans = await self._score_within_deadline(body, call, log)
+            if record is not None:
+                record(scores)
+        self._metrics.documents.labels(log["model"]).inc(log["documents"])
+        self._metrics.tokens.labels(log["model"]).inc(log["tokens"])
+        answer = body.answer(Scored(log["model"], scores, rank(scores, call.top_k), log["tokens"], spans))
+        return Response(to_json(answer), media_type="application/json")
+
+    async def _score_within_deadline(
+        self, body: Body, call: Call, log: dict[str, Any]
+    ) -> tuple[list[float], dict[int, Span]]:
+        """Return the score of each document, and the parts of long documents that have the scores, by position."""
         spans: dict[int, Span] = {}
         try:
             with anyio.fail_after(self._limits.deadline) as scope:
@@ -94,14 +109,11 @@ class Service:
                         wanted = rank(scores, call.top_k)
                         found = await self._in_thread(request.spans, wanted)
                         spans = {index: span for index, span in zip(wanted, found, strict=True) if span is not None}
+            return scores, spans
         except ServiceTimeoutError:
             raise
         except TimeoutError as error:
             raise DeadlineError(f"not done within the deadline of {self._limits.deadline:g} s") from error
-        self._metrics.documents.labels(log["model"]).inc(log["documents"])
-        self._metrics.tokens.labels(log["model"]).inc(log["tokens"])
-        answer = body.answer(Scored(log["model"], scores, rank(scores, call.top_k), log["tokens"], spans))
-        return Response(to_json(answer), media_type="application/json")
 
     async def drain(self, seconds: float) -> None:
         """Finish the admitted requests; those that remain after so many seconds fail with a :class:`StoppedError`."""
@@ -178,7 +190,8 @@ class Service:
 
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[None]:
-        with self._metrics.stages.labels(name).time(), self._span(name):
+        span = self._traces.span(name) if self._traces else contextlib.nullcontext()
+        with self._metrics.stages.labels(name).time(), span:
             yield
 
     def _check(self, call: Call) -> None:

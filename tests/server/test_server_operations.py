@@ -149,12 +149,39 @@ def test_requests_and_stages_are_spans_of_the_clients_trace(reranker: CrossEncod
     provider.add_span_processor(SimpleSpanProcessor(spans))
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with serving({"m": lambda: reranker}, traces=Traces(provider)) as running:
-        running.post("/rerank", {"query": "secret", "texts": ["secret"]}, headers={"traceparent": parent})
+        body = {"query": "secret", "texts": ["secret"], "raw_scores": True}
+        answer = running.post("/rerank", body, headers={"traceparent": parent}).json()
         running.settled()
     found = {span.name: span for span in spans.get_finished_spans() if span.context.trace_id == int(parent[3:35], 16)}
-    assert set(found) == {"POST /rerank", "tokenize", "score"} or set(found) == {"POST", "tokenize", "score"}
-    request = next(span for name, span in found.items() if name.startswith("POST"))
-    assert all(
-        present(found[stage].parent).span_id == present(request.context).span_id for stage in ("tokenize", "score")
-    )
+    [name] = {*found} - {"rerank", "tokenize", "score"}
+    assert name in ("POST /rerank", "POST")
+    parents = {"rerank": name, "tokenize": "rerank", "score": "rerank"}
+    assert {stage: present(found[stage].parent).span_id for stage in parents} == {
+        stage: present(found[above].context).span_id for stage, above in parents.items()
+    }
+    attributes = present(found["rerank"].attributes)
+    assert attributes["openinference.span.kind"] == "RERANKER"
+    assert attributes["reranker.model_name"] == "m"
+    assert attributes["reranker.output_documents.0.document.score"] == pytest.approx(answer[0]["score"])
     assert "secret" not in str([span.to_json() for span in found.values()])
+
+
+def test_spans_of_the_server_hold_texts_if_its_environment_says_so(
+    reranker: CrossEncoderRerankFunction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recorded import Recorded
+
+    from milvus_rerank.server.tracing import Traces
+
+    monkeypatch.setenv("MILVUS_RERANK_TRACE_TEXTS", "all")
+    recorded = Recorded()
+    with serving({"m": lambda: reranker}, traces=Traces(recorded.tracer_provider)) as running:
+        running.post("/v1/rerank", {"query": QUERY, "documents": DOCUMENTS, "top_n": 2})
+        running.post("/score", {"text_1": ["a", "b"], "text_2": ["c", "d"]})
+        running.settled()
+    first, *queries, call = (dict(present(span.attributes)) for span in recorded.spans() if span.name == "rerank")
+    assert (first["reranker.query"], first["reranker.top_k"], first["milvus_rerank.documents"]) == (QUERY, 2, 6)
+    best = reranker(QUERY, DOCUMENTS, top_k=2)
+    assert [first[f"reranker.output_documents.{n}.document.content"] for n in range(2)] == [hit.text for hit in best]
+    assert [attributes["reranker.input_documents.0.document.content"] for attributes in queries] == ["c", "d"]
+    assert call["openinference.span.kind"] == "CHAIN"

@@ -1,14 +1,15 @@
 """RemoteRerankFunction: rerank with a service over HTTP."""
 
 import json
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.requirements import require
-from milvus_rerank.reranker.base import BaseRerankFunction
-from milvus_rerank.reranker.call import CheckedCall
+from milvus_rerank.reranker.base import NO_SPANS, BaseRerankFunction
+from milvus_rerank.reranker.call import CheckedCall, results
 from milvus_rerank.reranker.remote.api_formats import ApiFormat
 from milvus_rerank.reranker.remote.options import Clock, ServiceKeywords, ServiceOptions
 from milvus_rerank.reranker.remote.providers import find_endpoint
@@ -113,8 +114,17 @@ class RemoteRerankFunction(BaseRerankFunction):
     async def _ascore(self, checked: CheckedCall, instruction: str | None) -> list[DocumentScores]:
         if instruction is not None:
             self.with_instruction(instruction)  # says that there is none
-        scores = await self.ascore_requests([request for request in checked.requests if request[1]])
-        return checked.check_scores([DocumentScores(query_scores) for query_scores in scores])
+        spans = NO_SPANS
+        if "opentelemetry.trace" in sys.modules:
+            from milvus_rerank.tracing import reranking
+
+            spans = reranking(self, checked.requests, checked.unscored, checked.top_k)
+        with spans as record:
+            numbers = await self.ascore_requests([request for request in checked.requests if request[1]])
+            scores = checked.check_scores([DocumentScores(query_scores) for query_scores in numbers])
+            if record is not None:
+                record(results(checked, scores))
+            return scores
 
 
 def _check_model(name: object) -> str | None:
