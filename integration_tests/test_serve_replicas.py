@@ -79,3 +79,10 @@ def test_replicas_answer_as_the_plain_server_and_drain(number: int) -> None:
 def results(answer: httpx.Response) -> Any:
     body = json.loads(answer.content)
     return body if isinstance(body, list) else body["results"]
+
+
+def test_a_model_that_does_not_load_is_told() -> None:
+    command = [sys.executable, "-m", "milvus_rerank", "serve", "--ray", "--port", "8799", "--model", "builtin/none"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 1
+    assert "error: no replica starts: ModelError: no built-in model 'builtin/none'" in done.stderr

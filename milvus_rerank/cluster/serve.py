@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -160,13 +161,19 @@ def serving(
                 try:
                     serve.run(bound, name=NAME, route_prefix="/")
                 except RuntimeError as error:
-                    reasons = [line for line in str(serve.status().applications[NAME].message).splitlines() if line]
-                    raise RerankError(f"no replica starts: {reasons[-1] if reasons else error}") from None
+                    raise RerankError(f"no replica starts: {_reason(serve.status()) or error}") from None
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             yield f"http://{host}:{settings.port}"
         finally:
             serve.delete(NAME)  # waits for the requests that were admitted, as long as drain_seconds
             serve.shutdown()
+
+
+def _reason(status: Any) -> str:
+    """Return the last line of a replica's traceback, which Ray Serve keeps as a message; "" if there is none."""
+    messages = [one.message for app in status.applications.values() for one in app.deployments.values()]
+    found = re.findall(r"^\s*(?:milvus_rerank\.errors\.)(\w+: .+)$", "\n".join(messages), re.MULTILINE)
+    return str(found[-1]) if found else "".join(messages)[-500:]
 
 
 def run(
