@@ -9,7 +9,8 @@ LOCK = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.10
 PYTEST := pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 COMPAT := $(PYTEST) -m "compat and not hub" -o filterwarnings=default
 
-.PHONY: install demo test test-base test-frameworks test-recipes test-newest test-oldest integration coverage bench check docs dist lock fix clean
+.PHONY: install demo bulk-demo test test-base test-frameworks test-recipes test-newest test-oldest integration coverage \
+	bench check docs dist lock fix clean
 
 # $(call environment,FOLDER): an empty environment with a pip that knows dependency groups
 define environment
@@ -39,6 +40,11 @@ install: $(VENV)/.dev
 
 demo: $(VENV)/.demo
 	$(BIN)/milvus-rerank demo
+
+# Queries of a judged collection in bulk, with Milvus as the first stage: the shipped one, or FOLDER=... in BEIR's layout.
+bulk-demo: $(VENV)/.demo
+	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[openvino,lite,eval,ray]"
+	$(BIN)/python scripts/bulk_demo.py $(FOLDER)
 
 test: $(VENV)/.dev
 	MILVUS_RERANK_TESTS_COMPLETE=1 $(BIN)/python -m $(PYTEST)

@@ -65,7 +65,7 @@ EXTRAS = {
     "index": "Parquet, HTML and PDF files, and splitting of texts, for milvus-rerank index",
     "export": "int8, and graphs that torch traces",
     "eval": "nDCG and other metrics",
-    "ray": "milvus-rerank batch, on many machines",
+    "ray": "milvus-rerank batch and serve, on many machines",
     "langchain": "the LangChain adapter",
     "llamaindex": "the LlamaIndex adapter",
     "haystack": "the Haystack adapter",

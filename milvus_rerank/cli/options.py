@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milvus_rerank.choices import MAX_CANDIDATES, Dtype, EngineName
+from milvus_rerank.choices import MAX_CANDIDATES, Dtype, EngineName, Mode
 from milvus_rerank.cli import output
 from milvus_rerank.errors import OptionError, RegistryError
 from milvus_rerank.text_field import TextField
@@ -114,6 +114,18 @@ SearchTextField = Annotated[
         "(default: text, or the only one with texts)",
         show_default=False,
     ),
+]
+Filter = Annotated[str, typer.Option("--filter", help="Milvus' filter, such as 'year > 1950'.")]
+SearchMode = Annotated[
+    Mode | None,
+    typer.Option(
+        "--mode",
+        help="Search by vectors, by BM25, or by both. (default: vectors, or BM25 where there are none)",
+        show_default=False,
+    ),
+]
+Collection = Annotated[
+    str | None, typer.Option(help="The collection. (default: the only collection)", show_default=False)
 ]
 Instruction = Annotated[
     str | None,

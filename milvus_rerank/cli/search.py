@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milvus_rerank.choices import DEFAULT_CANDIDATES, DEFAULT_TOP_K, DEFAULT_URI, MAX_CANDIDATES, Mode
+from milvus_rerank.choices import DEFAULT_CANDIDATES, DEFAULT_TOP_K, DEFAULT_URI, MAX_CANDIDATES
 from milvus_rerank.cli import options, output
 from milvus_rerank.cli.config import ConfigOption
 from milvus_rerank.errors import HitError, InputError
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from milvus_rerank.search import SearchAnswer
     from milvus_rerank.text_field import TextField
 
-Collection = Annotated[
-    str | None, typer.Option(help="The collection. (default: the only collection)", show_default=False)
-]
 OutputFields = Annotated[
     list[str] | None, typer.Option(help="Fields to print, separated by commas. (default: all)", show_default=False)
 ]
@@ -27,21 +24,15 @@ def search(
     uri: options.Uri = DEFAULT_URI,
     token: options.Token = "",
     db_name: options.DbName = "",
-    collection: Collection = None,
+    collection: options.Collection = None,
     candidates: options.Candidates = DEFAULT_CANDIDATES,
     top_k: options.TopK = DEFAULT_TOP_K,
     threshold: options.Threshold = None,
-    expression: Annotated[str, typer.Option("--filter", help="Milvus' filter, such as 'year > 1950'.")] = "",
+    expression: options.Filter = "",
     output_fields: OutputFields = None,
     text_field: options.SearchTextField = None,
     vector_field: options.VectorField = None,
-    mode: Annotated[
-        Mode | None,
-        typer.Option(
-            help="Search by vectors, by BM25, or by both. (default: vectors, or BM25 where there are none)",
-            show_default=False,
-        ),
-    ] = None,
+    mode: options.SearchMode = None,
     instruction: options.Instruction = None,
     rerank: Annotated[bool, typer.Option(help="Rerank, or print the first stage's order.")] = True,
     reranker: options.Reranker = None,

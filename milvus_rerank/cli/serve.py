@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,8 @@ from milvus_rerank.errors import RerankError
 from milvus_rerank.requirements import SERVER, TRACES, require
 
 if TYPE_CHECKING:
-    from milvus_rerank.reranker.base import BaseRerankFunction
     from milvus_rerank.server.playground import Milvus
+    from milvus_rerank.server.settings import Settings
     from milvus_rerank.text_field import TextField
 
 
@@ -71,6 +70,18 @@ def serve(
     max_requests: Annotated[int, _limit("The most requests at once.", 1)] = 512,
     queue_tokens: Annotated[int, _limit("The most tokens that wait on a device.", 1)] = 1_000_000,
     drain: Annotated[float, _limit("Seconds to finish what waits when told to stop.", 0)] = 20.0,
+    ray: Annotated[bool, typer.Option("--ray", help="Serve in replicas on Ray Serve.", rich_help_panel="Ray")] = False,
+    replicas: Annotated[
+        str, typer.Option(help="How many replicas, or a range such as 1-8 to scale.", rich_help_panel="Ray")
+    ] = "1",
+    cpus: Annotated[int, typer.Option(help="CPUs of a replica.", min=1, rich_help_panel="Ray")] = 1,
+    gpus: Annotated[
+        float, typer.Option(help="GPUs of a replica.", min=0, callback=options.check_number, rich_help_panel="Ray")
+    ] = 0,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster, or auto. (default: start Ray on this machine)", rich_help_panel="Ray"),
+    ] = None,
 ) -> None:
     """Serve a reranker over HTTP, as TEI, vLLM, Jina, Cohere, Voyage, DashScope and Hugging Face do.
 
@@ -106,7 +117,12 @@ def serve(
         threads=threads,
         score_cache=score_cache or None,
     )
-    loaders = _loaders(chosen)
+    models = _models(chosen)
+    if ray:
+        _check_ray(port, lazy=lazy, milvus_uri=milvus_uri, traces=traces)
+        _serve_on_ray(models, settings, replicas, (cpus, gpus), address)
+        return
+    loaders = {name: one.load for name, one in models.items()}
     with ExitStack() as resources:
         milvus = None
         if milvus_uri:
@@ -168,16 +184,48 @@ def _open_milvus(
     )
 
 
-def _loaders(chosen: options.ChosenReranker) -> "dict[str, Callable[[], BaseRerankFunction]]":
-    """Return the function that loads each model, by the name under which the model is served."""
+def _models(chosen: options.ChosenReranker) -> dict[str, options.ChosenReranker]:
+    """Return each model by the name under which it is served."""
     given = dict(chosen.options)
     models = given.pop("model_name", None)
     if chosen.name and not models:
-        return {chosen.name: chosen.load}
-    loaders: dict[str, Callable[[], BaseRerankFunction]] = {}
+        return {chosen.name: chosen}
+    served: dict[str, options.ChosenReranker] = {}
     for text in [models] if isinstance(models, str) else models or [options.DEFAULT_MODEL]:
         name, equals, model = text.partition("=")
-        if name in loaders:
+        if name in served:
             raise typer.BadParameter(f"two models are called {name!r}; write NAME=MODEL", param_hint="--model")
-        loaders[name] = replace(chosen, options={"model_name": model if equals else name, **given}).load
-    return loaders
+        served[name] = replace(chosen, options={"model_name": model if equals else name, **given})
+    return served
+
+
+def _check_ray(port: int, **others: Any) -> None:
+    """Raise a usage error for options that replicas do not have."""
+    for name, value in others.items():
+        if value:
+            raise typer.BadParameter("replicas on Ray do not have this", param_hint=f"--{name.replace('_', '-')}")
+    if port == 0:
+        raise typer.BadParameter("Ray Serve needs a port, such as 8787", param_hint="--port")
+
+
+def _serve_on_ray(
+    models: dict[str, options.ChosenReranker],
+    settings: "Settings",
+    replicas: str,
+    size: tuple[int, float],
+    address: str | None,
+) -> None:
+    from milvus_rerank.cluster import RerankerSpec
+    from milvus_rerank.cluster.serve import Replicas, run
+
+    least, _, most = replicas.partition("-")
+    if not least.isdecimal() or not (most or least).isdecimal():
+        raise typer.BadParameter(
+            f"expected a number such as 2, or a range such as 1-8, got {replicas!r}", param_hint="--replicas"
+        )
+    specs = {}
+    for name, one in models.items():
+        given = dict(one.options)
+        specs[name] = RerankerSpec(one.name, given.pop("model_name", None), given)
+    cpus, gpus = size
+    run(specs, settings, Replicas(int(least), int(most or least), cpus=cpus, gpus=gpus), address, _announce)

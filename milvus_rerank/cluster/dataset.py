@@ -1,5 +1,6 @@
 """rerank_dataset: add scores to a Ray data set, as a step of a pipeline of one's own."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from milvus_rerank.cluster.queries import QueryFields, read_row
@@ -63,7 +64,7 @@ def with_threads(spec: RerankerSpec, cpus: int) -> RerankerSpec:
     """Return a reranker that computes with the CPUs of its worker, if it runs a model and does not say otherwise."""
     if spec.name not in (None, "cross-encoder", "bge") or "threads" in spec.options:
         return spec
-    return RerankerSpec(spec.name, spec.model, {**spec.options, "threads": cpus})
+    return replace(spec, options={**spec.options, "threads": cpus})
 
 
 class DatasetWorker:

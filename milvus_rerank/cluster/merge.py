@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from milvus_rerank.cluster.scores import order
+from milvus_rerank.cluster.stage import read_pieces
 
 OutputFormat = Literal["parquet", "jsonl"]
 
 
-def merge_group(staged: Path, scored: Path, group: Sequence[str], target: Path, output_format: OutputFormat) -> None:
+def merge_group(staged: Path, scored: Path, group: Sequence[str], target: Path, output_format: OutputFormat) -> int:
     """Write the results of a group of parts, and beside them those rows that failed.
 
     :param staged: the folder of the parts.
@@ -18,33 +19,37 @@ def merge_group(staged: Path, scored: Path, group: Sequence[str], target: Path, 
     :param group: consecutive parts; no query reaches beyond them.
     :param target: the file of the results without its suffix; files of the same names are replaced.
     :param output_format: the format of the results.
+    :returns: the number of pairs.
     """
     import pyarrow
     import pyarrow.parquet
 
+    pairs = 0
     results: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     ids: list[str] = []
     scores: list[float | None] = []
     seconds, error = 0.0, ""
     for part in group:
-        pieces = pyarrow.parquet.read_table(staged / part, columns=["where", "query_id", "last", "ids"]).to_pylist()
-        for piece, row in zip(pieces, pyarrow.parquet.read_table(scored / part).to_pylist(), strict=True):
-            ids += piece["ids"]
-            scores += row["scores"] if not row["error"] else [None] * len(piece["ids"])
+        pieces = read_pieces(staged / part, texts=False)
+        for (piece, last), row in zip(pieces, pyarrow.parquet.read_table(scored / part).to_pylist(), strict=True):
+            pairs += len(piece.ids)
+            ids += piece.ids
+            scores += row["scores"] if not row["error"] else [None] * len(piece.ids)
             seconds, error = seconds + row["seconds"], error or row["error"]
-            if not piece["last"]:
+            if not last:
                 continue
             if error:
-                failed.append({"query_id": piece["query_id"], "where": piece["where"], "error": error})
+                failed.append({"query_id": piece.query_id, "where": piece.where, "error": error})
             else:
                 best = order(scores)
                 results.append(
                     {
-                        "query_id": piece["query_id"],
+                        "query_id": piece.query_id,
                         "ids": [ids[index] for index in best],
                         "scores": [scores[index] for index in best],
                         "ranks": list(range(1, len(best) + 1)),
+                        "first_stage_ranks": [index + 1 for index in best],
                         "rerank_seconds": seconds,
                     }
                 )
@@ -55,6 +60,7 @@ def merge_group(staged: Path, scored: Path, group: Sequence[str], target: Path, 
             ("ids", pyarrow.list_(pyarrow.string())),
             ("scores", pyarrow.list_(pyarrow.float64())),
             ("ranks", pyarrow.list_(pyarrow.int64())),
+            ("first_stage_ranks", pyarrow.list_(pyarrow.int64())),
             ("rerank_seconds", pyarrow.float64()),
         ]
     )
@@ -64,6 +70,7 @@ def merge_group(staged: Path, scored: Path, group: Sequence[str], target: Path, 
     else:
         write_lines(target.with_suffix(".jsonl"), results)
     write_lines(target.with_suffix(".failed"), failed)
+    return pairs
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -20,21 +20,21 @@ class QueryFields:
 
     :param query_id: the query's id, a string or an integer.
     :param query: the query's text.
-    :param documents: a list of texts, or of objects with ``id`` and ``text``.
+    :param documents: a list of texts, or of objects with ``id`` and ``text``; None for queries without documents.
     :param document_id: the key of a document's id; a text without one has its position.
     :param text: the key of a document's text.
     """
 
     query_id: str = "query_id"
     query: str = "query"
-    documents: str = "documents"
+    documents: str | None = "documents"
     document_id: str = "id"
     text: str = "text"
 
     @property
     def needed(self) -> tuple[str, ...]:
         """The columns that each row must have."""
-        return self.query_id, self.query, self.documents
+        return (self.query_id, self.query, *([self.documents] if self.documents is not None else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,12 @@ def list_files(sources: Iterable[str]) -> list[str]:
     return files
 
 
-def check_columns(file: str, fields: QueryFields) -> None:
-    """Raise if a file cannot be opened, is empty, or lacks a column; of JSON lines the first one decides.
+def check_columns(file: str, fields: QueryFields, *, searched: bool = False) -> None:
+    """Raise if a file cannot be opened, is empty, or has wrong columns; of JSON lines the first one decides.
 
     :param file: the file.
     :param fields: the columns.
+    :param searched: whether Milvus is searched for the documents, so that the file must have none.
     :raises InputError: with the columns that are missing, and those that are there.
     """
     if file.endswith(".parquet"):
@@ -94,12 +95,23 @@ def check_columns(file: str, fields: QueryFields) -> None:
         if line is None:
             raise InputError(f"{file} is empty")
         names = list(parse_object(line[1], line[0]))
-    absent = [name for name in fields.needed if name not in names]
-    if absent:
+    if searched and fields.documents in names:
         raise InputError(
-            f"{file} has no column {', '.join(map(repr, absent))}; it has {', '.join(map(repr, names)) or 'none'}. "
-            "Name the columns with --query-id-field, --query-field and --documents-field"
+            f"{file} has documents, in {fields.documents!r}, and a Milvus to search for documents is given, too; leave "
+            "out the column, or --uri and the [milvus] of the config file"
         )
+    needed = (fields.query_id, fields.query) if searched else fields.needed
+    absent = [name for name in needed if name not in names]
+    if not absent:
+        return
+    advice = "Name the columns with --query-id-field and --query-field"
+    if absent == [fields.documents]:
+        advice = "Name it with --documents-field, or find the documents in a Milvus with --uri"
+    elif not searched:
+        advice = "Name the columns with --query-id-field, --query-field and --documents-field"
+    raise InputError(
+        f"{file} has no column {', '.join(map(repr, absent))}; it has {', '.join(map(repr, names)) or 'none'}. {advice}"
+    )
 
 
 def read_queries(file: str, fields: QueryFields) -> Iterator[QueryRow]:
@@ -163,7 +175,7 @@ def read_row(record: dict[str, Any], where: str, fields: QueryFields) -> QueryRo
     try:
         query_id = _identifier(record.get(fields.query_id), fields.query_id)
         query = check_text(record.get(fields.query), f"{fields.query!r}")
-        documents = record.get(fields.documents)
+        documents = record.get(fields.documents) if fields.documents is not None else []
         if not isinstance(documents, list):
             raise InputError(f"{fields.documents!r} must be a list, got {type(documents).__name__}")
         ids, texts = [], []

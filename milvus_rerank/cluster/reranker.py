@@ -17,15 +17,18 @@ class RerankerSpec:
     :param name: a registered name, such as ``lexical``; None for the right one for ``model``.
     :param model: a model's name or folder; None for the reranker's default.
     :param options: options of the reranker, which must be picklable.
+    :param instruction: says what is relevant, for a reranker that takes instructions.
     """
 
     name: str | None = None
     model: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    instruction: str | None = None
 
     def load(self) -> BaseRerankFunction:
         """Load the reranker."""
-        return find_loader(self.name, self.model)(**self.options)
+        reranker = find_loader(self.name, self.model)(**self.options)
+        return reranker if self.instruction is None else reranker.with_instruction(self.instruction)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them, for the record of a job; secrets are left out."""
@@ -34,4 +37,5 @@ class RerankerSpec:
             for key, value in sorted(self.options.items())
             if not any(word in key for word in _SECRETS)
         }
-        return {"name": self.name, "model": self.model, "options": options}
+        named = {} if self.instruction is None else {"instruction": self.instruction}
+        return {"name": self.name, "model": self.model, "options": options, **named}

@@ -5,14 +5,27 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from milvus_rerank.errors import InputError, RerankError
 from milvus_rerank.validation import check_count
 
 BLOCKS = 10_000
 """The most blocks of a data set; with fewer than workers, some workers would have nothing to do."""
+
+
+class Before(NamedTuple):
+    """Workers that get each item before those of :meth:`Pool.run_workers`; they wait more than they compute.
+
+    :param worker: the class of the workers; a worker is called with an item and returns a count.
+    :param arguments: the arguments of the class.
+    :param workers: the most workers.
+    """
+
+    worker: type
+    arguments: dict[str, Any]
+    workers: int
 
 
 class Pool:
@@ -46,7 +59,8 @@ class Pool:
         items: Sequence[str],
         total: int,
         progress: Callable[[int, int], object] | None,
-    ) -> list[int]:
+        before: Before | None = None,
+    ) -> list[tuple[int, int]]:
         """Give items to workers, one at a time, and return the count that each item gave.
 
         :param worker: the class of the workers; a worker is called with an item and returns a count.
@@ -54,7 +68,8 @@ class Pool:
         :param items: the items.
         :param total: the sum of all counts of the job; what is missing from it has been done before.
         :param progress: called about twice a second with the sum of the counts so far, and ``total``.
-        :returns: the counts.
+        :param before: workers that get each item first, at the same time as others work on earlier items.
+        :returns: for each item its count, and that of the workers before.
         """
         import ray.data
 
@@ -63,6 +78,14 @@ class Pool:
         dataset: ray.data.Dataset = ray.data.from_items(
             [{"item": item} for item in items], override_num_blocks=min(BLOCKS, len(items))
         )
+        if before is not None:
+            dataset = dataset.map_batches(
+                _BeforeWorker,
+                fn_constructor_kwargs={"worker": before.worker, "arguments": before.arguments},
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=min(before.workers, len(items))),
+                num_cpus=0,  # the CPUs are those of the workers that compute
+            )
         dataset = dataset.map_batches(
             _ItemWorker,
             fn_constructor_kwargs={"worker": worker, "arguments": arguments},
@@ -71,19 +94,19 @@ class Pool:
             num_cpus=self.cpus,
             num_gpus=self.gpus or None,
         )
-        counts: list[int] = []
+        counts: list[tuple[int, int]] = []
         ended = threading.Event()
 
         def report() -> None:
             while not ended.wait(0.5):
-                progress(sum(counts), total) if progress else None
+                progress(sum(count for count, _ in counts), total) if progress else None
 
         reporter = threading.Thread(target=report, daemon=True)
         reporter.start()
         try:
             with explained():
                 for row in dataset.iter_rows():
-                    counts.append(int(row["count"]))
+                    counts.append((int(row["count"]), int(row.get("before", 0))))
         finally:
             ended.set()
             reporter.join()
@@ -119,7 +142,7 @@ def connected(address: str | None, workers: int | None, cpus: int, gpus: float) 
             options |= {"address": address}
         try:
             ray.init(**options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises bare ones, too
             raise RerankError(
                 f"the Ray cluster {address or 'on this machine'} cannot be used: {str(error).strip().splitlines()[0]}"
             ) from error
@@ -164,9 +187,11 @@ def explained() -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         cause: BaseException = error
-        with suppress(AttributeError):
-            while isinstance(cause.cause if hasattr(cause, "cause") else cause.__cause__, BaseException):
-                cause = cause.cause if hasattr(cause, "cause") else cause.__cause__  # type: ignore[assignment]
+        while isinstance(cause, ray.exceptions.RayError) or not isinstance(cause, RerankError):
+            deeper = getattr(cause, "cause", None) or cause.__cause__
+            if not isinstance(deeper, BaseException):
+                break
+            cause = deeper
         if isinstance(cause, RerankError):
             raise type(cause)(*cause.args) from None
         last = [line for line in str(cause).strip().splitlines() if line.strip()][-1:]
@@ -190,4 +215,12 @@ class _ItemWorker:
         self.worker = worker(**arguments)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"count": [self.worker(str(item)) for item in batch["item"]]}
+        counts = [self.worker(str(item)) for item in batch["item"]]
+        return {**{name: batch[name] for name in ("before",) if name in batch}, "count": counts}
+
+
+class _BeforeWorker(_ItemWorker):
+    """A worker that passes its items on."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"item": batch["item"], "before": [self.worker(str(item)) for item in batch["item"]]}

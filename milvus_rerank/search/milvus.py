@@ -14,6 +14,8 @@ from milvus_rerank.search.first_stage import FirstStage, Hybrid, searches_of
 # Parts of the messages of pymilvus and gRPC for a closed client, session, channel or event loop.
 _CLOSED = ("create connection first", "session is closed", "closed channel", "channel is closed", "loop is closed")
 
+_BUSY = (2, 4, 8)  # Milvus' codes: service unavailable, too many requests, rate limit
+
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
@@ -160,6 +162,19 @@ def explain(error: Exception, source: Source, request: SearchRequest, schema: Ma
 def is_released(error: Exception) -> bool:
     """Return True if Milvus Lite has not loaded the collection: a new process finds all collections released."""
     return "is in state 'released'" in message_of(error)
+
+
+def is_transient(error: Exception) -> bool:
+    """Return True if the same call may succeed later: Milvus was not there, did not answer in time, or is busy."""
+    code = getattr(error, "code", None)
+    state = getattr(code() if callable(code) else code, "name", "")
+    text = message_of(error).casefold()
+    return (
+        isinstance(error, TimeoutError)
+        or state in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
+        or code in _BUSY
+        or any(sign in text for sign in ("fail connecting to server", "retry timeout", "rate limit"))
+    )
 
 
 def _hybrid(request: SearchRequest, stage: Hybrid) -> tuple[list[Any], Any]:

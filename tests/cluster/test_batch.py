@@ -7,8 +7,8 @@ import pytest
 from bulk_jobs import BUILTIN, query, read_results, run, write
 
 from milvus_rerank import CrossEncoderRerankFunction
-from milvus_rerank.cluster.batch import PartWorker
 from milvus_rerank.cluster.reranker import RerankerSpec
+from milvus_rerank.cluster.score_parts import PartWorker
 from milvus_rerank.errors import InputError
 
 pytestmark = pytest.mark.needs("ray", "pyarrow", "fsspec")

@@ -12,7 +12,7 @@ from milvus_rerank.cluster.merge import merge_group
 from milvus_rerank.cluster.queries import QueryFields, QueryRow
 from milvus_rerank.cluster.reranker import RerankerSpec
 from milvus_rerank.cluster.scores import RowScores, order, score_rows
-from milvus_rerank.cluster.stage import cut_parts, stage_file
+from milvus_rerank.cluster.stage import cut_parts, read_pieces, stage_file
 from milvus_rerank.errors import ModelError
 from milvus_rerank.reranker import BaseRerankFunction, LexicalRerankFunction
 
@@ -35,20 +35,20 @@ def test_every_document_is_in_one_part_in_order(monkeypatch: pytest.MonkeyPatch,
     assert all(parts)
     found: dict[str, list[str]] = {}
     ended: list[str] = []
-    for piece in (piece for part in parts for piece in part):
-        assert piece["query_id"] not in ended, "a piece comes after its query's last"
-        found.setdefault(piece["query_id"], []).extend(piece["ids"])
-        if piece["last"]:
-            ended.append(piece["query_id"])
+    for piece, last in (piece for part in parts for piece in part):
+        assert piece.query_id not in ended, "a piece comes after its query's last"
+        found.setdefault(piece.query_id, []).extend(piece.ids)
+        if last:
+            ended.append(piece.query_id)
     assert found == {each.query_id: list(each.ids) for each in rows}
     assert ended == [each.query_id for each in rows]
     if split:
-        assert max(sum(len(piece["ids"]) for piece in part) for part in parts) <= 10
+        assert max(sum(len(piece.ids) for piece, _ in part) for part in parts) <= 10
         for part in parts:
-            texts = [text for piece in part for text in piece["texts"]]
+            texts = [text for piece, _ in part for text in piece.texts]
             assert sum(map(len, texts)) <= 200 or len(texts) == 1
     else:
-        assert all(piece["last"] for part in parts for piece in part)
+        assert all(last for part in parts for _, last in part)
 
 
 def test_a_query_with_very_many_documents_is_spread_over_parts_and_put_together(
@@ -69,14 +69,15 @@ def test_a_query_with_very_many_documents_is_spread_over_parts_and_put_together(
     assert [part for group in staged.groups for part in group] == list(staged.parts)
     reranker = LexicalRerankFunction()
     for part in staged.parts:
-        pieces = pyarrow.parquet.read_table(tmp_path / "staged" / part).to_pylist()
-        scored = score_rows(reranker, [QueryRow("", p["query_id"], p["query"], p["ids"], p["texts"]) for p in pieces])
+        scored = score_rows(reranker, [piece for piece, _ in read_pieces(tmp_path / "staged" / part)])
         target = tmp_path / "scored" / part
         target.parent.mkdir(parents=True, exist_ok=True)
         columns = {"scores": [s.scores for s in scored], "seconds": [0.5] * len(scored), "error": [""] * len(scored)}
         pyarrow.parquet.write_table(pyarrow.table(columns), target)
+    pairs = 0
     for number, group in enumerate(staged.groups):
-        merge_group(tmp_path / "staged", tmp_path / "scored", group, tmp_path / "out" / str(number), "jsonl")
+        pairs += merge_group(tmp_path / "staged", tmp_path / "scored", group, tmp_path / "out" / str(number), "jsonl")
+    assert pairs == 62
     results = {}
     for path in (tmp_path / "out").glob("*.jsonl"):
         for line in path.read_text().splitlines():
