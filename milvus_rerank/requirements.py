@@ -47,6 +47,7 @@ PACKAGES = {
     "nncf": "export",
     "onnxscript": "export",
     "ir_measures": "eval",
+    "scipy": "eval",
     "fsspec": "ray",
     "ray": "ray",
     "langchain_core": "langchain",

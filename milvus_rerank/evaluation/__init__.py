@@ -1,21 +1,32 @@
 """Judged collections, metrics, and comparisons of rankings before and after reranking."""
 
+from milvus_rerank.evaluation.cache import EvaluationCache
 from milvus_rerank.evaluation.compare import compare
 from milvus_rerank.evaluation.demo import DEMO_COLLECTION, DemoReport, demo_folder, run_demo
+from milvus_rerank.evaluation.evaluate import Prices, evaluate
 from milvus_rerank.evaluation.judged import JudgedCollection, load_judged
 from milvus_rerank.evaluation.metrics import ndcg
+from milvus_rerank.evaluation.queries import JudgedQueries, load_judged_queries
 from milvus_rerank.evaluation.report import ComparisonReport, QueryReport, RankedDocument
+from milvus_rerank.evaluation.systems import EvaluationReport, System
 
 __all__ = [
-    "DEMO_COLLECTION",
     "ComparisonReport",
+    "DEMO_COLLECTION",
     "DemoReport",
+    "EvaluationCache",
+    "EvaluationReport",
     "JudgedCollection",
+    "JudgedQueries",
+    "Prices",
     "QueryReport",
     "RankedDocument",
+    "System",
     "compare",
     "demo_folder",
+    "evaluate",
     "load_judged",
+    "load_judged_queries",
     "ndcg",
     "run_demo",
 ]

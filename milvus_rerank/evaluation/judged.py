@@ -31,13 +31,14 @@ def load_judged(folder: Path, split: str = "test") -> JudgedCollection:
     :raises InputError: for a missing file or an unusable line; the message names the file and the line.
     """
     passages = tuple(read_passages(corpus_file(folder)))
-    queries = _read_queries(folder / "queries.jsonl")
-    judgments = _read_judgments(folder / "qrels" / f"{split}.tsv", queries, {passage.id for passage in passages})
+    queries = read_queries(folder / "queries.jsonl")
+    judgments = read_judgments(folder / "qrels" / f"{split}.tsv", queries, {passage.id for passage in passages})
     judged = {name: text for name, text in queries.items() if name in judgments}
     return JudgedCollection(folder.resolve().name, passages, judged, judgments)
 
 
-def _read_queries(path: Path) -> dict[str, str]:
+def read_queries(path: Path) -> dict[str, str]:
+    """Return the texts by id of JSONL with ``_id`` and ``text``."""
     queries: dict[str, str] = {}
     with open_input(path) as file:
         for number, record in read_objects(file, str(path)):
@@ -52,7 +53,10 @@ def _read_queries(path: Path) -> dict[str, str]:
     return queries
 
 
-def _read_judgments(path: Path, queries: Mapping[str, str], documents: set[str]) -> dict[str, dict[str, int]]:
+def read_judgments(
+    path: Path, queries: Mapping[str, str], documents: set[str] | None = None
+) -> dict[str, dict[str, int]]:
+    """Return BEIR's judgments, of these queries and documents; None for documents that are not known."""
     judgments: dict[str, dict[str, int]] = {}
     with open_input(path) as file:
         for number, line in read_lines(file, str(path)):
@@ -66,7 +70,7 @@ def _read_judgments(path: Path, queries: Mapping[str, str], documents: set[str])
             query, document, score = parts[0], parts[1], int(parts[2])
             if query not in queries:
                 raise InputError(f"{where}: judges the query {query!r}, which is not in queries.jsonl")
-            if document not in documents:
+            if documents is not None and document not in documents:
                 raise InputError(f"{where}: judges the document {document!r}, which is not in corpus.jsonl")
             earlier = judgments.setdefault(query, {}).setdefault(document, score)
             if earlier != score:

@@ -19,8 +19,19 @@ def ndcg(run: Run, judgments: Judgments, k: int = 10) -> dict[str, float]:
     :param k: the number of ranks that count.
     :returns: a number from 0 to 1 for each judged query that has a relevant document, in the judgments' order.
     """
-    check_count(k, "k")
-    require("computing nDCG", "ir_measures")
+    return measure(run, judgments, (f"nDCG@{check_count(k, 'k')}",))[f"nDCG@{k}"]
+
+
+def measure(run: Run, judgments: Judgments, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return metrics of each judged query.
+
+    :param run: the rankings; a judged query without a ranking counts as 0.
+    :param judgments: the relevance judgments.
+    :param names: the metrics in ir_measures' notation, such as ``nDCG@10``, ``RR@10``, ``AP``, ``R@50``, ``Judged@10``.
+    :returns: for each metric a number for each judged query that has a relevant document, in the judgments' order.
+    :raises InputError: if a ranking names a document twice, or no query has a relevant document.
+    """
+    require("computing metrics", "ir_measures")
     import ir_measures
 
     for query, ids in run.items():
@@ -31,5 +42,8 @@ def ndcg(run: Run, judgments: Judgments, k: int = 10) -> dict[str, float]:
     relevant = {query: dict(judged) for query, judged in judgments.items() if max(judged.values(), default=0) > 0}
     if not relevant:
         raise InputError("the judgments must name a relevant document for at least one query, got none")
-    values = {item.query_id: item.value for item in ir_measures.iter_calc([ir_measures.nDCG @ k], relevant, scores)}
-    return {query: float(values.get(query, 0.0)) for query in relevant}
+    values: dict[str, dict[str, float]] = {name: dict.fromkeys(relevant, 0.0) for name in names}
+    by_metric = {ir_measures.parse_measure(name): name for name in names}
+    for item in ir_measures.iter_calc(list(by_metric), relevant, scores):
+        values[by_metric[item.measure]][item.query_id] = float(item.value)
+    return values
