@@ -65,6 +65,7 @@ def _deberta_unigram() -> tuple[Tokenizer, list[str]]:
 
 _WIDTH = 32
 _SIZES = {"hidden_size": _WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
+_DISENTANGLED = {**_SIZES, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
 _DISTIL = {"dim": _WIDTH, "n_layers": 2, "n_heads": 4, "hidden_dim": 37}
 
 # name -> tokenizer, model class prefix, its sizes, inputs it takes besides ids and mask, tokens its positions reserve
@@ -72,13 +73,10 @@ ARCHITECTURES: dict[str, tuple[Callable[[], tuple[Tokenizer, list[str]]], str, d
     "bert": (_wordpiece, "Bert", _SIZES, True, 0),
     "roberta": (lambda: _byte_bpe(True), "Roberta", _SIZES, False, 2),
     "xlm-roberta": (_xlm_unigram, "XLMRoberta", _SIZES, False, 2),
-    "deberta-v2": (
-        _deberta_unigram,
-        "DebertaV2",
-        {**_SIZES, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False},
-        True,
-        0,
-    ),
+    "deberta-v2": (_deberta_unigram, "DebertaV2", {**_DISENTANGLED, "position_biased_input": False}, True, 0),
+    "traced": (_deberta_unigram, "DebertaV2", {**_DISENTANGLED, "position_biased_input": True}, True, 0),
+    "mpnet": (_xlm_unigram, "MPNet", _SIZES, False, 2),
+    "albert": (_deberta_unigram, "Albert", {**_SIZES, "embedding_size": 16}, True, 0),
     "electra": (_wordpiece, "Electra", {**_SIZES, "embedding_size": _WIDTH}, True, 0),
     "distilbert": (_wordpiece, "DistilBert", _DISTIL, False, 0),
     "modernbert": (lambda: _byte_bpe(False), "ModernBert", {**_SIZES, "local_attention": 16}, False, 0),

@@ -46,6 +46,7 @@ class Rule(NamedTuple):
 
 SIZE = Rule("a positive integer", (int,), 1, _MOST)
 INDEX = Rule("an integer of 0 or more", (int,), 0, _MOST)
+INTEGER = Rule("an integer", (int,), -_MOST, _MOST)
 TEXT = Rule("a string", (str,))
 TEXTS = Rule("a list of strings", (list,), items=TEXT)
 SWITCH = Rule("true or false", (bool,))
@@ -81,7 +82,12 @@ SCHEMAS: Mapping[str, Mapping[str, Rule]] = {
         "layer_norm_eps": EPSILON,
         "norm_eps": EPSILON,
         "global_attn_every_n_layers": SIZE,
-        "local_attention": Rule("an integer", (int,), -_MOST, _MOST),
+        **dict.fromkeys(("local_attention", "position_buckets", "max_relative_positions"), INTEGER),
+        **dict.fromkeys(("relative_attention_num_buckets", "num_hidden_groups", "inner_group_num"), SIZE),
+        **dict.fromkeys(("conv_kernel_size", "pooler_hidden_size", "attention_head_size"), INDEX),
+        **dict.fromkeys(("relative_attention", "position_biased_input", "share_att_key"), SWITCH),
+        **dict.fromkeys(("norm_rel_ebd", "pooler_hidden_act"), TEXT),
+        "pos_att_type": Rule("a string or a list of strings", (str, list), items=TEXT),
         "layer_types": TEXTS,
         "rope_parameters": MAPPING,
         "global_rope_theta": NUMBER,

@@ -10,7 +10,8 @@ from milvus_rerank.errors import ModelError
 from milvus_rerank.models.files import label_names
 from milvus_rerank.models.modules import Head
 from milvus_rerank.models.weights import Tensor
-from milvus_rerank.onnx_graphs import modernbert
+from milvus_rerank.onnx_graphs import modernbert, relative
+from milvus_rerank.onnx_graphs.relative import BIAS_TABLE, BUCKETS, DEBERTA, MPNET, read_disentangled
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +23,16 @@ class Layout:
     :param names: the weights of a layer: query, key, value, attention output and its norm, both halves of the
         feed-forward part and its norm.
     :param head: the dense layer and the projection after it.
-    :param head_activation: the ONNX operator between the two.
+    :param head_activation: the activation between the two, a key of :data:`ACTIVATIONS`.
+    :param projection: the projection of embeddings that are narrower than the states.
     """
 
     body: str
     layer: str
-    names: tuple[str, str, str, str, str, str, str, str]
+    names: tuple[str, ...]
     head: tuple[str, str]
     head_activation: str
+    projection: str = "embeddings_project"
 
 
 _BERT = (
@@ -52,16 +55,42 @@ _DISTIL = (
     "ffn.lin2",
     "output_layer_norm",
 )
+_DEBERTA = ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj", *_BERT[3:])
+_MPNET = (*(f"attention.attn.{name}" for name in "qkvo"), "attention.LayerNorm", *_BERT[5:])
+_ALBERT = (
+    *(f"attention.{name}" for name in ("query", "key", "value", "dense", "LayerNorm")),
+    "ffn",
+    "ffn_output",
+    "full_layer_layer_norm",
+)
 _ROBERTA_HEAD = ("classifier.dense", "classifier.out_proj")
 LAYOUTS = {
-    "bert": Layout("bert.", "encoder.layer.{}.", _BERT, ("bert.pooler.dense", "classifier"), "Tanh"),
-    "roberta": Layout("roberta.", "encoder.layer.{}.", _BERT, _ROBERTA_HEAD, "Tanh"),
-    "xlm-roberta": Layout("roberta.", "encoder.layer.{}.", _BERT, _ROBERTA_HEAD, "Tanh"),
-    "camembert": Layout("roberta.", "encoder.layer.{}.", _BERT, _ROBERTA_HEAD, "Tanh"),
-    "electra": Layout("electra.", "encoder.layer.{}.", _BERT, _ROBERTA_HEAD, "Gelu"),
-    "distilbert": Layout("distilbert.", "transformer.layer.{}.", _DISTIL, ("pre_classifier", "classifier"), "Relu"),
+    "bert": Layout("bert.", "encoder.layer.{}.", _BERT, ("bert.pooler.dense", "classifier"), "tanh"),
+    "roberta": Layout("roberta.", "encoder.layer.{}.", _BERT, _ROBERTA_HEAD, "tanh"),
+    "xlm-roberta": Layout("roberta.", "encoder.layer.{}.", _BERT, _ROBERTA_HEAD, "tanh"),
+    "camembert": Layout("roberta.", "encoder.layer.{}.", _BERT, _ROBERTA_HEAD, "tanh"),
+    "electra": Layout("electra.", "encoder.layer.{}.", _BERT, _ROBERTA_HEAD, "gelu"),
+    "distilbert": Layout("distilbert.", "transformer.layer.{}.", _DISTIL, ("pre_classifier", "classifier"), "relu"),
+    "albert": Layout(
+        "albert.",
+        "encoder.albert_layer_groups.{}.albert_layers.0.",
+        _ALBERT,
+        ("albert.pooler", "classifier"),
+        "tanh",
+        "encoder.embedding_hidden_mapping_in",
+    ),
+    MPNET: Layout("mpnet.", "encoder.layer.{}.", _MPNET, _ROBERTA_HEAD, "tanh"),
+    DEBERTA: Layout("deberta.", "encoder.layer.{}.", _DEBERTA, ("pooler.dense", "classifier"), "gelu"),
 }
-ACTIVATIONS = {"gelu": "Gelu", "relu": "Relu"}
+_TANH_GELU = ("Gelu", {"approximate": "tanh"})
+ACTIVATIONS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "gelu": ("Gelu", {}),
+    "gelu_new": _TANH_GELU,
+    "gelu_pytorch_tanh": _TANH_GELU,
+    "relu": ("Relu", {}),
+    "tanh": ("Tanh", {}),
+}
+"""transformers' names of activations, with the ONNX operator of each and its attributes."""
 SIZES = (("hidden_size", "dim"), ("num_hidden_layers", "n_layers"), ("num_attention_heads", "n_heads"))
 
 
@@ -86,18 +115,41 @@ def position_limit(config: Mapping[str, Any]) -> int | None:
     if config.get("model_type") == modernbert.MODEL_TYPE:
         facts = modernbert.read_facts(config)
         return None if facts is None else facts.positions
+    kind = config.get("model_type")
     known = (
-        config.get("model_type") in LAYOUTS
+        kind in LAYOUTS
         and all(any(config.get(name) for name in names) for names in [*SIZES, ("max_position_embeddings",)])
         and config.get("hidden_act", config.get("activation")) in ACTIVATIONS
         and config.get("position_embedding_type", "absolute") == "absolute"
         and not any(config.get(name) for name in ("is_decoder", "pruned_heads", "sinusoidal_pos_embds", "auto_map"))
+        and (kind != DEBERTA or (read_disentangled(config) is not None and head_activation(config) in ACTIVATIONS))
+        and (kind != MPNET or config.get("relative_attention_num_buckets", BUCKETS) == BUCKETS)
+        and (kind != "albert" or config.get("inner_group_num", 1) == 1)
     )
     if not known:
         return None
-    padding = config.get("pad_token_id")
-    unused = (1 if padding is None else int(padding)) + 1 if LAYOUTS[config["model_type"]].body == "roberta." else 0
+    padding = 1 if kind == MPNET or config.get("pad_token_id") is None else int(config["pad_token_id"])
+    unused = padding + 1 if kind == MPNET or LAYOUTS[config["model_type"]].body == "roberta." else 0
     return int(config["max_position_embeddings"]) - unused
+
+
+def head_activation(config: Mapping[str, Any]) -> str:
+    """Return the activation between the two parts of a classifier's head, a key of :data:`ACTIVATIONS` if it is known.
+
+    :param config: the model's ``config.json``, of one of :data:`LAYOUTS`.
+    :returns: transformers' name of it.
+    """
+    if config["model_type"] == DEBERTA:
+        return str(config.get("pooler_hidden_act") or "gelu")
+    return LAYOUTS[config["model_type"]].head_activation
+
+
+def layer_prefix(config: Mapping[str, Any], number: int) -> str:
+    """Return the prefix of the weights of a layer. Several layers of ALBERT have the same weights."""
+    layout = LAYOUTS[config["model_type"]]
+    if config["model_type"] == "albert":  # the division is transformers' own
+        number = int(number / (_size(config, "num_hidden_layers") / int(config.get("num_hidden_groups") or 1)))
+    return layout.body + layout.layer.format(number)
 
 
 def float32_bytes(config: Mapping[str, Any]) -> int:
@@ -112,6 +164,7 @@ def float32_bytes(config: Mapping[str, Any]) -> int:
         facts = modernbert.read_facts(config)
         return 0 if facts is None else 4 * sum(math.prod(shape) for _, shape in modernbert.shapes(facts, config))
     hidden, layers = _size(config, "hidden_size"), _size(config, "num_hidden_layers")
+    layers = int(config.get("num_hidden_groups") or 1) if config["model_type"] == "albert" else layers
     inner = int(config.get("intermediate_size") or config.get("hidden_dim") or 4 * hidden)
     rows = int(config.get("vocab_size") or 0) + int(config["max_position_embeddings"])
     return 4 * (rows * hidden + layers * (4 * hidden * hidden + 2 * hidden * inner))
@@ -181,20 +234,24 @@ def _shapes(
     yield from _linear(projection, labels, hidden)
     yield from _linear(dense, hidden, hidden)
     words = f"{layout.body}embeddings.word_embeddings.weight"
-    # ELECTRA's embeddings may be narrower. Its default is transformers'.
-    width = int(config.get("embedding_size") or 128) if config["model_type"] == "electra" else hidden
+    # The embeddings of ELECTRA and ALBERT may be narrower. Their default is transformers'.
+    width = int(config.get("embedding_size") or 128) if config["model_type"] in ("electra", "albert") else hidden
     yield words, (int(config.get("vocab_size") or _rows(tensors, words)), width)
-    yield f"{layout.body}embeddings.position_embeddings.weight", (int(config["max_position_embeddings"]), width)
+    facts = read_disentangled(config) if config["model_type"] == DEBERTA else None
+    if facts is not None:
+        yield from relative.shapes(facts, config)
+    else:
+        yield f"{layout.body}embeddings.position_embeddings.weight", (int(config["max_position_embeddings"]), width)
+    if config["model_type"] == MPNET:
+        yield BIAS_TABLE, (BUCKETS, heads)
     types = f"{layout.body}embeddings.token_type_embeddings.weight"
-    if layout.names is _BERT:
+    if layout.names in (_BERT, _ALBERT) or (facts is not None and config.get("type_vocab_size")):
         yield types, (int(config.get("type_vocab_size") or _rows(tensors, types)), width)
     yield from _norm(f"{layout.body}embeddings.LayerNorm", width)
-    if width != hidden:
-        yield from _linear(f"{layout.body}embeddings_project", hidden, width)
+    if width != hidden or config["model_type"] == "albert":
+        yield from _linear(layout.body + layout.projection, hidden, width)
     for number in range(_size(config, "num_hidden_layers")):
-        query, key, value, output, norm, up, down, last = (
-            layout.body + layout.layer.format(number) + part for part in layout.names
-        )
+        query, key, value, output, norm, up, down, last = (layer_prefix(config, number) + part for part in layout.names)
         for part in (query, key, value, output):
             yield from _linear(part, hidden, hidden)
         inner = int(config.get("intermediate_size") or config.get("hidden_dim") or _rows(tensors, up + ".weight"))

@@ -10,7 +10,9 @@ from milvus_rerank.models.modules import Head
 from milvus_rerank.models.weights import Tensor
 from milvus_rerank.onnx_graphs.build_bert import BertBuilder
 from milvus_rerank.onnx_graphs.build_modernbert import ModernBertBuilder
+from milvus_rerank.onnx_graphs.build_relative import DebertaBuilder, MPNetBuilder
 from milvus_rerank.onnx_graphs.modernbert import HEAD, read_facts
+from milvus_rerank.onnx_graphs.relative import DEBERTA, MPNET
 
 
 def build(
@@ -37,7 +39,8 @@ def build(
     modernbert = read_facts(config, head)
     if modernbert is not None:
         return ModernBertBuilder(modernbert, tensors, embed=embed, held=HEAD if head else ()).build()
-    return BertBuilder(config, tensors, with_types=with_types, embed=embed).build()
+    builder = {DEBERTA: DebertaBuilder, MPNET: MPNetBuilder}.get(config["model_type"], BertBuilder)
+    return builder(config, tensors, with_types=with_types, embed=embed).build()
 
 
 def save(graph: onnx.ModelProto, path: Path) -> None:

@@ -36,14 +36,14 @@ class GraphBuilder:
         self._held = held
         self._part = ""
         self._nodes: list[onnx.NodeProto] = []
-        self._initializers: list[onnx.TensorProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
 
     def _finish(self, inputs: list[str], logits: str, labels: int) -> onnx.ModelProto:
         """Return the graph with these inputs, whose output is a result of shape ``(pairs, labels)``."""
         next(node for node in self._nodes if node.output[0] == logits).output[0] = "logits"
         ports = [helper.make_tensor_value_info(name, TensorProto.INT64, ["pairs", "tokens"]) for name in inputs]
         outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["pairs", labels])]
-        graph = helper.make_graph(self._nodes, "reranker", ports, outputs, self._initializers)
+        graph = helper.make_graph(self._nodes, "reranker", ports, outputs, list(self._initializers.values()))
         opset = helper.make_opsetid("", OPSET)
         return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="milvus-rerank")
 
@@ -90,13 +90,15 @@ class GraphBuilder:
     def _stored(self, name: str) -> str:
         """Add a weight in its stored type, or in float32 if the graph holds it."""
         tensor = self._tensors[name]
+        if name in self._initializers:  # layers may share weights
+            return name
         if self._holds(name):
             return self._add(name, read_array(tensor).astype(np.float32))
         entry = TensorProto(name=name, data_type=_STORED[tensor.dtype], dims=tensor.shape)
         entry.data_location = TensorProto.EXTERNAL
         for key, value in (("location", tensor.path.name), ("offset", tensor.start), ("length", tensor.size)):
             entry.external_data.add(key=key, value=str(value))
-        self._initializers.append(entry)
+        self._initializers[name] = entry
         return name
 
     def _holds(self, name: str) -> bool:
@@ -106,5 +108,5 @@ class GraphBuilder:
         return self._add(f"constant_{len(self._initializers)}", np.asarray(value))
 
     def _add(self, name: str, value: Any) -> str:
-        self._initializers.append(onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
+        self._initializers[name] = onnx.numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 VARIABLE = "MILVUS_RERANK_CACHE"
 """Environment variable that names another cache folder."""
 
-GRAPH_VERSION = 4
+GRAPH_VERSION = 5
 """Version of the graphs. It is raised whenever they change, so that older graphs in a cache are not used."""
 
 GRAPH = "model.onnx"

@@ -116,20 +116,23 @@ def test_auto_takes_the_fastest_engine_that_is_installed(missing: str, expected:
 @pytest.mark.parametrize(
     ("missing", "expected"), [("torch transformers", "openvino False"), ("openvino", "onnx False")]
 )
-def test_auto_needs_no_torch_for_modernbert(tiny: dict[str, Path], missing: str, expected: str) -> None:
-    assert probe(tiny["modernbert"], missing) == expected
+@pytest.mark.parametrize("architecture", ["modernbert", "deberta-v2", "mpnet", "albert"])
+def test_auto_needs_no_torch_for_families_whose_graphs_are_built(
+    tiny: dict[str, Path], missing: str, expected: str, architecture: str
+) -> None:
+    assert probe(tiny[architecture], missing) == expected
 
 
 def test_auto_takes_torch_for_a_model_that_would_have_to_be_traced(
     tiny: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG, "milvus_rerank"):
-        reranker = CrossEncoderRerankFunction(str(tiny["deberta-v2"]), device="cpu")
+        reranker = CrossEncoderRerankFunction(str(tiny["traced"]), device="cpu")
     assert reranker.scorer.engine.name == "torch"
     [line] = [message for message in caplog.messages if message.startswith("engine torch runs model")]
     for engine in ("openvino", "onnx"):
         assert f"must be traced by torch first; ask for engine='{engine}' to do so" in line
-    assert 'pip install "milvus-rerank[torch]"' in probe(tiny["deberta-v2"], "torch")
+    assert 'pip install "milvus-rerank[torch]"' in probe(tiny["traced"], "torch")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Scores against sentence-transformers', on seven architectures and every engine."""
+"""Scores against sentence-transformers', on ten architectures and every engine."""
 
 import itertools
 from functools import cache

@@ -74,12 +74,12 @@ def test_a_float32_folder_scores_the_same_without_torch(
 
 
 def test_a_traced_model_is_exported_with_its_weights_beside_it(tiny: dict[str, Path], tmp_path: Path) -> None:
-    export(tiny["deberta-v2"], tmp_path / "made")
+    export(tiny["traced"], tmp_path / "made")
     assert [name for name in listing(tmp_path / "made") if name.startswith("onnx/")] == [
         "onnx/model.onnx",
         "onnx/model.onnx_data",
     ]
-    expected = CrossEncoderRerankFunction(str(tiny["deberta-v2"]), engine="torch", device="cpu").score("中文", TEXTS)
+    expected = CrossEncoderRerankFunction(str(tiny["traced"]), engine="torch", device="cpu").score("中文", TEXTS)
     [(_, scores)] = score_without_torch(tmp_path / "made", ["中文", *TEXTS], "float32", "onnx")
     np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)
 
@@ -201,7 +201,7 @@ def test_int8_for_openvino_takes_traced_graphs_too_and_needs_nncf_for_calibrated
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nncf" else find_spec(name))
     options: dict[str, Any] = {"engine": "openvino", "dtype": "int8", "texts": str(close), "force": True}
-    report = export(tiny["deberta-v2"], tmp_path / "made", **options)
+    report = export(tiny["traced"], tmp_path / "made", **options)
     assert 0 < present(report.fidelity).difference < 0.2
     graph = openvino.Core().read_model(tmp_path / "made/openvino/openvino_model_qint8.xml")
     kinds = [node.get_element_type().get_type_name() for node in graph.get_ops() if node.get_type_name() == "Constant"]
