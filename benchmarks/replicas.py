@@ -1,9 +1,9 @@
 """Real models at their real size: python benchmarks/replicas.py [--models REGEX] [--rows REGEX] [--minutes N].
 
-Makes models of the shapes of public ones, with seeded random weights, in .models/replicas (9 GB), and measures loading
+Makes models of the shapes of public ones, with seeded random weights, in .models/replicas (15 GB), and measures loading
 and scoring, imports included, each in a fresh process. Only times, memory and disk mean something. Runs in the
-package's own environment, as `make install` makes it. Writes results/replicas.json after every row, and goes on where
-an earlier run stopped.
+package's own environment, as `make install` makes it; other packages run in theirs, which `run.py` describes. Writes
+results/replicas.json after every row, and goes on where an earlier run stopped.
 """
 
 import argparse
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine
+from peers import QUIET
+from run import make_venv
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / ".models" / "replicas"
@@ -67,6 +69,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "classifier_pooling": "mean",
         "dtype": "float16",
     },
+    "ettin-reranker-32m-v1": {
+        "type": "modernbert",
+        "hidden_size": 384,
+        "num_hidden_layers": 10,
+        "num_attention_heads": 6,
+        "intermediate_size": 576,
+        "vocab_size": 50368,
+        "max_position_embeddings": 7999,
+        "modules": True,
+    },
     "Qwen3-Reranker-0.6B": {
         "type": "qwen3",
         "hidden_size": 1024,
@@ -80,8 +92,22 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
         "dtype": "bfloat16",
     },
+    "bge-reranker-v2-gemma": {
+        "type": "gemma",
+        "hidden_size": 2048,
+        "num_hidden_layers": 18,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "intermediate_size": 16384,
+        "vocab_size": 256000,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+        "dtype": "bfloat16",
+    },
 }
-"""The sizes of each model, from its public config.json, with its weights' type on the hub where that is not float32."""
+"""The sizes of each model, from its public config.json, with its weights' type on the hub where that is not float32;
+gemma's are in float32 there, which this machine's memory does not hold twice. Of ettin's, the head is modules."""
 
 
 def words(count: int) -> list[str]:
@@ -129,26 +155,51 @@ def make(name: str) -> Path:
 
     shape = dict(SHAPES[name])
     kind, dtype = shape.pop("type"), getattr(torch, shape.pop("dtype", "float32"))
+    modules = shape.pop("modules", False)
     config = transformers.AutoConfig.for_model(kind, num_labels=1, pad_token_id=0 if kind == "bert" else 1, **shape)
     torch.manual_seed(0)
-    causal = kind == "qwen3"
-    auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
-    auto.from_config(config).to(dtype).save_pretrained(folder)
+    causal = kind in ("qwen3", "gemma")
+    auto = transformers.AutoModelForSequenceClassification
+    if causal or modules:
+        auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+    auto.from_config(config, dtype=dtype).save_pretrained(folder)
+    if modules:
+        make_tokenizer(folder, shape["vocab_size"], bert=False)
+        add_modules(folder, shape["hidden_size"])
+        return folder
     make_tokenizer(folder, shape["vocab_size"] - (2 if causal else 0), bert=kind == "bert")
     if causal:  # two tokens more, which say yes and no
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        tokenizer.add_tokens(["yes", "no"])
+        tokenizer.add_tokens(["yes", "no"] if kind == "qwen3" else ["Yes", "No"])
         tokenizer.save_pretrained(folder)
     return folder
 
 
-def ours(engine: str) -> Callable[[str], Callable[[str, list[str]], Any]]:
-    """Return the loader of this package's reranker with an engine."""
+def add_modules(folder: Path, width: int) -> None:
+    """Write a transformer's folder anew, as sentence-transformers saves it with a head of ettin's modules."""
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.base.modules import Dense, Transformer
+    from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+    from torch import nn
+
+    body = Transformer(str(folder), transformer_task="feature-extraction")
+    first = Dense(width, width, bias=False, activation_function=nn.GELU())
+    score = Dense(width, 1, activation_function=nn.Identity(), module_output_name="scores")
+    modules = [body, Pooling(width, "cls"), first, LayerNorm(width), score]
+    CrossEncoder(modules=modules, device="cpu").save_pretrained(str(folder))
+
+
+def ours(engine: str, dtype: str = "float32") -> Callable[[str], Callable[[str, list[str]], Any]]:
+    """Return the loader of this package's reranker with an engine and a precision."""
 
     def load(folder: str) -> Callable[[str, list[str]], Any]:
-        from milvus_rerank import CrossEncoderRerankFunction
+        from milvus_rerank import BGERerankFunction, CrossEncoderRerankFunction
 
-        options: Any = {"engine": engine}
+        options: Any = {"engine": engine, "dtype": dtype}
+        if "gemma" in folder:
+            from milvus_rerank import FlagOptions
+
+            return BGERerankFunction(folder, device="cpu", flag=FlagOptions(), **options).score
         return CrossEncoderRerankFunction(folder, device="cpu", **options).score
 
     return load
@@ -162,13 +213,49 @@ def library(folder: str) -> Callable[[str, list[str]], Any]:
     return lambda query, documents: model.predict([(query, document) for document in documents])
 
 
-ROWS = {
-    "sentence-transformers": library,
-    "milvus-rerank": ours("auto"),
-    'milvus-rerank engine="onnx"': ours("onnx"),
-    'milvus-rerank engine="openvino"': ours("openvino"),
-    'milvus-rerank engine="torch"': ours("torch"),
+def library_openvino(folder: str) -> Callable[[str, list[str]], Any]:
+    """Load sentence-transformers' cross-encoder on OpenVINO in float32; it exports the model at each load."""
+    from sentence_transformers import CrossEncoder
+
+    options = {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}
+    model = CrossEncoder(folder, device="cpu", backend="openvino", model_kwargs=options)
+    return lambda query, documents: model.predict([(query, document) for document in documents])
+
+
+def flagembedding(folder: str) -> Callable[[str, list[str]], Any]:
+    """Load FlagEmbedding's reranker."""
+    from FlagEmbedding import FlagLLMReranker, FlagReranker
+
+    reranker = FlagLLMReranker if "gemma" in folder else FlagReranker
+    model = reranker(folder, use_fp16=False, devices="cpu")
+    return lambda query, documents: model.compute_score([(query, document) for document in documents])
+
+
+def pymilvus_model(folder: str) -> Callable[[str, list[str]], Any]:
+    """Load pymilvus.model's function for the model: BGE's, or the one for cross-encoders."""
+    from pymilvus.model.reranker import BGERerankFunction, CrossEncoderRerankFunction
+
+    function: Any
+    if "bge" in folder:
+        kind = "decoder-only-base" if "gemma" in folder else "encoder-only-base"
+        function = BGERerankFunction(folder, use_fp16=False, devices="cpu", model_class=kind)
+    else:
+        function = CrossEncoderRerankFunction(folder, device="cpu")
+    return lambda query, documents: [result.score for result in function(query, documents, top_k=len(documents))]
+
+
+ROWS: dict[str, tuple[str, Callable[[str], Callable[[str, list[str]], Any]]]] = {
+    "sentence-transformers": ("", library),
+    "sentence-transformers openvino": ("sentence-transformers-openvino", library_openvino),
+    "FlagEmbedding": ("flagembedding", flagembedding),
+    "pymilvus.model": ("pymilvus-model", pymilvus_model),
+    "milvus-rerank": ("", ours("auto")),
+    'milvus-rerank dtype="auto"': ("", ours("auto", "auto")),
+    'milvus-rerank engine="onnx"': ("", ours("onnx")),
+    'milvus-rerank engine="openvino"': ("", ours("openvino")),
+    'milvus-rerank engine="torch"': ("", ours("torch")),
 }
+"""Each row's environment, as :mod:`peers` names it, "" for the package's own; and the function that loads a model."""
 
 
 def peak() -> int:
@@ -181,7 +268,7 @@ def work(row: str, folder: str) -> None:
     rng, known = random.Random(1), words(2000)
     documents = [" ".join(rng.choice(known) for _ in range(WORDS)) for _ in range(DOCUMENTS)]
     start = time.perf_counter()
-    score = ROWS[row](folder)
+    score = ROWS[row][1](folder)
     loaded, load_peak = time.perf_counter() - start, peak()
     start = time.perf_counter()
     scores = [float(value) for value in score("abc def", documents)]
@@ -201,14 +288,21 @@ def work(row: str, folder: str) -> None:
 
 def measure(row: str, folder: Path, timeout: float) -> dict[str, Any]:
     """Run a row three times in fresh processes, with an empty cache first; return the first and the best later run."""
+    venv = ROWS[row][0]
+    if venv and not make_venv(venv):
+        return {"failed": (HERE / ".venvs" / venv / "refused").read_text("utf-8")[:300]}
+    python = str(HERE / ".venvs" / venv / "bin" / "python") if venv else sys.executable
     with tempfile.TemporaryDirectory(dir=FOLDER) as cache:
-        environment = {**os.environ, "MILVUS_RERANK_CACHE": cache, "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, **QUIET, "MILVUS_RERANK_CACHE": cache}
         runs = []
         for _ in range(3):
-            command = [sys.executable, __file__, WORKER, row, str(folder)]
-            done = subprocess.run(
-                command, capture_output=True, text=True, env=environment, timeout=timeout, check=False
-            )
+            command = [python, __file__, WORKER, row, str(folder)]
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, env=environment, timeout=timeout, check=False
+                )
+            except subprocess.TimeoutExpired:
+                return {"failed": f"not ready after {timeout:g} s"}
             if done.returncode:
                 return {"failed": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300]}
             runs.append(json.loads(done.stdout.strip().splitlines()[-1]))

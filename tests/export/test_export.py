@@ -18,7 +18,7 @@ from tiny_models import save_tiny_model
 
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines.select import Dtype
-from milvus_rerank.errors import InputError, MissingDependencyError
+from milvus_rerank.errors import InputError, MissingDependencyError, ModelError
 from milvus_rerank.export.run import ExportOptions, export_model
 from milvus_rerank.export.samples import read_samples
 from milvus_rerank.models import ModelSource
@@ -208,3 +208,18 @@ def test_int8_for_openvino_takes_traced_graphs_too_and_needs_nncf_for_calibrated
     assert kinds.count("i8") > 8
     with pytest.raises(MissingDependencyError, match=r"this export needs the package 'nncf'"):
         export(tiny["bert"], tmp_path / "other", method="calibrated", **options)
+
+
+@pytest.mark.parametrize(("able", "count"), [(False, 1), (True, 0), (None, 0)])
+def test_a_cpu_on_which_int8_is_slow_is_named_before_the_export(
+    able: bool | None,
+    count: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("milvus_rerank.export.run.multiplies_bytes", lambda: able)
+    options = ExportOptions("openvino", "int8", texts="builtin")
+    with pytest.raises(ModelError):
+        export_model(ModelSource(str(tmp_path / "missing")), tmp_path / "made", options)
+    assert sum("neither VNNI nor AMX" in message for message in caplog.messages) == count
