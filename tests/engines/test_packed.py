@@ -13,7 +13,7 @@ from tiny_models import save_tiny_model
 
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines.base import Batch
-from milvus_rerank.engines.packed import LAST_MODULES, PackedClassifier, can_pack
+from milvus_rerank.engines.packed import MODEL_TYPES, PackedClassifier, can_pack
 from milvus_rerank.engines.select import Dtype
 from milvus_rerank.engines.torch_engine import TorchEngine, classify
 
@@ -34,7 +34,7 @@ def load(folder: Path, **changes: object) -> transformers.PreTrainedModel:
     return transformers.AutoModelForSequenceClassification.from_pretrained(folder, **changes).eval()
 
 
-@pytest.mark.parametrize("architecture", list(LAST_MODULES))
+@pytest.mark.parametrize("architecture", MODEL_TYPES)
 def test_packed_logits_equal_padded_ones(tiny: dict[str, Path], architecture: str) -> None:
     model = load(tiny[architecture])
     batch = padded(ROWS, model.config.pad_token_id, architecture == "bert")
@@ -100,7 +100,7 @@ def test_only_half_precision_on_cuda_is_packed(tiny: dict[str, Path]) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("architecture", list(LAST_MODULES))
+@pytest.mark.parametrize("architecture", MODEL_TYPES)
 def test_the_kernel_gives_the_scores_of_the_cpu(tiny: dict[str, Path], architecture: str, dtype: Dtype) -> None:
     pairs = [(query, text) for query in QUERIES for text in TEXTS]
     expected = CrossEncoderRerankFunction(str(tiny[architecture]), device="cpu", engine="torch").score_pairs(pairs)
