@@ -15,6 +15,8 @@ from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from milvus_fixtures import MILVUS_INDEX
@@ -188,7 +190,28 @@ def test_errors_of_the_search_and_the_reranker_reach_langchains_callbacks(client
     assert len(errors.raised) == 3
 
 
-def test_an_agent_calls_the_search_as_a_tool(client: Any) -> None:
+class Scripted(GenericFakeChatModel):
+    """A language model whose answers are given; it takes any tools."""
+
+    def bind_tools(self, tools: Any, **options: Any) -> Any:
+        return self
+
+
+def test_an_agent_answers_from_what_the_tool_finds(client: Any) -> None:
+    framework("langchain")
+    from langchain.agents import create_agent
+
+    call = {"id": "1", "name": "search_docs", "args": {"query": MILVUS_INDEX}}
+    model = Scripted(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("both")]))
+    tool = search_tool(docs(client), "search_docs", "Search notes on vector databases.", top_k=2, candidates=9)
+    *_, found, answer = create_agent(model, [tool]).invoke({"messages": [("user", "what builds an index")]})["messages"]
+    expected = docs(client)(MILVUS_INDEX, top_k=2, candidates=9)
+    assert found.content == "\n\n".join(result.text for result in expected)
+    assert [document.metadata["relevance_score"] for document in found.artifact] == [hit.score for hit in expected]
+    assert answer.content == "both"
+
+
+def test_a_call_of_the_tool_has_the_documents_as_its_artifact(client: Any) -> None:
     tool = search_tool(docs(client), "search_docs", "Search notes on vector databases.", top_k=2, candidates=9)
     assert (tool.name, list(tool.args)) == ("search_docs", ["query"])
     message = tool.invoke({"type": "tool_call", "id": "1", "name": "search_docs", "args": {"query": MILVUS_INDEX}})
