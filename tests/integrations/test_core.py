@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from adapting import ROOT
 
 import milvus_rerank
 from milvus_rerank import CrossEncoderRerankFunction, LexicalRerankFunction
@@ -112,7 +113,7 @@ def test_an_adapter_with_an_old_framework_is_one_line_with_the_command(extra: st
     command = f'pip install --upgrade "milvus-rerank[{extra}]"'
     expected = f"{purpose} needs {package} {oldest} or newer, got 0.1.2. Type: {command}\n"
     assert import_adapter(extra, "0.1.2") == expected
-    requirement = (INTEGRATIONS.parent.parent / "pyproject.toml").read_text("utf-8")
+    requirement = (ROOT / "pyproject.toml").read_text("utf-8")
     assert f'"{package}>={oldest}"' in requirement
 
 
