@@ -9,7 +9,7 @@ LOCK = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.10
 PYTEST := pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 COMPAT := $(PYTEST) -m "compat and not hub" -o filterwarnings=default
 
-.PHONY: install demo bulk-demo test test-base test-frameworks test-recipes test-newest test-oldest integration coverage \
+.PHONY: install demo bulk-demo examples test test-base test-frameworks test-recipes test-newest test-oldest integration coverage \
 	bench check docs dist lock fix clean
 
 # $(call environment,FOLDER): an empty environment with a pip that knows dependency groups
@@ -45,6 +45,10 @@ demo: $(VENV)/.demo
 bulk-demo: $(VENV)/.demo
 	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[openvino,lite,eval,ray]"
 	$(BIN)/python scripts/bulk_demo.py $(FOLDER)
+
+# Each program of examples/, or those of PROGRAMS="...", in a fresh environment with the newest versions.
+examples:
+	$(PYTHON) scripts/run_examples.py $(PROGRAMS)
 
 test: $(VENV)/.dev
 	MILVUS_RERANK_TESTS_COMPLETE=1 $(BIN)/python -m $(PYTEST)

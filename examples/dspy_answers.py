@@ -1,4 +1,7 @@
-"""DSPy over an embedded Milvus: a module that answers from reranked passages, and a search tool for dspy.ReAct."""
+"""DSPy over an embedded Milvus: a module that answers from reranked passages, and a search tool for dspy.ReAct.
+
+pip install "milvus-rerank[lite]" dspy
+"""
 
 import tempfile
 from pathlib import Path

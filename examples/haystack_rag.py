@@ -1,4 +1,7 @@
-"""Haystack over an embedded Milvus: a pipeline retrieves 20 documents with milvus-haystack and reranks them."""
+"""Haystack over an embedded Milvus: a pipeline retrieves 20 documents with milvus-haystack and reranks them.
+
+pip install "milvus-rerank[haystack,lite]" milvus-haystack
+"""
 
 import tempfile
 from pathlib import Path

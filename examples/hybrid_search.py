@@ -1,4 +1,7 @@
-"""Full-text and vector search fused by Milvus, then reranked: needs Milvus 2.5 or later, or Milvus Lite."""
+"""Full-text and vector search fused by Milvus, then reranked: needs Milvus 2.5 or later, or Milvus Lite.
+
+pip install "milvus-rerank[lite]"
+"""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""LangChain over an embedded Milvus: retrieve 20 documents with langchain-milvus, rerank them, keep the best two."""
+"""LangChain over an embedded Milvus: retrieve 20 documents by vectors and BM25, rerank them, keep the best two.
+
+pip install "milvus-rerank[langchain,lite]" langchain-classic langchain-milvus
+"""
 
 import tempfile
 from pathlib import Path
@@ -7,10 +10,10 @@ from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import RunnableLambda
-from langchain_milvus import Milvus
+from langchain_milvus import BM25BuiltInFunction, Milvus
 
 from milvus_rerank import StaticEmbedder
-from milvus_rerank.integrations.langchain import RerankCompressor
+from milvus_rerank.integrations.langchain import RerankCompressor, candidate_retriever
 
 TEXTS = {
     "babbage": "Babbage planned a general calculating machine driven by punched cards.",
@@ -37,13 +40,18 @@ class BuiltinEmbeddings(Embeddings):
 store = Milvus(
     BuiltinEmbeddings(),
     connection_args={"uri": str(Path(tempfile.mkdtemp()) / "langchain.db")},
-    index_params={"index_type": "FLAT", "metric_type": "COSINE"},
+    builtin_function=BM25BuiltInFunction(output_field_names="sparse"),
+    vector_field=["dense", "sparse"],
+    index_params=[
+        {"index_type": "FLAT", "metric_type": "COSINE"},
+        {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": "BM25"},
+    ],
+    search_params=[{"metric_type": "COSINE"}, {"metric_type": "BM25"}],  # Milvus Lite refuses langchain-milvus' own
 )
 store.add_documents([Document(text, metadata={"name": name}) for name, text in TEXTS.items()])
 
-# k is the number of candidates to rerank. A hybrid store also needs fetch_k, whose default is 4.
 retriever = ContextualCompressionRetriever(
-    base_retriever=store.as_retriever(search_kwargs={"k": 20, "fetch_k": 20}),
+    base_retriever=candidate_retriever(store, 20),
     base_compressor=RerankCompressor(reranker="builtin/rerank", top_n=2),
 )
 chain = retriever | RunnableLambda(

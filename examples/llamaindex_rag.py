@@ -1,6 +1,6 @@
 """LlamaIndex over an embedded Milvus: a query engine retrieves 20 nodes, reranks them, and answers from the best two.
 
-MilvusVectorStore needs pymilvus 2; docs/llamaindex.md has the command that installs it.
+pip install "milvus-rerank[llamaindex]" llama-index-vector-stores-milvus "setuptools<81"
 """
 
 import tempfile

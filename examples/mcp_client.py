@@ -1,4 +1,7 @@
-"""MCP: start milvus-rerank mcp over an embedded Milvus as an agent does, and call its tools."""
+"""MCP: start milvus-rerank mcp over an embedded Milvus as an agent does, and call its tools.
+
+pip install "milvus-rerank[mcp,lite]"
+"""
 
 import asyncio
 import json

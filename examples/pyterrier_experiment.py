@@ -1,4 +1,7 @@
-"""PyTerrier: compare a search in an embedded Milvus with the same search reranked, on a judged collection."""
+"""PyTerrier: compare a search in an embedded Milvus with the same search reranked, on a judged collection.
+
+pip install "milvus-rerank[lite]" pyterrier
+"""
 
 import json
 import tempfile

@@ -1,6 +1,8 @@
 """Rerank four passages: the example of Milvus' documentation, with only the import and the model's name changed.
 
 Give another model's name as the argument, such as cross-encoder/ms-marco-MiniLM-L-6-v2.
+
+pip install milvus-rerank
 """
 
 import sys

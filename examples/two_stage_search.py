@@ -1,4 +1,7 @@
-"""Retrieve from an embedded Milvus, then rerank: one query, many queries, and hits that a search already returned."""
+"""Retrieve from an embedded Milvus, then rerank: one query, many queries, and hits that a search already returned.
+
+pip install "milvus-rerank[lite]"
+"""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""txtai over its embedded Milvus: its Reranker pipeline asks a rerank function for the scores."""
+"""txtai over its embedded Milvus: its Reranker pipeline asks a rerank function for the scores.
+
+pip install milvus-rerank txtai milvus-lite
+"""
 
 from collections.abc import Iterable
 from typing import Any

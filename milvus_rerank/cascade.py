@@ -5,22 +5,26 @@ This module depends on the registry because stages may be given by name.
 
 import copy
 import os
+import sys
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from milvus_rerank.errors import InputError, ScoreError, StageError, StoppedError
 from milvus_rerank.registry import load
-from milvus_rerank.reranker.base import BaseRerankFunction
+from milvus_rerank.reranker.base import NO_SPANS, BaseRerankFunction
 from milvus_rerank.reranker.custom import Scorer, wrap
-from milvus_rerank.results import DocumentScores, check_scores
+from milvus_rerank.results import DocumentScores, RerankResult, check_scores
 from milvus_rerank.scoring import Request, check_stop
 from milvus_rerank.validation import check_count, check_list
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from milvus_rerank.tracing import Recorder
 
 Reranker = BaseRerankFunction | Scorer | str | os.PathLike[str]
 
@@ -106,12 +110,16 @@ class CascadeRerankFunction(BaseRerankFunction):
             (query, [texts[index] for index in table.left])
             for (query, texts), table in zip(requests, tables, strict=True)
         ]
+        left, passed = [table.left for table in tables], self.keeps[number] or keep
         try:
-            scores = reranker.score_documents(remaining, keep, stop) if remaining else []
-            if len(scores) != len(tables):
-                raise ScoreError(f"the reranker returned scores for {len(scores)} queries, expected {len(tables)}")
-            for query, (table, documents) in enumerate(zip(tables, scores, strict=True)):
-                table.note(number, documents, self.keeps[number], f" of query {query}" if len(tables) > 1 else "")
+            with _spans(number, reranker, remaining, left, passed) as record:
+                scores = reranker.score_documents(remaining, keep, stop) if remaining else []
+                if len(scores) != len(tables):
+                    raise ScoreError(f"the reranker returned scores for {len(scores)} queries, expected {len(tables)}")
+                for query, (table, documents) in enumerate(zip(tables, scores, strict=True)):
+                    table.note(number, documents, self.keeps[number], f" of query {query}" if len(tables) > 1 else "")
+                if record is not None:
+                    record(_results(remaining, left, scores, passed))
         except StoppedError:
             raise
         except Exception as error:  # a plugin may raise any exception, and the message must name the stage
@@ -154,6 +162,37 @@ class _Table:
             self.spans[index] = documents.spans[position] if documents.spans else None
         self.left = sorted(left[position] for position in documents.rank(keep))
         self.limit = min((count for count in (keep, documents.limit) if count is not None), default=None)
+
+
+def _spans(
+    number: int,
+    reranker: BaseRerankFunction,
+    requests: Sequence[Request],
+    left: Sequence[Sequence[int]],
+    keep: int | None,
+) -> "AbstractContextManager[Recorder | None]":
+    """Return the spans of a stage; nothing unless the cascade's own call has spans, which import the module."""
+    if "milvus_rerank.tracing" not in sys.modules:
+        return NO_SPANS
+    from milvus_rerank.tracing import reranking
+
+    def document(query: int, position: int) -> RerankResult[Any]:
+        return RerankResult(requests[query][1][position], None, left[query][position])
+
+    return reranking(reranker, requests, document, keep, stage=number)
+
+
+def _results(
+    requests: Sequence[Request], left: Sequence[Sequence[int]], scores: Sequence[DocumentScores], keep: int | None
+) -> list[list[RerankResult[Any]]]:
+    """Return a stage's results for its span: documents with their positions in the call and their scores."""
+    return [
+        [
+            RerankResult(texts[position], documents.scores[position], indices[position])
+            for position in documents.rank(keep)
+        ]
+        for (_, texts), indices, documents in zip(requests, left, scores, strict=True)
+    ]
 
 
 def _read(item: object, name: str) -> Stage:

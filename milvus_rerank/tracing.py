@@ -30,7 +30,7 @@ Document = RerankResult[Any]
 Recorder = Callable[[Sequence[Sequence[Document]]], None]
 """Takes the results of each query of a call."""
 
-KIND, MODEL, ERROR = "openinference.span.kind", "reranker.model_name", "error.type"
+KIND, MODEL, STAGE, ERROR = "openinference.span.kind", "reranker.model_name", "milvus_rerank.stage", "error.type"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LIMIT = "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"
 _RESERVED = 16
@@ -71,6 +71,7 @@ class Telemetry:
         requests: Sequence[tuple[str, Sequence[str]]],
         document: Callable[[int, int], Document],
         top_k: int | None,
+        stage: int | None = None,
     ) -> Iterator[Recorder | None]:
         """Wrap the scoring of a call in a RERANKER span; for several queries, in a CHAIN with one for each, up to 100.
 
@@ -78,9 +79,11 @@ class Telemetry:
         :param requests: queries with their documents.
         :param document: returns a document from the positions of its query and of itself.
         :param top_k: the most results of each query; None for all.
+        :param stage: the number of a cascade's stage, from 0; None for a call.
         :yields: the function to call with the results; None if no one records the span.
         """
-        single, labels, texts, start = len(requests) == 1, {MODEL: model}, self._read_texts(), time.perf_counter()
+        single, texts, start = len(requests) == 1, self._read_texts(), time.perf_counter()
+        labels: dict[str, str | int] = {MODEL: model, **({} if stage is None else {STAGE: stage})}
 
         def describe(span: Span, query: int, results: Sequence[Document]) -> None:
             text, room = requests[query][0], _attribute_limit(span) - _RESERVED
@@ -205,6 +208,7 @@ def reranking(
     requests: Sequence[tuple[str, Sequence[str]]],
     document: Callable[[int, int], Document],
     top_k: int | None,
+    stage: int | None = None,
 ) -> AbstractContextManager[Recorder | None]:
     """Return the spans of a call of a reranker, as :meth:`Telemetry.reranking` does; without a provider, nothing."""
     telemetry = current()
@@ -212,7 +216,7 @@ def reranking(
         return nullcontext()
     names = (getattr(reranker, name, None) for name in ("model_name", "name"))
     model = next((str(name) for name in names if name), type(reranker).__name__)
-    return telemetry.reranking(model, requests, document, top_k)
+    return telemetry.reranking(model, requests, document, top_k, stage)
 
 
 def searching(

@@ -1,5 +1,6 @@
 """The programs in examples/, run as a user would run them."""
 
+import ast
 import os
 import re
 import subprocess
@@ -54,3 +55,15 @@ def test_a_cascade_says_which_stage_scored_what(tmp_path: Path) -> None:
     printed = run(str(ROOT / "examples" / "cascade.py"), cwd=tmp_path)
     assert re.match(r"stage 1  +-?\d+\.\d\d  Grace Hopper's team taped a moth", printed), printed
     assert [line[:7] for line in printed.splitlines()] == ["stage 1", "stage 1", "stage 0", "stage 0"]
+
+
+PROGRAMS = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+def test_each_program_names_its_one_command_and_is_in_the_docs_and_the_tests(program: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(program.read_text("utf-8")))
+    assert len(re.findall(r"^pip install .*milvus-rerank", docstring or "", re.MULTILINE)) == 1
+    assert f"(../examples/{program.name})" in (ROOT / "docs" / "examples.md").read_text("utf-8")
+    tests = [*(ROOT / "tests").glob("test_*.py"), *(ROOT / "tests" / "integrations").glob("test_*.py")]
+    assert any(f'"{program.name}"' in test.read_text("utf-8") for test in tests)

@@ -1,10 +1,13 @@
-"""Adapters' shared part: load a reranker, check the framework's version, rerank a framework's documents."""
+"""Adapters' shared part: check the framework's version, open a reranker, rerank a framework's documents."""
 
 import re
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+from milvus_rerank.concurrency import off_loop
 from milvus_rerank.errors import InputError, MissingDependencyError, install_command
 from milvus_rerank.registry import load
 from milvus_rerank.reranker.base import BaseRerankFunction
@@ -13,6 +16,7 @@ from milvus_rerank.results import RerankResult
 from milvus_rerank.validation import describe
 
 DEFAULT_MODEL = "builtin/rerank"
+_STEP = 64  # documents between two reports of progress
 Item = TypeVar("Item")
 Reranker = BaseRerankFunction | Scorer | str
 """A rerank function, an object with ``score(query, texts)``, or a name for :func:`milvus_rerank.load`."""
@@ -61,45 +65,62 @@ def open_reranker(reranker: Reranker, **options: Any) -> BaseRerankFunction:
     return wrap(reranker, type(reranker).__name__)
 
 
-def rerank_items(
-    reranker: BaseRerankFunction,
-    query: str,
-    items: Sequence[Item],
-    text: Callable[[Item], object],
-    top_k: int | None,
-    threshold: float | None,
-    instruction: str | None = None,
-) -> list[tuple[Item, RerankResult]]:
-    """Rerank a framework's documents.
+class LazyReranker:
+    """Open a reranker at its first use; concurrent first calls open it once.
 
-    :param reranker: the rerank function.
+    :param reranker: as for :func:`open_reranker`.
+    :param options: options of :func:`milvus_rerank.load`, for a name.
+    """
+
+    def __init__(self, reranker: Reranker, options: dict[str, Any]) -> None:
+        self._source, self._options = reranker, options
+        self._opened: BaseRerankFunction | None = None
+        self._opening = threading.Lock()
+
+    def open(self) -> BaseRerankFunction:
+        """Return the reranker; raise as :func:`open_reranker` does."""
+        with self._opening:
+            if self._opened is None:
+                self._opened = open_reranker(self._source, **self._options)
+            return self._opened
+
+    async def aopen(self) -> BaseRerankFunction:
+        """Like :meth:`open`, without blocking the event loop."""
+        return self._opened or await off_loop(self.open)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCall(Generic[Item]):
+    """A call that reranks a framework's documents, which it does not change.
+
     :param query: the query.
-    :param items: the documents; they are not changed.
+    :param items: the documents.
     :param text: returns a document's text.
+    :param copy: returns a copy of a document with its result.
     :param top_k: the most documents to return; 0 or None for all.
     :param threshold: the least score to return.
     :param instruction: says what is relevant, for a reranker that takes instructions.
-    :returns: documents with their results, best first.
-    :raises InputError: for a document without text; the message names it.
     """
-    texts = read_texts(items, text)
-    results = reranker.rerank(query, texts, top_k, threshold, instruction=instruction)
-    return [(items[result.index], result) for result in results]
 
+    query: str
+    items: Sequence[Item]
+    text: Callable[[Item], object]
+    copy: Callable[[Item, RerankResult], Item]
+    top_k: int | None = None
+    threshold: float | None = None
+    instruction: str | None = None
 
-async def arerank_items(
-    reranker: BaseRerankFunction,
-    query: str,
-    items: Sequence[Item],
-    text: Callable[[Item], object],
-    top_k: int | None,
-    threshold: float | None,
-    instruction: str | None = None,
-) -> list[tuple[Item, RerankResult]]:
-    """Like :func:`rerank_items`, off the event loop."""
-    texts = read_texts(items, text)
-    results = await reranker.arerank(query, texts, top_k, threshold, instruction=instruction)
-    return [(items[result.index], result) for result in results]
+    def run(self, reranker: BaseRerankFunction) -> list[Item]:
+        """Return the copies, best first; raise InputError for a document without text, with its position and id."""
+        texts = read_texts(self.items, self.text)
+        results = reranker.rerank(self.query, texts, self.top_k, self.threshold, instruction=self.instruction)
+        return [self.copy(self.items[result.index], result) for result in results]
+
+    async def arun(self, reranker: BaseRerankFunction) -> list[Item]:
+        """Like :meth:`run`, off the event loop."""
+        texts = read_texts(self.items, self.text)
+        results = await reranker.arerank(self.query, texts, self.top_k, self.threshold, instruction=self.instruction)
+        return [self.copy(self.items[result.index], result) for result in results]
 
 
 def read_texts(items: Sequence[Item], text: Callable[[Item], object]) -> list[str]:
@@ -118,10 +139,47 @@ def read_texts(items: Sequence[Item], text: Callable[[Item], object]) -> list[st
     return texts
 
 
-def score_metadata(result: RerankResult[Any]) -> dict[str, Any]:
-    """Return a result's metadata: ``relevance_score``, and ``relevance_span`` for a part of a long document.
+def span_metadata(result: RerankResult[Any], content: str) -> dict[str, Any]:
+    """Return ``relevance_span``, the part of a long document that its score belongs to; nothing for the whole document.
 
-    The span is ``[start, end]`` in the document's text.
+    :param result: the document's result; its text may have more than the content, such as a title.
+    :param content: the document's content.
+    :returns: the metadata; the span is ``[start, end]`` in the content.
     """
-    span = {} if result.span is None else {"relevance_span": list(result.span)}
-    return {"relevance_score": result.score, **span}
+    if result.span is None:
+        return {}
+    stripped = content.strip()  # as LlamaIndex strips the text that it makes
+    before, offset = len(content) - len(content.lstrip()), result.text.rfind(stripped)
+    start, end = (min(max(position - offset, 0), len(stripped)) + before for position in result.span)
+    return {"relevance_span": [start, end]} if offset >= 0 and start < end else {}
+
+
+def score_metadata(result: RerankResult[Any], content: str) -> dict[str, Any]:
+    """Return a document's metadata: ``relevance_score``, and :func:`span_metadata`."""
+    return {"relevance_score": result.score, **span_metadata(result, content)}
+
+
+async def arerank_in_steps(
+    reranker: BaseRerankFunction,
+    query: str,
+    documents: Sequence[str],
+    report: Callable[[int], Awaitable[None]],
+    **options: Any,
+) -> list[RerankResult]:
+    r"""Rerank texts in steps of 64, to report progress; at once if their scores depend on each other.
+
+    :param reranker: the rerank function.
+    :param query: the query.
+    :param documents: the texts.
+    :param report: takes the number of texts that have scores.
+    :param \**options: ``threshold`` and ``instruction``, as in a call of the reranker.
+    :returns: all results, best first.
+    """
+    results: list[RerankResult] = []
+    step = _STEP if reranker.pointwise else max(len(documents), 1)
+    for start in range(0, len(documents), step):
+        await report(start)
+        part = await reranker.arerank(query, documents[start : start + step], None, **options)
+        results += [replace(result, index=result.index + start) for result in part]
+    await report(len(documents))
+    return sorted(results, key=lambda result: (-result.score, result.index)) if reranker.pointwise else results

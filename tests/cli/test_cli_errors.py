@@ -1,6 +1,7 @@
 """Commands that end with an error: which exit code and which message."""
 
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,17 @@ def test_a_missing_package_is_an_error_with_what_to_type(
     assert f"needs the package '{package.replace('_', '-')}', which is not installed." in err
     command = f'pip install "milvus-rerank[{extra}]"' if extra else "pip install milvus-rerank"
     assert err.endswith(f"Type: {command}\n")
+
+
+@pytest.mark.parametrize("more", [(), ("--http",), ("--milvus-uri", "milvus.db", "--collection", "docs")])
+def test_mcp_without_its_package_is_one_line_with_what_to_type(cli: Cli, more: Any) -> None:
+    def absent(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("milvus_rerank.integrations.core.version", absent)
+        patch.delitem(sys.modules, "milvus_rerank.integrations.mcp", raising=False)
+        ended = cli("mcp", *more)
+    command = 'pip install "milvus-rerank[mcp]"'
+    message = f"milvus-rerank mcp needs the package 'mcp', which is not installed. Type: {command}"
+    assert ended == (1, "", f"error: {message}\n")

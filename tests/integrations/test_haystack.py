@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapting import QUERY, TEXTS, direct, framework, run_example
+from adapting import LONG_TEXT, QUERY, TEXTS, by_parts, check_span, direct, framework, run_example
 
 framework("haystack", "milvus_haystack", "milvus_lite")
 
@@ -96,6 +96,16 @@ def test_fields_of_meta_come_before_the_content_and_may_be_missing() -> None:
     assert [document.score for document in found] == pytest.approx(sorted(expected, reverse=True), abs=1e-6)
 
 
+@pytest.mark.parametrize("fields", [[], ["title"]])
+def test_the_best_part_of_a_long_document_is_in_meta(fields: list[str]) -> None:
+    register("by-parts", by_parts, replace=True)
+    given = Document(content=LONG_TEXT, meta={"title": "Chapter 7"})
+    ranker = MilvusRerankRanker("by-parts", meta_fields_to_embed=fields)
+    [found] = ranker.run(query=QUERY, documents=[given])["documents"]
+    check_span(found.meta["relevance_span"], title="Chapter 7\n" if fields else "")
+    assert given.meta == {"title": "Chapter 7"}
+
+
 def test_a_pipeline_is_read_back_from_what_it_writes() -> None:
     options = {"device": "cpu"}
     made = pipeline(options=options, top_k=5, score_threshold=-20.0, meta_fields_to_embed=["title"], instruction=None)
@@ -165,9 +175,12 @@ def test_a_failing_reranker_is_the_cause_of_haystacks_own_error() -> None:
             raise RuntimeError("out of order")
 
     register("out-of-order", OutOfOrder, replace=True)
+    made = pipeline(model="out-of-order")
     with pytest.raises(PipelineRuntimeError, match="out of order") as caught:
-        run(pipeline(model="out-of-order"))
+        run(made)
     assert isinstance(caught.value.__cause__, RuntimeError)
+    with pytest.raises(PipelineRuntimeError, match="out of order"):
+        asyncio.run(made.run_async({"ranker": {"query": QUERY, "documents": documents()}}))
 
 
 def test_the_example_finds_the_first_program(tmp_path: Path) -> None:

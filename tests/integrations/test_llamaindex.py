@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapting import QUERY, TEXTS, direct, framework, run_example
+from adapting import LONG_TEXT, QUERY, TEXTS, by_parts, check_span, direct, framework, run_example
 from two_stage_docs import Failing
 
 framework("llama_index.core", "llama_index.vector_stores.milvus", "milvus_lite")
@@ -17,7 +17,7 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import BaseRetriever
-from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import ImageNode, MediaResource, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
 
 from milvus_rerank import CrossEncoderRerankFunction, LexicalRerankFunction
 from milvus_rerank.errors import InputError, RegistryError
@@ -66,6 +66,24 @@ def test_the_retrieval_score_is_kept_where_no_model_reads_it() -> None:
     assert [node.node.metadata["retrieval_score"] for node in found] == expected
     for mode in (MetadataMode.EMBED, MetadataMode.LLM):
         assert "retrieval_score" not in found[0].node.get_content(metadata_mode=mode)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"title": "Chapter 7"}])
+def test_the_best_part_of_a_long_text_is_in_the_metadata_where_no_model_reads_it(metadata: dict[str, str]) -> None:
+    given = NodeWithScore(node=TextNode(text=LONG_TEXT, metadata=metadata))
+    before = given.to_dict()
+    [found] = RerankPostprocessor(reranker=by_parts()).postprocess_nodes([given], query_str=QUERY)
+    check_span(found.node.metadata["relevance_span"], title="title: Chapter 7\n\n" if metadata else "")
+    assert given.to_dict() == before
+    for mode in (MetadataMode.EMBED, MetadataMode.LLM):
+        assert found.node.get_content(mode) == given.node.get_content(mode)
+
+
+def test_a_node_without_a_score_or_metadata_is_reranked() -> None:
+    given = [NodeWithScore(node=TextNode(text=text)) for text in TEXTS]
+    found = RerankPostprocessor(top_n=None, keep_retrieval_score=True).postprocess_nodes(given, query_str=QUERY)
+    assert [node.node.metadata for node in found] == [{"retrieval_score": None}] * len(TEXTS)
+    assert [node.score for node in found] == pytest.approx([score for _, score in direct()], abs=1e-6)
 
 
 def test_the_reranker_reads_the_metadata_that_an_embedding_model_reads() -> None:
@@ -147,18 +165,31 @@ def test_callbacks_and_events_see_query_nodes_and_model() -> None:
     assert len(last.payload[EventPayload.NODES]) == 2
 
 
-def test_a_picture_without_text_is_named() -> None:
-    picture = NodeWithScore(node=ImageNode(id_="picture", image_url="http://127.0.0.1/a.png"))
+@pytest.mark.parametrize(
+    "node",
+    [
+        ImageNode(id_="picture", image_url="http://127.0.0.1/a.png"),
+        ImageNode(id_="picture", image_url="http://127.0.0.1/a.png", metadata={"file_name": "a.png"}),
+        Node(id_="picture", image_resource=MediaResource(data=b"cG5n", mimetype="image/png")),
+    ],
+)
+def test_a_picture_without_text_is_named(node: Any) -> None:
+    picture = NodeWithScore(node=node)
     with pytest.raises(InputError, match=r"documents\[5\] \(id 'picture'\) has no text to rerank"):
         RerankPostprocessor().postprocess_nodes([*nodes(), picture], query_str=QUERY)
 
 
-def test_a_failing_reranker_reaches_the_caller_of_the_query_engine() -> None:
-    failing = engine(reranker=Failing(RuntimeError("out of order")))
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_failing_reranker_reaches_the_callbacks_and_the_caller_of_the_query_engine(asynchronous: bool) -> None:
+    debug, failure = LlamaDebugHandler(print_trace_on_end=False), RuntimeError("out of order")
+    failing = RetrieverQueryEngine.from_args(
+        Fixed(), MockLLM(), node_postprocessors=[RerankPostprocessor(reranker=Failing(failure))],
+        callback_manager=CallbackManager([debug]),
+    )  # fmt: skip
     with pytest.raises(RuntimeError, match="out of order"):
-        failing.query(QUERY)
-    with pytest.raises(RuntimeError, match="out of order"):
-        asyncio.run(failing.aquery(QUERY))
+        asyncio.run(failing.aquery(QUERY)) if asynchronous else failing.query(QUERY)
+    [(_, last)] = debug.get_event_pairs(CBEventType.RERANKING)
+    assert last.payload == {EventPayload.EXCEPTION: failure}
 
 
 def test_wrong_options_say_what_is_expected() -> None:

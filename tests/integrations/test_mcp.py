@@ -113,6 +113,13 @@ def test_search_reranks_a_named_collection_only(books: str) -> None:
         best = answer.structured_content["results"][0]
         assert (best["id"], best["entity"]["year"]) == ("d1", 1801)
         assert best["score"] == pytest.approx(dict(direct())[1], abs=1e-6)
+
+        async def searches(client: Any) -> Any:
+            asked = {"query": QUERY, "collection": "books", "top_k": 2}
+            return await asyncio.gather(*(client.call_tool("search", asked) for _ in range(20)))
+
+        found = [[hit["id"] for hit in one.structured_content["results"]] for one in talk(server, searches)]
+        assert found == [[f"d{index}" for index, _ in direct() if index != 2][:2]] * 20
         refused = call(server, "search", query=QUERY, collection="secrets")
         assert refused.is_error
         assert "there is no collection 'secrets' to search; choose from: books" in refused.content[0].text

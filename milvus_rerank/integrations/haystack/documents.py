@@ -1,0 +1,36 @@
+"""The text of a Haystack document, its copy with a result, and duplicates."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from haystack import Document
+
+from milvus_rerank.integrations.core import span_metadata
+from milvus_rerank.results import RerankResult
+
+
+def read_text(document: Document, meta_fields: Sequence[str], separator: str) -> object:
+    """Return the fields of ``meta`` that the document has, and its content; None without content."""
+    if not isinstance(document.content, str):
+        return document.content
+    fields = [document.meta.get(name) for name in meta_fields]
+    return separator.join([*(str(value) for value in fields if value is not None and value != ""), document.content])
+
+
+def scored(document: Document, result: RerankResult) -> Document:
+    """Return a copy with the score, and with the best part of a long document in ``meta``."""
+    meta = {**document.meta, **span_metadata(result, document.content or "")}
+    return replace(document, score=result.score, meta=meta)
+
+
+def best_by_id(documents: Sequence[Document]) -> list[Document]:
+    """Return the documents without duplicates: of equal ids the one that the retrievers scored best stays."""
+    best: dict[str, Document] = {}
+    for document in documents:
+        if document.id not in best or _retrieval_score(document) > _retrieval_score(best[document.id]):
+            best[document.id] = document
+    return list(best.values())
+
+
+def _retrieval_score(document: Document) -> float:
+    return float("-inf") if document.score is None else document.score
