@@ -22,3 +22,6 @@ DEFAULT_CANDIDATES = 50
 
 DEFAULT_TOP_K = 10
 """The results of a search."""
+
+Loss = Literal["binary", "lambda"]
+"""Losses of a training on judgments."""
