@@ -103,7 +103,7 @@ def eval(  # the name of the command
     """
     if judged is None and queries is None:
         raise typer.BadParameter("give judged queries, or --queries to compare rankings alone", param_hint="--judged")
-    prices, chosen = read_prices(price), chosen_rerankers(config, reranker)
+    prices, modes, chosen = read_prices(price), read_modes(first_stage), chosen_rerankers(config, reranker)
     require("an evaluation", "pymilvus", "ir_measures", "scipy", *(("jinja2", "matplotlib") if report else ()))
     if report is not None and not report.absolute().parent.is_dir():
         raise InputError(f"cannot write {report}: the folder {report.absolute().parent} does not exist")
@@ -117,7 +117,7 @@ def eval(  # the name of the command
         db_name,
         collection,
         embedder,
-        read_modes(first_stage),
+        modes,
         text_field,
         vector_field,
         timeout,

@@ -19,7 +19,7 @@ class PageHit:
     :param text: the beginning of its text.
     :param score: the score, or the first stage's distance.
     :param grade: the relevance in the judgments; None if the document is not judged.
-    :param move: the ranks that the document rose; negative if it fell, None if the other side does not show it.
+    :param move: the ranks that the document rose over the baseline; negative if it fell, None if the baseline lacks it.
     """
 
     id: str
@@ -86,14 +86,14 @@ def _query(report: "EvaluationReport", name: str, system: System, baseline: Syst
         report.queries[name],
         values,
         report.change(name, system, baseline),
-        _hits(report, name, baseline, system),
+        _hits(report, name, baseline, baseline),
         _hits(report, name, system, baseline),
     )
 
 
-def _hits(report: "EvaluationReport", query: str, system: System, other: System) -> list[PageHit]:
+def _hits(report: "EvaluationReport", query: str, system: System, baseline: System) -> list[PageHit]:
     ranking, grades = system.rankings[query], report.judgments.get(query, {})
-    ranks = {name: rank for rank, name in enumerate(other.rankings[query].ids)}
+    ranks = {name: rank for rank, name in enumerate(baseline.rankings[query].ids)}
     return [
         PageHit(
             name,
