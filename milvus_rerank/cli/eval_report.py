@@ -2,6 +2,7 @@
 
 from milvus_rerank.cli import output
 from milvus_rerank.evaluation import EvaluationReport, System
+from milvus_rerank.evaluation.systems import duration
 
 _DIFFERING = 5
 """Queries that the output names where there are no judgments."""
@@ -67,14 +68,14 @@ def _show_speed(report: EvaluationReport) -> None:
 
 
 def _speed(system: System) -> list[str]:
-    stages = [_time(system.seconds(50, stage)) for stage in ("embed", "search")]
+    stages = [duration(system.seconds(50, stage)) for stage in ("embed", "search")]
     reranked = system.reranker is not None
     return [
         system.name,
         *stages,
-        _time(system.seconds(50, "rerank")) if reranked else "",
-        _time(system.seconds(50)),
-        _time(system.seconds(95)),
+        duration(system.seconds(50, "rerank")) if reranked else "",
+        duration(system.seconds(50)),
+        duration(system.seconds(95)),
         "" if system.pairs_per_second is None else f"{system.pairs_per_second:,.0f}",
         "" if system.tokens is None else f"{system.tokens:,}",
     ]
@@ -89,10 +90,6 @@ def _show_differing(report: EvaluationReport) -> None:
     rows = [[f"{1 - report.change(name, *pair):.3f}", name, report.queries[name]] for name in names]
     print(f"{pair[0].name} and {pair[1].name} differ most on:")
     output.print_table(["RBO", "id", "text"], rows)
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else output.milliseconds(seconds)
 
 
 def _number(value: float | None) -> str:

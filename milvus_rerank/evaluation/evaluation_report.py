@@ -11,7 +11,7 @@ from milvus_rerank.errors import write_errors
 from milvus_rerank.evaluation.agreement import rank_biased_overlap
 from milvus_rerank.evaluation.comparisons import Agreement, Comparison, compare_rankings, compare_systems, is_gain
 from milvus_rerank.evaluation.judged import Judgments
-from milvus_rerank.evaluation.systems import System
+from milvus_rerank.evaluation.systems import System, duration
 from milvus_rerank.evaluation.trec import write_runs
 from milvus_rerank.results import json_safe
 
@@ -211,7 +211,7 @@ class EvaluationReport:
     def summary(self) -> str:
         """Return the result in two sentences."""
         best = self.best()
-        times = f"{best.seconds(50) * 1000:.0f} ms at the median and {best.seconds(95) * 1000:.0f} ms at p95"
+        times = f"{duration(best.seconds(50))} at the median and {duration(best.seconds(95))} at p95"
         if not self.judgments:
             return (
                 f"{len(self.queries)} queries without judgments: the rankings can be compared, not graded. "

@@ -38,7 +38,8 @@ def make_notes(
     if useless:
         notes.append(f"{_count(useless)} judgments, but none of a relevant document, and count in no metric.")
     if unknown:
-        lines = sum(name in judged for judged in judgments.values() for name in unknown)
+        absent = set(unknown)
+        lines = sum(len(judged.keys() & absent) for judged in judgments.values())
         notes.append(
             f"The collection does not hold {len(unknown)} judged document{'s' if len(unknown) > 1 else ''} "
             f"({_names(unknown)}), of {lines} judgment{'s' if lines > 1 else ''}; relevant ones count as not found."

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from milvus_rerank.evaluation.systems import System
+from milvus_rerank.evaluation.systems import System, duration
 from milvus_rerank.requirements import require
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def render(report: "EvaluationReport") -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["duration"] = duration
     template = environment.from_string(files(__package__).joinpath("page.html.jinja").read_text("utf-8"))
     pair = report.headline()
     return template.render(
@@ -72,6 +73,7 @@ def render(report: "EvaluationReport") -> str:
         metrics=list(report.systems[0].measures),
         best=report.best(),
         pair=pair,
+        costs=any(system.cost is not None for system in report.systems),
         plots=[(title, text, markupsafe.Markup(svg)) for title, text, svg in draw_plots(report)],  # noqa: S704
         queries=[_query(report, name, *pair) for name in report.moved(*pair)] if pair else [],
     )

@@ -152,7 +152,7 @@ def _svg(name: str, draw: Callable[[Any], None], height: float) -> str:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "backend": "svg"}):
-        figure = Figure(figsize=(7.2, height), layout="constrained")
+        figure = Figure(figsize=(9, height), layout="constrained")
         draw(figure)
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

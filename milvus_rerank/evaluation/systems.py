@@ -73,3 +73,10 @@ class System:
         """Pairs scored in a second of reranking; None for a first stage alone."""
         total = sum(timings.rerank for timings in self.timings.values())
         return self.pairs / total if self.reranker is not None and total else None
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in a readable form, such as ``4.8 ms``, ``271 ms`` or ``1.3 s``."""
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
