@@ -24,7 +24,7 @@ def main() -> None:
             command += ["--reranker", name]
         subprocess.run(command, check=True)
         browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1180, "height": 1640})
+        page = browser.new_page(viewport={"width": 1260, "height": 1700})
         page.goto(f"file://{folder}/out.html")
         page.screenshot(path=HERE / "evaluation.png")
         browser.close()

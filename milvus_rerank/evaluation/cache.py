@@ -110,7 +110,7 @@ def call_key(reranker: str, query: str, texts: Sequence[str], k: int) -> str:
 def reranker_key(reranker: BaseRerankFunction) -> str | None:
     """Return a key of a reranker; None for one whose code is not this package's.
 
-    That of a model holds its files, its options, the versions of engines, and this machine, for the durations.
+    That of a model holds its files, its options, the versions of engines, and the kind of this machine, for the durations.
 
     :param reranker: the reranker.
     :returns: the key. That of a service holds its address, model and parameters: nothing shows a change behind them.
@@ -118,8 +118,9 @@ def reranker_key(reranker: BaseRerankFunction) -> str | None:
     if isinstance(reranker, EngineRerankFunction) and reranker._options is not None:
         info = inspect_model(reranker._options.source)
         files = [info.folder / name for name in info.files if (info.folder / name).is_file()]
+        machine = platform.machine(), os.cpu_count()  # not its name, which changes with each start of a container
         versions = [installed_version(name) for name in ("milvus-rerank", "onnxruntime", "openvino", "torch")]
-        return identity_key(files, reranker._options, repr(reranker), platform.node(), versions)
+        return identity_key(files, reranker._options, repr(reranker), machine, versions)
     if isinstance(reranker, CascadeRerankFunction):
         keys = [reranker_key(stage) for stage in reranker.rerankers]
         return None if None in keys else repr(list(zip(keys, reranker.keeps, strict=True)))

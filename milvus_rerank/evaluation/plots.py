@@ -48,11 +48,8 @@ def quality_against_latency(report: "EvaluationReport") -> str:
             axes.annotate(_short(system.name), (x, y), xytext=(7, 5), textcoords="offset points", fontsize=8)
         best = max(system.mean(report.metric) for system in report.systems if system.reranker is None)
         axes.axhline(best, color=_FAINT, linestyle="--", linewidth=1)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
+        _show_milliseconds(axes)
         axes.margins(x=0.25)
-        axes.set_xlabel("milliseconds of a query, median (logarithmic)")
         axes.set_ylabel(report.metric)
 
     return _svg("latency", draw, 3.6)
@@ -117,13 +114,18 @@ def agreement_against_latency(report: "EvaluationReport") -> str:
             x, y = max(system.seconds(50) * 1000, 0.01), 1.0 if agreement is None else agreement.rbo
             axes.plot([x], [y], "o", color=_FAINT if system.reranker is None else _ACCENT, ms=6)
             axes.annotate(_short(system.name), (x, y), xytext=(7, 5), textcoords="offset points", fontsize=8)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        _show_milliseconds(axes)
         axes.margins(x=0.25, y=0.15)
-        axes.set_xlabel("milliseconds of a query, median (logarithmic)")
-        axes.set_ylabel(f"rank-biased overlap with {_short(report.referred.name)}")
+        axes.set_ylabel(f"RBO with {_short(report.referred.name)}")
 
     return _svg("agreement", draw, 3.2)
+
+
+def _show_milliseconds(axes: Any) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
+    axes.set_xlabel("milliseconds of a query, median (logarithmic)")
 
 
 def _best(report: "EvaluationReport") -> list[System]:

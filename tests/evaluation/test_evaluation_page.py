@@ -120,6 +120,14 @@ def test_without_judgments_the_page_shows_agreement() -> None:
     assert page.tags.count("svg") == 1
 
 
+@pytest.mark.parametrize("judged", [True, False])
+def test_plots_show_plain_numbers_and_names(judged: bool) -> None:
+    page = Page(make_report(judged=judged, rerankers=2).to_html())
+    assert "mathdefault" not in page.text
+    assert "r1 $x$" in page.text
+    assert "milliseconds of a query" in page.text
+
+
 def test_ids_in_the_page_are_unique() -> None:
     page = Page(make_report(rerankers=3).to_html())
     ids = [value for name, value in page.attributes if name == "id"]
