@@ -110,7 +110,7 @@ def call_key(reranker: str, query: str, texts: Sequence[str], k: int) -> str:
 def reranker_key(reranker: BaseRerankFunction) -> str | None:
     """Return a key of a reranker; None for one whose code is not this package's.
 
-    That of a model holds its files, its options, the versions of engines, and the kind of this machine, for the durations.
+    That of a model holds its files, its options, the versions of engines, and for the durations the kind of machine.
 
     :param reranker: the reranker.
     :returns: the key. That of a service holds its address, model and parameters: nothing shows a change behind them.
