@@ -14,7 +14,7 @@ _MILVUS = ("uri", "token", "db_name", "timeout", "collection", "embedder")
 _SEARCH = ("candidates", "top_k", "threshold", "output_fields", "expression", "instruction")
 READ = {
     "batch": (*_MILVUS, "candidates", "expression", "instruction", "mode", "vector_field"),
-    "eval": (*_MILVUS, "candidates", "expression", "first_stage", "text_field", "vector_field"),
+    "eval": (*_MILVUS, "candidates", "expression", "first_stage", "instruction", "text_field", "vector_field"),
     "index": _MILVUS,
     "rerank": (),
     "search": (*_MILVUS, *_SEARCH, "mode", "text_field", "vector_field"),

@@ -57,10 +57,16 @@ class SystemRun:
     :param first_stage: the name of its first stage.
     :param reranker_name: the name of its reranker; None for the first stage alone.
     :param reranker: the reranker.
+    :param instruction: the instruction, which a reranker that takes none ignores.
     """
 
     def __init__(
-        self, name: str, first_stage: str, reranker_name: str | None = None, reranker: BaseRerankFunction | None = None
+        self,
+        name: str,
+        first_stage: str,
+        reranker_name: str | None = None,
+        reranker: BaseRerankFunction | None = None,
+        instruction: str | None = None,
     ) -> None:
         self.name = name
         self.first_stage = first_stage
@@ -68,7 +74,10 @@ class SystemRun:
         self.reranker = FirstStageOrder() if reranker is None else reranker
         self.rankings: dict[str, Ranking] = {}
         self.timings: dict[str, Timings] = {}
-        self._key = None if reranker is None else reranker_key(reranker)
+        self._key = reranker_key(self.reranker)
+        if instruction is not None and self.reranker.takes_instruction:
+            self._key = self._key and f"{self._key} {instruction}"
+            self.reranker = self.reranker.with_instruction(instruction)
         self._pairs = 0
         self._tokens: int | None = 0 if isinstance(reranker, EngineRerankFunction) else None
         self._warm = reranker is None

@@ -18,6 +18,7 @@ from milvus_rerank.evaluation.notes import make_notes
 from milvus_rerank.evaluation.prices import Prices
 from milvus_rerank.evaluation.queries import JudgedQueries
 from milvus_rerank.evaluation.systems import System
+from milvus_rerank.indexing.configured import ConfiguredSearch
 from milvus_rerank.inventory import installed_version
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.search import Dense, FullText, SearchAnswer, TwoStageSearch
@@ -41,6 +42,7 @@ def evaluate(
     candidates: int = 50,
     k: int = 10,
     filter: str | None = None,
+    instruction: str | None = None,
     timeout: float | None = 30.0,
     cache: EvaluationCache | None = None,
     prices: Prices | None = None,
@@ -59,6 +61,8 @@ def evaluate(
     :param candidates: the number of hits to rerank for each query.
     :param k: the number of ranks that count.
     :param filter: Milvus' filter for all searches; None for that of a search from a config file, or none.
+    :param instruction: says what is relevant, for those rerankers that take instructions; None for that of a search
+        from a config file with its own reranker, or none.
     :param timeout: the most seconds of a search.
     :param cache: a cache on the disk; None to keep nothing.
     :param prices: prices for the cost of 1,000 queries.
@@ -75,6 +79,9 @@ def evaluate(
     k = check_count(k, "k")
     searches = _named(search)
     chosen = _rerankers(searches, rerankers)
+    if instruction is None and rerankers is None and isinstance(search, ConfiguredSearch):
+        instruction = search.arguments.get("instruction")
+    _check_instruction(chosen, instruction)
     if not judged.queries:
         raise InputError("there are no queries to evaluate")
     for name, text in judged.queries.items():
@@ -89,7 +96,9 @@ def evaluate(
     runs: list[SystemRun] = []
     texts: dict[str, str] = {}
     for name, retriever in retrievers.items():
-        reranked = [SystemRun(_label(name, label, searches), name, label, item) for label, item in chosen.items()]
+        reranked = [
+            SystemRun(_label(name, label, searches), name, label, item, instruction) for label, item in chosen.items()
+        ]
         stage = [SystemRun(name, name), *reranked]
         for hits in _blocks(retriever, judged.queries, stage[0], max(1, _HITS // candidates), progress):
             _rerank(reranked, hits, len(judged.queries), calls, progress)
@@ -125,6 +134,12 @@ def _rerankers(
         if name in searches:
             raise InputError(f"{name!r} names a search and a reranker; give the reranker another name")
     return dict(rerankers)
+
+
+def _check_instruction(rerankers: Mapping[str, BaseRerankFunction], instruction: str | None) -> None:
+    """Raise an ``InputError`` if none of the rerankers takes the instruction."""
+    if instruction is not None and rerankers and not any(item.takes_instruction for item in rerankers.values()):
+        next(iter(rerankers.values())).with_instruction(instruction)
 
 
 def _label(first_stage: str, reranker: str, searches: Mapping[str, Any]) -> str:

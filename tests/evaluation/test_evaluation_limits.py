@@ -131,6 +131,33 @@ def test_the_reference_may_be_a_reranker_or_a_system(search: TwoStageSearch[floa
         evaluate(search, judged, rerankers=rerankers, reference="c")
 
 
+class Instructed(LexicalRerankFunction):
+    """Score texts by the words of the instruction, or else of the query."""
+
+    takes_instruction = True
+    instruction: str | None = None
+
+    def _instructed(self, instruction: str) -> "Instructed":
+        other = Instructed()
+        other.instruction = instruction
+        return other
+
+    def score_requests(self, requests: Sequence[Request], stop: threading.Event) -> list[list[float]]:
+        wanted = [(self.instruction or query, texts) for query, texts in requests]
+        return super().score_requests(wanted, stop)
+
+
+def test_an_instruction_is_for_the_rerankers_that_take_one(search: TwoStageSearch[float]) -> None:
+    rerankers = {"takes": Instructed(), "ignores": LexicalRerankFunction()}
+    plain = evaluate(search, JUDGED, rerankers=rerankers)
+    told = evaluate(search, JUDGED, rerankers=rerankers, instruction="moth relay computer")
+    assert plain["takes"].rankings["q1"].ids[0] != "bug"
+    assert told["takes"].rankings["q1"].ids[0] == "bug"
+    assert told["ignores"].rankings == plain["ignores"].rankings
+    with pytest.raises(InputError, match="takes no instruction"):
+        evaluate(search, JUDGED, rerankers={"ignores": LexicalRerankFunction()}, instruction="moth")
+
+
 def test_a_printed_report_has_all_columns(search: TwoStageSearch[float]) -> None:
     report = evaluate(search, JUDGED, rerankers={"lexical": LexicalRerankFunction()})
     lines = str(report).splitlines()
