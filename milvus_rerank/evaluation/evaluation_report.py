@@ -214,7 +214,7 @@ class EvaluationReport:
         times = f"{duration(best.seconds(50))} at the median and {duration(best.seconds(95))} at p95"
         if not self.judgments:
             return (
-                f"{len(self.queries)} queries without judgments: the rankings can be compared, not graded. "
+                f"{len(self.queries)} {'query' if len(self.queries) == 1 else 'queries'} without judgments: the rankings can be compared, not graded. "
                 f"{best.name}, the reference, takes {times}."
             )
         gain = self.gain(best.name)
