@@ -213,8 +213,9 @@ class EvaluationReport:
         best = self.best()
         times = f"{duration(best.seconds(50))} at the median and {duration(best.seconds(95))} at p95"
         if not self.judgments:
+            asked = "1 query" if len(self.queries) == 1 else f"{len(self.queries)} queries"
             return (
-                f"{len(self.queries)} {'query' if len(self.queries) == 1 else 'queries'} without judgments: the rankings can be compared, not graded. "
+                f"{asked} without judgments: the rankings can be compared, not graded. "
                 f"{best.name}, the reference, takes {times}."
             )
         gain = self.gain(best.name)
