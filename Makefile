@@ -75,7 +75,7 @@ test-recipes:
 	$(call environment,$(VENV)-recipes)
 	$(call torch,$(VENV)-recipes)
 	$(VENV)-recipes/bin/python $(INSTALL) $(if $(TORCH_BACKEND),,"$(TORCH)") -e ".[lite]" --group test-recipes
-	MILVUS_RERANK_FRAMEWORKS="dspy pyterrier txtai" $(VENV)-recipes/bin/python -m pytest tests/integrations/test_recipes.py
+	MILVUS_RERANK_FRAMEWORKS="beir dspy mteb pyterrier txtai" $(VENV)-recipes/bin/python -m pytest tests/integrations/test_recipes.py
 
 # The newest and the oldest versions that pyproject.toml allows, torch aside: a short suite, where warnings are no errors.
 test-newest:

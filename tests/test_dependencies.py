@@ -68,7 +68,7 @@ def test_every_import_has_the_extra_that_installs_it() -> None:
 def test_the_extras_are_those_of_the_metadata() -> None:
     extras = declared()
     assert set(extras) == {"", "all", *requirements.EXTRAS}
-    assert len(extras) - 1 <= 14
+    assert len(extras) - 1 <= 15
     for name, extra in requirements.PACKAGES.items():
         wanted = "pymilvus" if name == "milvus_lite" else distribution(name)  # pymilvus[milvus-lite]
         assert any(one.startswith(wanted) for one in extras[extra]), (name, extra)

@@ -14,6 +14,7 @@ _MILVUS = ("uri", "token", "db_name", "timeout", "collection", "embedder")
 _SEARCH = ("candidates", "top_k", "threshold", "output_fields", "expression", "instruction")
 READ = {
     "batch": (*_MILVUS, "candidates", "expression", "instruction", "mode", "vector_field"),
+    "eval": (*_MILVUS, "candidates", "expression", "first_stage", "instruction", "text_field", "vector_field"),
     "index": _MILVUS,
     "rerank": (),
     "search": (*_MILVUS, *_SEARCH, "mode", "text_field", "vector_field"),
@@ -57,6 +58,7 @@ def _values(config: "Config") -> dict[str, Any | Callable[[], Any]]:
         "text_field": ",".join(field) if isinstance(field, list) else field,
         "vector_field": collection.vector_field,
         "mode": collection.mode,
+        "first_stage": collection.mode and [collection.mode],
         "embedder": config.embedder.name,
         "candidates": search.candidates,
         "top_k": search.top_k,

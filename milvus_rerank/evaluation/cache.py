@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +12,22 @@ from types import TracebackType
 
 from milvus_rerank.cascade import CascadeRerankFunction
 from milvus_rerank.errors import WriteError
+from milvus_rerank.inventory import installed_version
 from milvus_rerank.loading.inspect import inspect_model
 from milvus_rerank.models.files import identity_key
+from milvus_rerank.onnx_graphs.cache import VARIABLE
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.lexical import LexicalRerankFunction
 from milvus_rerank.reranker.local import EngineRerankFunction
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
 
-_VERSION = 1
+_VERSION = 2
+"""Version of the calls in a cache; those of other versions are not read."""
+_CREATE = (
+    "CREATE TABLE IF NOT EXISTS calls_2 (key TEXT PRIMARY KEY, scores TEXT, seconds REAL, tokens INTEGER, most INTEGER)"
+)
+_SELECT = "SELECT scores, seconds, tokens, most FROM calls_2 WHERE key = ?"
+_INSERT = "INSERT OR REPLACE INTO calls_2 VALUES (?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +37,21 @@ class CachedCall:
     :param scores: a score for each document, in the order of the documents.
     :param seconds: the duration of the call.
     :param tokens: the tokens that the model read; None if unknown.
+    :param limit: the most results of the call, such as a cascade's; None for all.
     """
 
     scores: tuple[float, ...]
     seconds: float
     tokens: int | None
+    limit: int | None = None
+
+
+def default_cache() -> Path:
+    """Return the file of evaluations in the user's cache folder, which the environment's MILVUS_RERANK_CACHE moves."""
+    import platformdirs
+
+    folder = os.environ.get(VARIABLE) or platformdirs.user_cache_path("milvus-rerank", appauthor=False)
+    return Path(folder) / "evaluation.sqlite"
 
 
 class EvaluationCache:
@@ -49,9 +68,7 @@ class EvaluationCache:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
             self._database = sqlite3.connect(":memory:" if path is None else path, timeout=60)
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, scores TEXT, seconds REAL, tokens INTEGER)"
-            )
+            self._database.execute(_CREATE)
             self._database.commit()
         except (OSError, sqlite3.Error) as error:
             raise WriteError(
@@ -60,16 +77,15 @@ class EvaluationCache:
 
     def get(self, key: str) -> CachedCall | None:
         """Return the call of a key, None if it is not known."""
-        query = "SELECT scores, seconds, tokens FROM calls WHERE key = ?"
-        row = self._database.execute(query, (key,)).fetchone()
-        return None if row is None else CachedCall(tuple(json.loads(row[0])), row[1], row[2])
+        row = self._database.execute(_SELECT, (key,)).fetchone()
+        return None if row is None else CachedCall(tuple(json.loads(row[0])), *row[1:])
 
     def put(self, key: str, call: CachedCall) -> None:
         """Store a call; it is on the disk when this returns."""
-        values = (key, json.dumps(call.scores), call.seconds, call.tokens)
+        values = (key, json.dumps(call.scores), call.seconds, call.tokens, call.limit)
         try:
             with self._database:
-                self._database.execute("INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?)", values)
+                self._database.execute(_INSERT, values)
         except sqlite3.Error as error:  # such as a full disk
             raise WriteError(f"{self.path} cannot be written: {error}; free space, or choose another file") from error
 
@@ -92,7 +108,9 @@ def call_key(reranker: str, query: str, texts: Sequence[str], k: int) -> str:
 
 
 def reranker_key(reranker: BaseRerankFunction) -> str | None:
-    """Return a key of a reranker by its model's files and its options; None for one whose code is not this package's.
+    """Return a key of a reranker; None for one whose code is not this package's.
+
+    That of a model holds its files, its options, the versions of engines, and for the durations the kind of machine.
 
     :param reranker: the reranker.
     :returns: the key. That of a service holds its address, model and parameters: nothing shows a change behind them.
@@ -100,7 +118,9 @@ def reranker_key(reranker: BaseRerankFunction) -> str | None:
     if isinstance(reranker, EngineRerankFunction) and reranker._options is not None:
         info = inspect_model(reranker._options.source)
         files = [info.folder / name for name in info.files if (info.folder / name).is_file()]
-        return identity_key(files, reranker._options, repr(reranker))
+        machine = platform.machine(), os.cpu_count()  # not its name, which changes with each start of a container
+        versions = [installed_version(name) for name in ("milvus-rerank", "onnxruntime", "openvino", "torch")]
+        return identity_key(files, reranker._options, repr(reranker), machine, versions)
     if isinstance(reranker, CascadeRerankFunction):
         keys = [reranker_key(stage) for stage in reranker.rerankers]
         return None if None in keys else repr(list(zip(keys, reranker.keeps, strict=True)))

@@ -1,57 +1,37 @@
 """evaluate: measure first stages and rerankers on the queries of a collection."""
 
-import copy
 import platform
-import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
 from milvus_rerank.errors import InputError
-from milvus_rerank.evaluation.cache import CachedCall, EvaluationCache, call_key, reranker_key
+from milvus_rerank.evaluation.cache import EvaluationCache
+from milvus_rerank.evaluation.calls import Calls, SystemRun
+from milvus_rerank.evaluation.evaluation_report import EvaluationReport
+from milvus_rerank.evaluation.first_stages import Retriever, unknown_documents
 from milvus_rerank.evaluation.judged import JudgedCollection, Judgments
 from milvus_rerank.evaluation.metrics import measure
+from milvus_rerank.evaluation.notes import make_notes
+from milvus_rerank.evaluation.prices import Prices
 from milvus_rerank.evaluation.queries import JudgedQueries
-from milvus_rerank.evaluation.systems import FEW_QUERIES, EvaluationReport, Ranking, System
-from milvus_rerank.indexing.search import FirstStageOrder
+from milvus_rerank.evaluation.systems import System
+from milvus_rerank.indexing.configured import ConfiguredSearch
 from milvus_rerank.inventory import installed_version
 from milvus_rerank.reranker.base import BaseRerankFunction
-from milvus_rerank.reranker.call import check_texts
-from milvus_rerank.reranker.local import EngineRerankFunction
-from milvus_rerank.results import DocumentScores
-from milvus_rerank.scoring.prepared import TokenLimits, distinct_pairs
-from milvus_rerank.search import Dense, FullText, SearchAnswer, Timings, TwoStageSearch
+from milvus_rerank.search import Dense, FullText, SearchAnswer, TwoStageSearch
 from milvus_rerank.validation import check_count, check_text
 
 Progress = Callable[[str, int, int], object]
 """A function of the name of a step, its finished queries and all of its queries."""
 
+_HITS = 5000
+"""Hits whose texts are in memory at a time."""
 _SHOWN = 300
 """Characters of a text in a report."""
 _PACKAGES = ("milvus-rerank", "pymilvus", "milvus-lite", "onnxruntime", "openvino", "torch", "ir-measures", "scipy")
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """Prices, in any one currency.
-
-    :param per_1000_queries: by the name of a reranker the price of 1,000 queries, such as a service's.
-    :param machine_hour: the price of an hour of this machine, for all others; None to leave their cost out.
-    """
-
-    per_1000_queries: Mapping[str, float] = ()  # type: ignore[assignment]
-    machine_hour: float | None = None
-
-    def cost(self, system: System) -> float | None:
-        """Return the price of 1,000 queries of a system, one query at a time."""
-        prices = dict(self.per_1000_queries)
-        if system.reranker in prices:
-            return prices[system.reranker]
-        if self.machine_hour is None:
-            return None
-        return self.machine_hour / 3600 * 1000 * fmean(timings.total for timings in system.timings.values())
 
 
 def evaluate(
@@ -62,15 +42,18 @@ def evaluate(
     candidates: int = 50,
     k: int = 10,
     filter: str | None = None,
+    instruction: str | None = None,
     timeout: float | None = 30.0,
     cache: EvaluationCache | None = None,
     prices: Prices | None = None,
+    reference: str | None = None,
     progress: Progress = lambda step, done, total: None,
 ) -> EvaluationReport:
     """Measure first stages and rerankers on the same queries, one query at a time.
 
     Every first stage is searched anew. Each reranker scores the hits of each first stage; calls that the cache knows
-    are not repeated, and keep the durations that were measured then. So an evaluation that was cut off goes on.
+    are not repeated, and keep the durations that were measured then. So an evaluation that was cut off goes on. The
+    texts of at most 5,000 hits are in memory at a time.
 
     :param search: a two-stage search, or several by the names of their first stages.
     :param judged: the queries and their judgments. Without judgments, the report compares the rankings alone.
@@ -78,9 +61,13 @@ def evaluate(
     :param candidates: the number of hits to rerank for each query.
     :param k: the number of ranks that count.
     :param filter: Milvus' filter for all searches; None for that of a search from a config file, or none.
+    :param instruction: says what is relevant, for those rerankers that take instructions; None for that of a search
+        from a config file with its own reranker, or none.
     :param timeout: the most seconds of a search.
     :param cache: a cache on the disk; None to keep nothing.
     :param prices: prices for the cost of 1,000 queries.
+    :param reference: without judgments, the reranker or the system that counts as right, such as the strongest
+        reranker; None for the last system.
     :param progress: called after each query of each step.
     :returns: the report. Its systems are named by their first stage (``dense``, ``bm25``, ``hybrid`` if ``search`` is
         one search), and by their reranker or, with several first stages, ``first stage + reranker``.
@@ -92,33 +79,46 @@ def evaluate(
     k = check_count(k, "k")
     searches = _named(search)
     chosen = _rerankers(searches, rerankers)
+    if instruction is None and rerankers is None and isinstance(search, ConfiguredSearch):
+        instruction = search.arguments.get("instruction")
+    _check_instruction(chosen, instruction)
     if not judged.queries:
         raise InputError("there are no queries to evaluate")
     for name, text in judged.queries.items():
         check_text(text, f"the query {name!r}")
-    calls = _Calls(EvaluationCache() if cache is None else cache, k)
-    systems: list[System] = []
+    calls = Calls(EvaluationCache() if cache is None else cache, k)
+    retrievers = {name: Retriever(name, item, candidates, filter, timeout) for name, item in searches.items()}
+    referred = _reference(reference, searches, chosen)
+    for retriever in retrievers.values():
+        retriever(next(iter(judged.queries.values())))  # the first search of a process loads and connects
+    documents = list(dict.fromkeys(name for grades in judged.judgments.values() for name in grades))
+    unknown = unknown_documents(retrievers.values(), documents, timeout)
+    runs: list[SystemRun] = []
     texts: dict[str, str] = {}
-    for name, two_stage in searches.items():
-        hits = _retrieve(name, two_stage, judged.queries, candidates, filter, timeout, progress)
-        first_stage = _first_stage(name, hits)
-        systems.append(first_stage)
-        _collect_texts(texts, first_stage, hits, k)
-        for reranker_name, reranker in chosen.items():
-            label = reranker_name if len(searches) == 1 else f"{name} + {reranker_name}"
-            system = _reranked(label, first_stage, reranker_name, reranker, hits, calls, progress)
-            systems.append(system)
-            _collect_texts(texts, system, hits, k)
-    return _report(judged, systems, texts, candidates, k, prices or Prices(), calls)
+    for name, retriever in retrievers.items():
+        reranked = [
+            SystemRun(_label(name, label, searches), name, label, item, instruction) for label, item in chosen.items()
+        ]
+        stage = [SystemRun(name, name), *reranked]
+        for hits in _blocks(retriever, judged.queries, stage[0], max(1, _HITS // candidates), progress):
+            _rerank(reranked, hits, len(judged.queries), calls, progress)
+            _collect_texts(texts, stage, hits, k)
+        runs += stage
+    return _report(judged, runs, texts, unknown, candidates, k, prices or Prices(), referred, calls)
+
+
+def stage_name(search: TwoStageSearch[Any]) -> str:
+    """Return the name of a search's first stage in reports: ``dense``, ``bm25`` or ``hybrid``."""
+    stage = search.first_stage
+    return "dense" if isinstance(stage, Dense) else "bm25" if isinstance(stage, FullText) else "hybrid"
 
 
 def _named(search: TwoStageSearch[Any] | Mapping[str, TwoStageSearch[Any]]) -> dict[str, TwoStageSearch[Any]]:
-    if not isinstance(search, TwoStageSearch):
-        if not isinstance(search, Mapping) or not search:
-            raise InputError(f"search must be a TwoStageSearch, or several by name, got {type(search).__name__}")
-        return dict(search)
-    stage = search.first_stage
-    return {"dense" if isinstance(stage, Dense) else "bm25" if isinstance(stage, FullText) else "hybrid": search}
+    if isinstance(search, TwoStageSearch):
+        return {stage_name(search): search}
+    if not isinstance(search, Mapping) or not search:
+        raise InputError(f"search must be a TwoStageSearch, or several by name, got {type(search).__name__}")
+    return dict(search)
 
 
 def _rerankers(
@@ -136,122 +136,57 @@ def _rerankers(
     return dict(rerankers)
 
 
-def _retrieve(
-    name: str,
-    search: TwoStageSearch[Any],
-    queries: Mapping[str, str],
-    candidates: int,
-    filter: str | None,
-    timeout: float | None,
-    progress: Progress,
-) -> dict[str, SearchAnswer[Any]]:
-    """Search with each query; each duration is that of one query."""
-    first = copy.copy(search)
-    first.reranker = FirstStageOrder()
-    options: dict[str, Any] = {"top_k": None, "candidates": candidates, "timeout": timeout}
-    options |= {"threshold": None, "instruction": None}  # those of a config file are for its reranker
-    options |= {} if filter is None else {"filter": filter}
-    first(next(iter(queries.values())), **options)  # the first search of a process loads and connects
-    answers = {}
-    for number, (query, text) in enumerate(queries.items(), 1):
-        answers[query] = first(text, **options)
-        progress(name, number, len(queries))
-    return answers
+def _check_instruction(rerankers: Mapping[str, BaseRerankFunction], instruction: str | None) -> None:
+    """Raise an ``InputError`` if none of the rerankers takes the instruction."""
+    if instruction is not None and rerankers and not any(item.takes_instruction for item in rerankers.values()):
+        next(iter(rerankers.values())).with_instruction(instruction)
 
 
-def _first_stage(name: str, hits: Mapping[str, SearchAnswer[Any]]) -> System:
-    rankings = {
-        query: Ranking(tuple(str(hit.id) for hit in answer), tuple(float(hit.distance) for hit in answer))
-        for query, answer in hits.items()
-    }
-    for query, ranking in rankings.items():
-        if len(set(ranking.ids)) != len(ranking.ids):
-            raise InputError(f"the first stage {name!r} returned a document twice for the query {query!r}")
-    timings = {query: replace(answer.timings, rerank=0.0) for query, answer in hits.items()}
-    return System(name, name, None, rankings, timings)
+def _label(first_stage: str, reranker: str, searches: Mapping[str, Any]) -> str:
+    return reranker if len(searches) == 1 else f"{first_stage} + {reranker}"
 
 
-class _Calls:
-    """Calls of rerankers through a cache."""
-
-    def __init__(self, cache: EvaluationCache, k: int) -> None:
-        self.cache = cache
-        self.k = k
-        self.made = self.known = 0
-
-    def score(self, key: str | None, reranker: BaseRerankFunction, query: str, texts: list[str]) -> CachedCall:
-        """Return the scores of texts, from the cache if it has them."""
-        call_id = None if key is None else call_key(key, query, texts, self.k)
-        known = None if call_id is None else self.cache.get(call_id)
-        if known is not None:
-            self.known += 1
-            return known
-        call = _call(reranker, query, texts, self.k)
-        self.made += 1
-        if call_id is not None:
-            self.cache.put(call_id, call)
-        return call
+def _reference(
+    name: str | None, searches: Mapping[str, Any], rerankers: Mapping[str, BaseRerankFunction]
+) -> str | None:
+    """Return the name of the system that a user means by the name of a system or of a reranker."""
+    if name is None:
+        return None
+    systems = [*searches, *(_label(stage, reranker, searches) for stage in searches for reranker in rerankers)]
+    label = _label(list(searches)[-1], name, searches) if name in rerankers else name
+    if label not in systems:
+        raise InputError(f"the reference {name!r} is not among the systems; they are: {', '.join(systems)}")
+    return label
 
 
-def _call(reranker: BaseRerankFunction, query: str, texts: list[str], k: int) -> CachedCall:
-    stop = threading.Event()
-    started = time.perf_counter()
-    checked = check_texts([query], [texts])
-    scores = checked.check_scores(reranker.score_documents(checked.requests, k, stop))[0]
-    seconds = time.perf_counter() - started
-    tokens = None
-    if isinstance(reranker, EngineRerankFunction):
-        pairs, _ = distinct_pairs(checked.requests)
-        tokens = sum(reranker.scorer.prepare(pairs, stop, TokenLimits()).lengths)
-    return CachedCall(tuple(scores.flat()), seconds, tokens)
+def _blocks(
+    retriever: Retriever, queries: Mapping[str, str], run: SystemRun, size: int, progress: Progress
+) -> Iterator[dict[str, SearchAnswer[Any]]]:
+    """Search with one query after another, and yield the hits of some queries at a time."""
+    left = iter(queries.items())
+    while block := list(islice(left, size)):
+        hits: dict[str, SearchAnswer[Any]] = {}
+        for query, text in block:
+            hits[query] = retriever(text)
+            run.keep(query, hits[query])
+            progress(run.name, len(run.rankings), len(queries))
+        yield hits
 
 
-def _reranked(
-    label: str,
-    first_stage: System,
-    name: str,
-    reranker: BaseRerankFunction,
-    hits: Mapping[str, SearchAnswer[Any]],
-    calls: _Calls,
-    progress: Progress,
-) -> System:
-    """Rerank the hits of each query; each duration is that of one query."""
-    key = reranker_key(reranker)
-    made = calls.made
-    rankings: dict[str, Ranking] = {}
-    timings: dict[str, Timings] = {}
-    pairs, tokens = 0, [0]
-    for number, (query, answer) in enumerate(hits.items(), 1):
-        texts = [hit.text for hit in answer]
-        if texts:
-            if calls.made == made:
-                _warm_up(key, reranker, answer.query, texts, calls)
-            call = calls.score(key, reranker, answer.query, texts)
-        else:
-            call = CachedCall((), 0.0, 0)
-        order = DocumentScores(call.scores).rank()
-        ids = first_stage.rankings[query].ids
-        rankings[query] = Ranking(tuple(ids[index] for index in order), tuple(call.scores[index] for index in order))
-        timings[query] = replace(answer.timings, rerank=call.seconds)
-        pairs += len(texts)
-        tokens += [] if call.tokens is None else [call.tokens]
-        progress(label, number, len(hits))
-    read = sum(tokens) if isinstance(reranker, EngineRerankFunction) else None
-    return System(label, first_stage.name, name, rankings, timings, pairs, read)
+def _rerank(
+    runs: list[SystemRun], hits: Mapping[str, SearchAnswer[Any]], total: int, calls: Calls, progress: Progress
+) -> None:
+    for run in runs:  # all queries with one reranker, then with the next: each keeps the caches of the CPU
+        for query, answer in hits.items():
+            run.rerank(query, answer, calls)
+            progress(run.name, len(run.rankings), total)
 
 
-def _warm_up(key: str | None, reranker: BaseRerankFunction, query: str, texts: list[str], calls: _Calls) -> None:
-    """Make a first call that does not count, if the next call is not in the cache: a model's first call is slow."""
-    known = key is not None and calls.cache.get(call_key(key, query, texts, calls.k)) is not None
-    if not known and isinstance(reranker, EngineRerankFunction):
-        reranker.score(query, texts[:2])
-
-
-def _collect_texts(texts: dict[str, str], system: System, hits: Mapping[str, SearchAnswer[Any]], k: int) -> None:
+def _collect_texts(texts: dict[str, str], runs: list[SystemRun], hits: Mapping[str, SearchAnswer[Any]], k: int) -> None:
     """Keep the beginnings of the texts that a report may show."""
-    for query, ranking in system.rankings.items():
-        wanted = {name for name in ranking.ids[:k] if name not in texts}
-        for hit in hits[query] if wanted else ():
+    for query, answer in hits.items():
+        wanted = {name for run in runs for name in run.rankings[query].ids[:k] if name not in texts}
+        for hit in answer if wanted else ():
             if str(hit.id) in wanted:
                 text = " ".join(hit.text[: 2 * _SHOWN].split())
                 texts[str(hit.id)] = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
@@ -259,12 +194,14 @@ def _collect_texts(texts: dict[str, str], system: System, hits: Mapping[str, Sea
 
 def _report(
     judged: JudgedQueries | JudgedCollection,
-    systems: list[System],
+    runs: list[SystemRun],
     texts: dict[str, str],
+    unknown: list[str],
     candidates: int,
     k: int,
     prices: Prices,
-    calls: _Calls,
+    reference: str | None,
+    calls: Calls,
 ) -> EvaluationReport:
     relevant = {
         name: {document: max(grade, 0) for document, grade in judged.judgments[name].items()}
@@ -273,29 +210,31 @@ def _report(
     }
     names = list(dict.fromkeys([f"nDCG@{k}", "nDCG@10", f"RR@{k}", "AP", f"R@{candidates}", f"Judged@{k}"]))
     ceilings: dict[str, float] = {}
-    measured = []
-    for system in systems:
+    systems: list[System] = []
+    for run in runs:
+        measures: Mapping[str, Mapping[str, float]] = {}
         if relevant:
-            runs = {name: ranking.ids for name, ranking in system.rankings.items() if name in relevant}
-            system = replace(system, measures=measure(runs, relevant, names))
-            if system.reranker is None:
-                ceilings[system.name] = _ceiling(runs, relevant, k)
-        measured.append(replace(system, cost=prices.cost(system)))
+            rankings = {name: ranking.ids for name, ranking in run.rankings.items() if name in relevant}
+            measures = measure(rankings, relevant, names)
+            if run.reranker_name is None:
+                ceilings[run.name] = _ceiling(rankings, relevant, k)
+        systems.append(run.system(measures))
     return EvaluationReport(
         name=judged.name,
         k=k,
         candidates=candidates,
         queries=dict(judged.queries),
         judgments=relevant,
-        systems=tuple(measured),
+        systems=tuple(replace(system, cost=prices.cost(system)) for system in systems),
         ceilings=ceilings,
         texts=texts,
-        notes=tuple(_notes(judged, relevant, systems)),
+        notes=tuple(make_notes(judged.queries, judged.judgments, relevant, unknown, systems)),
         details={
             "calls": {"made": calls.made, "from the cache": calls.known},
             "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
             "versions": {name: version for name in _PACKAGES if (version := installed_version(name))},
         },
+        reference=reference,
     )
 
 
@@ -306,27 +245,3 @@ def _ceiling(runs: Mapping[str, tuple[str, ...]], relevant: Judgments, k: int) -
         for name, ids in runs.items()
     }
     return fmean(measure(best, relevant, (f"nDCG@{k}",))[f"nDCG@{k}"].values())
-
-
-def _notes(judged: JudgedQueries | JudgedCollection, relevant: Judgments, systems: list[System]) -> list[str]:
-    notes = []
-    if relevant and len(relevant) < FEW_QUERIES:
-        notes.append(
-            f"{len(relevant)} judged queries are too few to tell systems apart unless they differ much; judge at least "
-            f"{FEW_QUERIES}, better 50."
-        )
-    without = [name for name in judged.queries if name not in judged.judgments]
-    if judged.judgments and without:
-        notes.append(f"{_count(without)} no judgment and count in no metric.")
-    useless = [name for name in judged.queries if name in judged.judgments and name not in relevant]
-    if useless:
-        notes.append(f"{_count(useless)} judgments, but none of a relevant document, and count in no metric.")
-    empty = [name for name in judged.queries if any(not system.rankings[name].ids for system in systems)]
-    if empty:
-        notes.append(f"{_count(empty)} no hits in some first stage.")
-    return notes
-
-
-def _count(names: list[str]) -> str:
-    shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {'query has' if len(names) == 1 else 'queries have'} ({shown})"

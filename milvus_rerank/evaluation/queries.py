@@ -27,10 +27,11 @@ class JudgedQueries:
 def load_judged_queries(path: Path, queries: Path | None = None, split: str = "test") -> JudgedQueries:
     """Read queries and judgments.
 
-    :param path: one of three forms. A folder in BEIR's layout: ``queries.jsonl`` and ``qrels/test.tsv``; its corpus is
+    :param path: one of four forms. A folder in BEIR's layout: ``queries.jsonl`` and ``qrels/test.tsv``; its corpus is
         not read. A JSONL file with an object for each query: its ``query``, and its ``relevant`` ids as a list, or as
         an object from id to relevance; an ``_id`` is optional, and a query without ``relevant`` is not judged. TREC's
-        judgments, lines of query id, iteration, document id and relevance, with ``queries``.
+        judgments, lines of query id, iteration, document id and relevance, with ``queries``; or BEIR's, a ``.tsv`` file
+        of query id, document id and relevance, with ``queries``.
     :param queries: the texts of the queries for TREC's judgments: JSONL with ``_id`` and ``text``, or lines of the id
         and the text, separated by a tab.
     :param split: the name of BEIR's file of judgments, without ``.tsv``.
@@ -45,8 +46,24 @@ def load_judged_queries(path: Path, queries: Path | None = None, split: str = "t
         return JudgedQueries(path.resolve().name, {name: texts[name] for name in texts if name in judgments}, judgments)
     if queries is not None:
         texts = _read_topics(queries)
-        return JudgedQueries(path.stem, texts, _read_trec(path, texts))
+        read = read_judgments if path.suffix == ".tsv" else _read_trec
+        return JudgedQueries(path.stem, texts, read(path, texts))
     return _read_jsonl(path)
+
+
+def load_queries(path: Path) -> JudgedQueries:
+    """Read queries without judgments.
+
+    :param path: JSONL with an object for each query, its ``query`` or ``text``, and perhaps an ``_id``; lines of the id
+        and the text, separated by a tab; or a folder in BEIR's layout, of which all queries are read.
+    :returns: the queries; JSONL with ``relevant`` ids has judgments, too.
+    :raises InputError: if a file is missing or a line cannot be used; the message names the file and the line.
+    """
+    if path.is_dir():
+        return JudgedQueries(path.resolve().name, read_queries(path / "queries.jsonl"))
+    with open_input(path) as file:
+        is_json = file.peek(1)[:1] in _JSON  # type: ignore[attr-defined]
+    return _read_jsonl(path) if is_json else JudgedQueries(path.stem, _read_topics(path))
 
 
 def _read_jsonl(path: Path) -> JudgedQueries:
@@ -70,6 +87,8 @@ def _read_jsonl(path: Path) -> JudgedQueries:
     return JudgedQueries(path.stem, texts, judgments)
 
 
+_JSON = (b"{", b"\xef")
+"""First bytes of a file of JSON lines; the second begins a byte order mark."""
 _EXAMPLE = '{"query": "who built it", "relevant": ["id 7", "id 9"]}'
 
 
@@ -102,7 +121,7 @@ def _is_id(value: object) -> bool:
 def _read_topics(path: Path) -> dict[str, str]:
     """Return the texts by id of a file of queries: JSONL, or tab-separated."""
     with open_input(path) as file:
-        if file.peek(1)[:1] in (b"{", b"\xef"):  # type: ignore[attr-defined]
+        if file.peek(1)[:1] in _JSON:  # type: ignore[attr-defined]
             return read_queries(path)
         texts: dict[str, str] = {}
         for number, line in read_lines(file, str(path)):

@@ -11,6 +11,7 @@ from fault_server import fault_server
 from tiny_embedder import PASSAGES, write_jsonl
 
 from milvus_rerank.cli.config import READ, ConfigFile
+from milvus_rerank.cli.eval import eval as eval_command
 from milvus_rerank.cli.index import index
 from milvus_rerank.cli.options import ChosenReranker, choose_reranker
 from milvus_rerank.cli.rerank import rerank
@@ -141,7 +142,7 @@ def test_serve_reads_the_file(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_the_file_sets_only_parameters_that_commands_have() -> None:
-    for command in (index, rerank, search, serve):
+    for command in (eval_command, index, rerank, search, serve):
         assert set(READ[command.__name__]) - set(command.__annotations__) == set()
 
 

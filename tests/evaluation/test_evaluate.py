@@ -18,7 +18,6 @@ from milvus_rerank.errors import InputError, WriteError
 from milvus_rerank.evaluation import EvaluationCache, JudgedQueries, Prices, evaluate, load_judged, load_judged_queries
 from milvus_rerank.evaluation.agreement import overlap, rank_biased_overlap
 from milvus_rerank.evaluation.cache import reranker_key
-from milvus_rerank.evaluation.significance import adjust, interval, paired_test
 from milvus_rerank.indexing import describe, index_passages, open_client, open_search
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.scoring import Request
@@ -213,29 +212,6 @@ def test_rank_biased_overlap_equals_its_definition_on_equal_depths() -> None:
     assert rank_biased_overlap("", "a") == 0.0
     assert rank_biased_overlap("", "") == 1.0
     assert overlap("abc", "acd", 2) == 0.5
-
-
-def test_few_differences_are_tested_against_all_signs() -> None:
-    differences = [0.1, 0.2, -0.05, 0.3, 0.12, 0.0, 0.2]
-    means = [
-        fmean(sign * value for sign, value in zip(signs, differences, strict=True))
-        for signs in itertools.product([1, -1], repeat=len(differences))
-    ]
-    exact = fmean(float(abs(mean) >= fmean(differences) - 1e-12) for mean in means)
-    assert paired_test(differences) == pytest.approx(exact)
-    assert paired_test([0.0, 0.0]) == 1.0
-    assert adjust([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.04, 0.04])
-    assert adjust([]) == []
-
-
-def test_intervals_hold_the_mean_and_are_the_same_each_time() -> None:
-    values = [0.0, 0.1, 0.4, 0.2, 0.3, 0.5, 0.9, 0.0]
-    ends = interval(values)
-    assert ends is not None
-    assert ends[0] < fmean(values) < ends[1]
-    assert interval(values) == ends
-    assert interval([0.5]) is None
-    assert interval([0.5, 0.5]) == (0.5, 0.5)
 
 
 def test_queries_are_read_from_jsonl_trec_and_beir(tmp_path: Path) -> None:

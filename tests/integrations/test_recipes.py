@@ -31,6 +31,14 @@ def test_pyterriers_experiment_prints_what_the_page_says(tmp_path: Path) -> None
     assert re.sub(r" +", " ", printed) == re.sub(r" +", " ", expected)
 
 
+def test_mteb_and_beir_evaluate_the_same_reranking(tmp_path: Path) -> None:
+    framework("mteb", "beir")
+    [mteb] = re.findall(r"nDCG@10 (\d\.\d{3})", run_example("mteb_reranking.py", tmp_path))
+    found = dict(re.findall(r"(\w+) nDCG@10 (\d\.\d{3})", run_example("beir_reranking.py", tmp_path)))
+    assert found["reranked"] == mteb
+    assert float(found["search"]) + 0.02 < float(mteb) < 0.8
+
+
 @pytest.mark.parametrize("name", re.findall(r"examples/(\w+\.py)\)\s", PAGE))
 def test_the_code_of_the_page_is_in_its_program(name: str) -> None:
     program = (ROOT / "examples" / name).read_text("utf-8")
