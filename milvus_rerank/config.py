@@ -180,7 +180,11 @@ class Config(Table):
     def _are_steps(cls, steps: Any) -> Any:
         if not isinstance(steps, list):
             raise ValueError(f"expected a list of tables, each with a type, got {describe(steps)}")
-        return Pipeline(steps).to_list()
+        # Tables stay as they are: a date of the file is written back as a date.
+        return [
+            dict(step) if isinstance(step, Mapping) else table
+            for step, table in zip(steps, Pipeline(steps).to_list(), strict=True)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tables and keys that are set."""

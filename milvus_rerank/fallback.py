@@ -82,7 +82,7 @@ class FallbackRerankFunction(BaseRerankFunction):
 
     def __init__(
         self,
-        rerankers: Sequence[Reranker | tuple[Reranker, float | None]],
+        rerankers: Sequence[Reranker | tuple[Reranker, float | None] | Mapping[str, Any]],
         *,
         exceptions_to_handle: Sequence[type[Exception]] = (),
     ) -> None:

@@ -96,7 +96,10 @@ def read_field(result: RerankResult[Any], field: str) -> Any:
 
 def lacking(result: RerankResult[Any], index: int, field: object) -> InputError:
     """Return the error for a result that lacks a field."""
-    names = sorted(map(str, result.entity or {}))
+    entity = result.entity or {}
+    if str(field) in entity:
+        return InputError(f"field {str(field)!r} of {label(result, index)} is null. Pass missing='keep' or 'drop'")
+    names = sorted(map(str, entity))
     return InputError(
         f"{label(result, index)} has no field {str(field)!r}; it has {names or 'none'}. Ask Milvus for it with "
         f"output_fields=[{str(field)!r}], or pass missing='keep' or 'drop'"
