@@ -80,6 +80,8 @@ class FallbackRerankFunction(BaseRerankFunction):
     :raises InputError: for fewer than two rerankers, or an invalid one; the message names it.
     """
 
+    pointwise = False  # parts of a call might get scores of different rerankers
+
     def __init__(
         self,
         rerankers: Sequence[Reranker | tuple[Reranker, float | None] | Mapping[str, Any]],
@@ -97,7 +99,6 @@ class FallbackRerankFunction(BaseRerankFunction):
         self.rerankers = tuple(reranker for reranker, _ in pairs)
         self.timeouts = tuple(timeout for _, timeout in pairs)
         self.exceptions_to_handle: tuple[type[Exception], ...] = tuple(handled)  # type: ignore[arg-type]
-        self.pointwise = all(reranker.pointwise for reranker in self.rerankers)
 
     def score_documents(
         self, requests: Sequence[Request], top_k: int | None, stop: threading.Event
@@ -167,7 +168,9 @@ class FallbackRerankFunction(BaseRerankFunction):
         # A timeout of this chain has no message, other than those of services and clients.
         problem = str(error) or f"it took longer than its timeout of {timeout:g} s" if timeout else str(error)
         failures.append(_Failure(f"{self.rerankers[number]!r}: {type(error).__name__}: {problem}", error))
-        logger.warning("rerankers[%d] failed, trying the next: %s", number, failures[-1].text)
+        # Without the error's message: that of a service may repeat texts, which do not belong in a server's log.
+        kind = type(error).__name__
+        logger.warning("rerankers[%d], %r, failed with %s; trying the next", number, self.rerankers[number], kind)
 
     def _extra(self, number: int, failures: Sequence["_Failure"]) -> dict[str, Any]:
         extra: dict[str, Any] = {"ranked_by": repr(self.rerankers[number])}

@@ -86,7 +86,7 @@ def test_the_next_reranks_after_a_failure_and_the_results_say_why(
     failure = f"{chain.rerankers[0]!r}: {type(error).__name__}: {error}"
     assert results[0].extra == {"ranked_by": "LexicalRerankFunction()", "rerank_failures": [failure]}
     assert [record.getMessage() for record in caplog.records if record.name == "milvus_rerank.fallback"] == [
-        f"rerankers[0] failed, trying the next: {failure}"
+        f"rerankers[0], {chain.rerankers[0]!r}, failed with {type(error).__name__}; trying the next"
     ]
 
 
