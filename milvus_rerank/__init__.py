@@ -10,6 +10,7 @@ if sys.version_info < (3, 10):  # noqa: UP036  before newer syntax fails: pip do
 if TYPE_CHECKING:
     from milvus_rerank.cascade import CascadeRerankFunction, Stage
     from milvus_rerank.embedding import StaticEmbedder
+    from milvus_rerank.fallback import FallbackRerankFunction
     from milvus_rerank.loading.options import BatchOptions, FlagOptions, HubOptions
     from milvus_rerank.postprocess import RRF, Weighted, above, diversify, fuse, normalize
     from milvus_rerank.registry import available, create, load, register
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from milvus_rerank.scoring.encoder import Chunks
     from milvus_rerank.search import Dense, FullText, Hybrid, SearchAnswer, TwoStageSearch
     from milvus_rerank.search.model_ranker import as_ranker
+    from milvus_rerank.steps import Pipeline
 
 __version__ = "0.1.0"
 
@@ -39,6 +41,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "cascade": ("CascadeRerankFunction", "Stage"),
     "embedding": ("StaticEmbedder",),
+    "fallback": ("FallbackRerankFunction",),
     "loading.options": ("BatchOptions", "FlagOptions", "HubOptions"),
     "postprocess": ("RRF", "Weighted", "above", "diversify", "fuse", "normalize"),
     "registry": ("available", "create", "load", "register"),
@@ -48,6 +51,7 @@ _MODULES = {
     "scoring.encoder": ("Chunks",),
     "search": ("Dense", "FullText", "Hybrid", "SearchAnswer", "TwoStageSearch"),
     "search.model_ranker": ("as_ranker",),
+    "steps": ("Pipeline",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -60,6 +64,7 @@ __all__ = [
     "CohereRerankFunction",
     "CrossEncoderRerankFunction",
     "Dense",
+    "FallbackRerankFunction",
     "FlagOptions",
     "FullText",
     "HTTPRerankFunction",
@@ -67,6 +72,7 @@ __all__ = [
     "Hybrid",
     "JinaRerankFunction",
     "LexicalRerankFunction",
+    "Pipeline",
     "RRF",
     "RerankResult",
     "RerankResults",

@@ -68,7 +68,7 @@ class CascadeRerankFunction(BaseRerankFunction):
         checked = [_read(item, f"stages[{number}]") for number, item in enumerate(items)]
         _check_keeps(checked)
         self.keeps = tuple(stage.keep for stage in checked)
-        self.rerankers = tuple(_ready(stage.reranker, f"stages[{number}]") for number, stage in enumerate(checked))
+        self.rerankers = tuple(ready(stage.reranker, f"stages[{number}]") for number, stage in enumerate(checked))
 
     def score_documents(
         self, requests: Sequence[Request], top_k: int | None, stop: threading.Event
@@ -218,7 +218,14 @@ def _check_keeps(stages: Sequence[Stage]) -> None:
             )
 
 
-def _ready(reranker: object, name: str) -> BaseRerankFunction:
+def ready(reranker: object, name: str) -> BaseRerankFunction:
+    """Return a rerank function that was given as one, as an object that scores, or by a name.
+
+    :param reranker: the caller's value.
+    :param name: its name in an error.
+    :returns: the rerank function.
+    :raises InputError: for any other value.
+    """
     if isinstance(reranker, (str, os.PathLike)):
         return load(reranker)
     if not callable(getattr(reranker, "score", None)) or isinstance(reranker, type):

@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import tomlkit
@@ -12,30 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tomlkit.exceptions import TOMLKitError
 
 from milvus_rerank.choices import MAX_CANDIDATES, Dtype, EngineName, Mode
+from milvus_rerank.config_errors import SECRETS, problem
 from milvus_rerank.errors import InputError, write_errors
+from milvus_rerank.steps import Pipeline
 from milvus_rerank.validation import describe
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 Count = Annotated[int, Field(ge=1)]
 Variable = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 """The name of an environment variable."""
-
-_FORMS = {
-    "dict_type": "a table",
-    "float_type": "a number",
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "at least {ge}",
-    "int_type": "an integer",
-    "less_than_equal": "at most {le}",
-    "list_type": "a list of strings",
-    "model_type": "a table",
-    "string_pattern_mismatch": "the name of an environment variable",
-    "string_type": "a string",
-}
-"""Expected values by pydantic's types of errors."""
-_SECRETS = ("api_key", "password", "secret", "token")
 
 
 class Table(BaseModel):
@@ -124,7 +107,7 @@ class RerankerTable(Table):
     @classmethod
     def _are_not_elsewhere(cls, options: dict[str, Any]) -> dict[str, Any]:
         for key in options:
-            if key in _SECRETS:
+            if key in SECRETS:
                 raise ValueError(
                     f"{key!r} is a secret, which belongs in the environment: name its variable, api_key_env"
                 )
@@ -182,6 +165,7 @@ class Config(Table):
     :param embedder: the embedder of queries and passages.
     :param reranker: the reranker.
     :param search: arguments of a search.
+    :param steps: steps after the reranker: a mapping for each, with its ``type`` and its options.
     """
 
     milvus: MilvusTable = MilvusTable()
@@ -189,8 +173,20 @@ class Config(Table):
     embedder: EmbedderTable = EmbedderTable()
     reranker: RerankerTable = RerankerTable()
     search: SearchTable = SearchTable()
+    steps: list[dict[str, Any]] = Field(default_factory=list)
 
-    def to_dict(self) -> dict[str, dict[str, Any]]:
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _are_steps(cls, steps: Any) -> Any:
+        if not isinstance(steps, list):
+            raise ValueError(f"expected a list of tables, each with a type, got {describe(steps)}")
+        # Tables stay as they are: a date of the file is written back as a date.
+        return [
+            dict(step) if isinstance(step, Mapping) else table
+            for step, table in zip(steps, Pipeline(steps).to_list(), strict=True)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
         """Return the tables and keys that are set."""
         tables = self.model_dump(exclude_none=True, exclude_defaults=True)
         return {name: values for name, values in tables.items() if values}
@@ -207,6 +203,9 @@ class Config(Table):
         tables = self.to_dict()
         for name in [name for name in document if name not in tables]:
             del document[name]
+        steps = tables.pop("steps", None)
+        if steps is not None and document.get("steps") != steps:
+            document["steps"] = tomlkit.item(steps)
         for name, values in tables.items():
             table: Any = document.setdefault(name, tomlkit.table())
             for key in [key for key in table if key not in values]:
@@ -239,7 +238,7 @@ def read_config(source: "str | os.PathLike[str] | Mapping[str, Any] | Config") -
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{name}: {_problem(error)}") from None
+        raise InputError(f"{name}: {problem(error, _keys())}") from None
 
 
 def _parse(file: Path) -> tomlkit.TOMLDocument:
@@ -253,52 +252,13 @@ def _parse(file: Path) -> tomlkit.TOMLDocument:
         raise InputError(f"the config file {file} is not TOML: {error}") from None
 
 
+def _keys() -> dict[str, list[str]]:
+    """Return the keys of each table; those of steps depend on their type, and are checked by the steps."""
+    tables = {name: field.annotation for name, field in Config.model_fields.items()}
+    return {name: list(getattr(table, "model_fields", ())) for name, table in tables.items()}
+
+
 def _variable(name: str | None, key: str) -> str | None:
     if name is not None and not os.environ.get(name):
         raise InputError(f"{key} of the config names the environment variable {name}, which is not set")
     return os.environ[name] if name is not None else None
-
-
-def _problem(error: ValidationError) -> str:
-    """Return the first problem in one sentence: the key, the value, and what is expected or was probably meant."""
-    details = error.errors(include_url=False)
-    first = details[0]
-    place = first["loc"]
-    if first["type"] == "extra_forbidden":
-        return _unknown(*map(str, place))
-    alike = [detail for detail in details if detail["loc"][:2] == place[:2]]  # one for each type that a key may have
-    expected = " or ".join(dict.fromkeys(map(_expected, alike)))
-    name = " ".join([f"[{place[0]}]", *map(str, place[1:2])])
-    if first["type"] == "value_error":
-        return f"{name}: {expected}"
-    return f"{name}: expected {expected}, got {describe(first['input'])}"
-
-
-def _expected(detail: "ErrorDetails") -> str:
-    if isinstance(detail["loc"][-1], int):
-        return "a list of strings"
-    if detail["type"] == "value_error":
-        return str(detail["ctx"]["error"])
-    form = _FORMS.get(detail["type"])
-    return form.format(**detail.get("ctx", {})) if form else detail["msg"].removeprefix("Input should be ")
-
-
-def _unknown(table: str, key: str | None = None) -> str:
-    tables = {name: list(field.annotation.model_fields) for name, field in Config.model_fields.items()}  # type: ignore[union-attr]
-    homes = [f"[{name}]" for name, keys in tables.items() if (key or table) in keys]
-    if key is None:
-        near = get_close_matches(table, tables, 1)
-        hint = f"did you mean [{near[0]}]?" if near else f"the tables are {', '.join(f'[{name}]' for name in tables)}"
-        return f"{table!r} belongs in {' or '.join(homes)}" if homes else f"there is no table [{table}]; {hint}"
-    near = get_close_matches(key, tables[table], 1)
-    if key in _SECRETS:
-        hint = "secrets stay in the environment: name the variable, " + (
-            "api_key_env" if table == "reranker" else "token_env"
-        )
-    elif near:
-        hint = f"did you mean {near[0]!r}?"
-    elif homes:
-        hint = f"it belongs in {' or '.join(homes)}"
-    else:
-        hint = f"its keys are {', '.join(tables[table])}"
-    return f"[{table}] has no key {key!r}; {hint}"

@@ -16,6 +16,7 @@ RerankError
 ├── ServiceError             a rerank service was unreachable, refused, or gave an unusable answer
 │   └── ServiceTimeoutError  a rerank service did not answer in time
 ├── StageError               a stage of a cascade failed
+├── FallbackError            all rerankers of a chain failed
 ├── OverloadedError          a server is overloaded
 ├── DeadlineError            a server did not finish in time
 └── StoppedError             the work was stopped before its end
@@ -136,6 +137,10 @@ class ServiceTimeoutError(ServiceError, TimeoutError):
 
 class StageError(RerankError, RuntimeError):
     """A stage of a cascade failed; ``__cause__`` is its exception."""
+
+
+class FallbackError(RerankError, RuntimeError):
+    """All rerankers of a chain of fallbacks failed; the message has the failure of each."""
 
 
 class OverloadedError(RerankError):

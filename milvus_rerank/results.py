@@ -79,12 +79,14 @@ class DocumentScores:
     :param stages: the last stage that scored each document, from 0; empty if there is only one stage. Documents of a
         later stage come before those of an earlier stage, regardless of their scores.
     :param limit: the most results of a call; None for all.
+    :param extra: values for ``extra`` of each result, such as the reranker that scored; None for none.
     """
 
     scores: Sequence[float]
     spans: Sequence[tuple[int, int] | None] = ()
     stages: Sequence[int] = ()
     limit: int | None = None
+    extra: Mapping[str, Any] | None = None
 
     def rank(self, top_k: int | None = None, threshold: float | None = None) -> list[int]:
         """Return positions, best first: later stages first, larger scores first within a stage, ties by position.

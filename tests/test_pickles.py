@@ -17,6 +17,7 @@ from milvus_rerank import (
     CascadeRerankFunction,
     CohereRerankFunction,
     CrossEncoderRerankFunction,
+    FallbackRerankFunction,
     HTTPRerankFunction,
     JinaRerankFunction,
     LexicalRerankFunction,
@@ -94,6 +95,7 @@ RERANKERS: dict[str, Callable[[], BaseRerankFunction]] = {
     "BGERerankFunction": lambda: local(BGERerankFunction),
     "LexicalRerankFunction": LexicalRerankFunction,
     "CascadeRerankFunction": lambda: CascadeRerankFunction([("lexical", 2), (local(BGERerankFunction), None)]),
+    "FallbackRerankFunction": lambda: FallbackRerankFunction([(local(BGERerankFunction), 99.0), "lexical"]),
     "PluginRerankFunction": lambda: create("test_pickles:Longest"),
 }
 SERVICES: dict[str, Callable[..., Any]] = {

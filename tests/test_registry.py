@@ -20,7 +20,18 @@ def registry(*entries: Entry) -> Registry:
 
 def test_the_shipped_names_are_entry_points_like_any_other() -> None:
     shipped = {entry.name for entry in available() if entry.origin.startswith("milvus-rerank ")}
-    assert shipped == {"bge", "cascade", "cohere", "cross-encoder", "http", "jina", "lexical", "tei", "voyage"}
+    assert shipped == {
+        "bge",
+        "cascade",
+        "cohere",
+        "cross-encoder",
+        "fallback",
+        "http",
+        "jina",
+        "lexical",
+        "tei",
+        "voyage",
+    }
 
 
 def test_create_makes_a_reranker_by_name_or_by_path() -> None:
@@ -30,7 +41,8 @@ def test_create_makes_a_reranker_by_name_or_by_path() -> None:
 
 def test_an_unknown_name_lists_the_known() -> None:
     with pytest.raises(
-        RegistryError, match="no reranker is named 'bgee'; there are: bge, cascade, cohere, cross-encoder, http, "
+        RegistryError,
+        match="no reranker is named 'bgee'; there are: bge, cascade, cohere, cross-encoder, fallback, http, ",
     ):
         create("bgee")
 

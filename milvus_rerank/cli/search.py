@@ -78,6 +78,7 @@ def search(
             embedder=partial(embedder_of, info, embedder),
             text_field=options.read_text_field(text_field),
             vector_field=vector_field,
+            steps=config.config.steps if config and rerank else (),
         )
         mode = mode or ("bm25" if getattr(two_stage.first_stage, "field", "") in info.bm25 else "dense")
         load(client, info, timeout)

@@ -57,6 +57,7 @@ def open_configured(
             reranker=find_loader(config.reranker.name, options.pop("model_name", None))(**options),
             embedder=partial(embedder_of, info, config.embedder.name),
             text_field=collection.text_field,
+            steps=config.steps,
             vector_field=collection.vector_field,
         )
     except BaseException:

@@ -15,6 +15,7 @@ from milvus_rerank.scoring import Request
 from milvus_rerank.search import Dense, SearchAnswer, TwoStageSearch
 from milvus_rerank.search.first_stage import searches_of
 from milvus_rerank.search.milvus import milvus_errors, open_source
+from milvus_rerank.search.two_stage import Steps
 from milvus_rerank.text_field import TextField
 from milvus_rerank.validation import check_choice
 
@@ -36,6 +37,7 @@ def open_search(
     embedder: Embedder | Callable[[], Embedder] | None = None,
     text_field: TextField | None = None,
     vector_field: str | None = None,
+    steps: Steps = (),
 ) -> TwoStageSearch:
     """Return a two-stage search over a collection.
 
@@ -48,6 +50,7 @@ def open_search(
     :param text_field: the field to rerank by, several, or a template; None for the one that :func:`text_field_of`
         finds.
     :param vector_field: the field to search; None for the one that :func:`first_stage_of` finds.
+    :param steps: steps after the reranker.
     :returns: the search.
     """
     if text_field is None:
@@ -67,6 +70,7 @@ def open_search(
         embed=None if encoder is None else encoder.encode_queries,
         text_field=text_field_of(info, text_field or {**info.bm25, **info.embedded}.get(vector_field or "")),
         first_stage=stage,
+        steps=steps,
     )
 
 

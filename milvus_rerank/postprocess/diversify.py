@@ -39,7 +39,7 @@ def diversify(
     """
     checked, scores = read_results(results)
     keep = check_top_k(top_k)
-    weight = _check_trade_off(trade_off)
+    weight = check_trade_off(trade_off)
     scored = list(scores)
     rows = [_row(row, name) for row, name in _vectors(checked, scored, vectors)]
     for index, row in zip(scored, rows, strict=True):
@@ -119,7 +119,8 @@ def _row(row: Any, name: str) -> "NDArray[np.float64]":
     return vector
 
 
-def _check_trade_off(value: object) -> float:
+def check_trade_off(value: object) -> float:
+    """Return a number from 0 to 1; raise InputError for any other value."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise InputError(f"trade_off must be a number from 0 (most variety) to 1 (unchanged order), got {value!r}")
     return float(value)

@@ -14,6 +14,8 @@ from milvus_rerank.validation import check_count, check_list
 
 # Milvus' metrics; True if a smaller distance is better.
 _SMALLER = {"BM25": False, "COSINE": False, "HAMMING": True, "IP": False, "JACCARD": True, "L2": True}
+METRICS = tuple(_SMALLER)
+"""Milvus' metrics."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.postprocess.read import read_results, rescored
@@ -11,6 +11,7 @@ from milvus_rerank.results import RerankResult
 from milvus_rerank.validation import check_choice, check_list, check_threshold
 
 Method = Literal["sigmoid", "softmax", "minmax", "rank"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @overload
@@ -35,7 +36,7 @@ def normalize(scores: Iterable[Any], method: Method) -> list[Any]:
     :returns: the results with normalised scores, and the reranker's in ``extra["rerank_score"]``; numbers for numbers.
     :raises InputError: for an unknown method, or a score that is NaN, infinite or not a number.
     """
-    formula = _FORMULAS[check_choice(method, "method", tuple(_FORMULAS))]
+    formula = _FORMULAS[check_choice(method, "method", METHODS)]
     items = check_list(scores, "scores", "numbers or RerankResult")
     if any(isinstance(item, RerankResult) for item in items):
         results, known = read_results(items)

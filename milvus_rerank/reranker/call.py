@@ -158,7 +158,8 @@ def results(checked: CheckedCall, scores: Sequence[DocumentScores]) -> list[Rera
             stage = query_scores.stages[index] if query_scores.stages else None
             hit = checked.unscored(query, index)
             score = query_scores.scores[index]
-            fields = (hit.index, hit.id, hit.distance, hit.entity, hit.extra, span, stage, hit.id_field)
+            extra = {**(hit.extra or {}), **query_scores.extra} if query_scores.extra else hit.extra
+            fields = (hit.index, hit.id, hit.distance, hit.entity, extra, span, stage, hit.id_field)
             ranked.append(RerankResult(hit.text, score, *fields))  # faster than replace()
         if checked.without_text and checked.threshold is None:  # hits without a score are below every threshold
             ranked = [*ranked, *checked.without_text[query]][: checked.top_k][: query_scores.limit]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 from milvus_rerank.notebook import answer_html
 from milvus_rerank.result_list import Distance, RerankResults, make_hits
 from milvus_rerank.results import RerankResult, Score_co
+from milvus_rerank.steps import Pipeline
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -119,3 +120,30 @@ class Stopwatch:
         if self._spans is not None:
             self._spans.finish(asdict(timings), error)
         return timings
+
+
+def make_answers(
+    queries: Sequence[str],
+    results: Sequence[RerankResults[Any]],
+    error: Exception | None,
+    clock: Stopwatch,
+    steps: Pipeline,
+    top_k: int | None,
+) -> list[SearchAnswer[Any]]:
+    """Run the steps, and return the answers.
+
+    :param queries: the queries.
+    :param results: the results of each.
+    :param error: the reranker's exception; results are then in the first stage's order, without scores for the steps.
+    :param clock: the times of the search; the steps are part of its last stage.
+    :param steps: the steps after the reranker.
+    :param top_k: the most results of each query; None for all.
+    :returns: one answer for each query.
+    """
+    if error is None and steps.steps:
+        results = [steps(ranked, top_k) for ranked in results]
+    timings = clock.timings(error)
+    return [
+        SearchAnswer(query, tuple(ranked), error is None, error, timings)
+        for query, ranked in zip(queries, results, strict=True)
+    ]

@@ -7,22 +7,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from typing_extensions import Unpack
 
-from milvus_rerank.concurrency import bounded, here, off_loop
+from milvus_rerank.concurrency import here, off_loop
 from milvus_rerank.errors import HitError, InputError, RerankError, StoppedError
 from milvus_rerank.hits import MISSING, Missing, read_search_result
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.custom import Scorer, wrap
 from milvus_rerank.result_list import RerankResults, Score
 from milvus_rerank.results import RerankResult
-from milvus_rerank.search.answer import SearchAnswer, Stopwatch
+from milvus_rerank.search.answer import SearchAnswer, Stopwatch, make_answers
 from milvus_rerank.search.arguments import SearchArguments, SearchOptions, check_arguments
-from milvus_rerank.search.filters import unknown_field
-from milvus_rerank.search.first_stage import Dense, Embed, FirstStage, FullText, Hybrid, check_vectors, searches_of
-from milvus_rerank.search.milvus import SearchRequest, explain, is_refusal, is_released, milvus_errors, open_source
+from milvus_rerank.search.first_stage import Dense, Embed, FirstStage, FullText, Hybrid
+from milvus_rerank.search.milvus import open_source
+from milvus_rerank.search.retrieve import aretrieve, find_embedders, make_request, retrieve
+from milvus_rerank.steps import Pipeline, Step
 from milvus_rerank.text_field import TextField, read_text_field
 from milvus_rerank.validation import check_choice
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Steps: TypeAlias = Pipeline | Sequence[Step | Mapping[str, Any]]
 OnRerankError = Literal["raise", "first_stage"]
 
 
@@ -48,6 +50,9 @@ class TwoStageSearch(Generic[Score]):
     :param missing: the treatment of a hit whose text is absent or null: ``error``, ``skip`` it, or put it ``last``.
     :param on_rerank_error: ``raise`` the reranker's exception, or return the order of the ``first_stage``, marked with
         ``reranked=False``.
+    :param steps: steps after the reranker, in their order, or a :class:`~milvus_rerank.Pipeline`; the search requests
+        the fields that they read. ``threshold`` of a call is for the reranker's score, before the steps. The order of
+        the first stage after a failure has none of the steps.
     :param clock: returns seconds.
     :raises InputError: for an invalid argument.
     """
@@ -64,6 +69,7 @@ class TwoStageSearch(Generic[Score]):
         first_stage: FirstStage | None = None,
         missing: Literal["error", "skip"] = "error",
         on_rerank_error: Literal["raise"] = "raise",
+        steps: Steps = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None: ...
 
@@ -79,6 +85,7 @@ class TwoStageSearch(Generic[Score]):
         first_stage: FirstStage | None = None,
         missing: Missing = "error",
         on_rerank_error: OnRerankError = "raise",
+        steps: Steps = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None: ...
 
@@ -93,6 +100,7 @@ class TwoStageSearch(Generic[Score]):
         first_stage: FirstStage | None = None,
         missing: Missing = "error",
         on_rerank_error: OnRerankError = "raise",
+        steps: Steps = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if not callable(getattr(reranker, "score", None)) or isinstance(reranker, type):
@@ -107,14 +115,14 @@ class TwoStageSearch(Generic[Score]):
             )
         if first_stage is not None and not isinstance(first_stage, (Dense, FullText, Hybrid)):
             raise InputError(f"first_stage must be Dense(...), FullText(...) or Hybrid(...), got {first_stage!r}")
-        text_fields = read_text_field(text_field).names
+        self.steps = steps if isinstance(steps, Pipeline) else Pipeline(steps)
+        self._fields = (*read_text_field(text_field).names, *self.steps.fields)
         check_choice(missing, "missing", MISSING)
         check_choice(on_rerank_error, "on_rerank_error", ("raise", "first_stage"))
         self.source = open_source(client, collection)
         self.reranker = wrap(reranker, type(reranker).__name__)
         self.embed = embed
         self.text_field: TextField = text_field
-        self._text_fields = text_fields
         self.first_stage: FirstStage = first_stage or Dense()
         self.missing: Missing = missing
         self.on_rerank_error = on_rerank_error
@@ -185,17 +193,18 @@ class TwoStageSearch(Generic[Score]):
             return []
         with self._spans(arguments) as spans:
             clock = Stopwatch(self._clock, spans)
-            embedded = [here(partial(embed, list(arguments.queries))) for embed in self._embedders(arguments)]
-            request = self._search_request(arguments, embedded)
+            embedders = find_embedders(self.first_stage, self.embed, arguments)
+            embedded = [here(partial(embed, list(arguments.queries))) for embed in embedders]
+            request = make_request(self.first_stage, self.embed, arguments, embedded, self._fields)
             clock.lap()
-            hits = self._retrieve(request)
+            hits = retrieve(self.source, request)
             clock.lap(hits)
             error = None
             try:
                 results = self._rerank(self.reranker.rerank_search_result, arguments, hits)
             except Exception as raised:  # noqa: BLE001  a custom reranker may raise anything; on_rerank_error decides
                 results, error = self._fall_back(raised, arguments, hits), raised
-            answers = _answers(arguments, results, error, clock)
+            answers = make_answers(arguments.queries, results, error, clock, self.steps, arguments.top_k)
         return answers[0] if isinstance(query, str) else answers
 
     @overload
@@ -231,17 +240,18 @@ class TwoStageSearch(Generic[Score]):
             return []
         with self._spans(arguments) as spans:
             clock = Stopwatch(self._clock, spans)
-            embedded = [await off_loop(partial(embed, list(arguments.queries))) for embed in self._embedders(arguments)]
-            request = self._search_request(arguments, embedded)
+            embedders = find_embedders(self.first_stage, self.embed, arguments)
+            embedded = [await off_loop(partial(embed, list(arguments.queries))) for embed in embedders]
+            request = make_request(self.first_stage, self.embed, arguments, embedded, self._fields)
             clock.lap()
-            hits = await self._aretrieve(request)
+            hits = await aretrieve(self.source, request)
             clock.lap(hits)
             error = None
             try:
                 results = await self._rerank(self.reranker.arerank_search_result, arguments, hits)
             except Exception as raised:  # noqa: BLE001  a custom reranker may raise anything; on_rerank_error decides
                 results, error = self._fall_back(raised, arguments, hits), raised
-            answers = _answers(arguments, results, error, clock)
+            answers = make_answers(arguments.queries, results, error, clock, self.steps, arguments.top_k)
         return answers[0] if isinstance(query, str) else answers
 
     def __repr__(self) -> str:
@@ -250,129 +260,13 @@ class TwoStageSearch(Generic[Score]):
             f"first_stage={self.first_stage!r}, text_field={self.text_field!r})"
         )
 
-    def _embedder(self, search: Dense | FullText, arguments: SearchArguments) -> Embed | None:
-        """Return the function that embeds the queries for a search; None if no embedding is needed."""
-        if isinstance(search, FullText) or (search.embed is None and arguments.vectors is not None):
-            return None
-        embed = search.embed or self.embed
-        if embed is None:
-            raise InputError(
-                "vector search needs query vectors; pass an embedder, TwoStageSearch(..., embed=...), or vectors, "
-                "search(query, vectors=[vector]); to search by BM25, pass first_stage=FullText(field)"
-            )
-        return embed
-
-    def _embedders(self, arguments: SearchArguments) -> list[Embed]:
-        """Return the distinct embedders of the first stage: searches with the same embedder share its vectors."""
-        embedders: list[Embed] = []
-        for search in searches_of(self.first_stage):
-            embed = self._embedder(search, arguments)
-            if embed is not None and embed not in embedders:
-                embedders.append(embed)
-        return embedders
-
-    def _search_request(self, arguments: SearchArguments, embedded: Sequence[Any]) -> SearchRequest:
-        """Return the arguments of the call to Milvus, given the output of each embedder of :meth:`_embedders`."""
-        embedders = self._embedders(arguments)
-        vectors = [check_vectors(output, len(arguments.queries), "the embedder's vectors") for output in embedded]
-        data: list[list[Any]] = []
-        for search in searches_of(self.first_stage):
-            embed = self._embedder(search, arguments)
-            if embed is not None:
-                data.append(vectors[embedders.index(embed)])
-            else:
-                data.append(arguments.queries if isinstance(search, FullText) else arguments.vectors or [])
-        return SearchRequest(
-            stage=self.first_stage,
-            data=tuple(data),
-            limit=arguments.candidates,
-            output_fields=list(dict.fromkeys([*self._text_fields, *arguments.output_fields])),
-            filter=arguments.filter,
-            partitions=arguments.partitions,
-            timeout=arguments.timeout,
-        )
-
-    def _retrieve(self, request: SearchRequest) -> Any:
-        try:
-            try:
-                result = here(bounded(self.source.search(request), request.timeout))
-            except milvus_errors() as error:
-                if not is_released(error):
-                    raise
-                here(bounded(self.source.load(request.timeout), request.timeout))
-                result = here(bounded(self.source.search(request), request.timeout))
-            if request.filter and not any(map(len, result)):
-                problem = unknown_field(request.filter, here(self._describe(request)))
-                if problem and not self._has_key(problem[0], request):
-                    raise InputError(problem[1])
-            return result
-        except RerankError:
-            raise
-        except milvus_errors() as error:
-            raise explain(error, self.source, request, self._schema(request, error)) from error
-
-    async def _aretrieve(self, request: SearchRequest) -> Any:
-        try:
-            try:
-                result = await off_loop(bounded(self.source.search(request), request.timeout))
-            except milvus_errors() as error:
-                if not is_released(error):
-                    raise
-                await off_loop(bounded(self.source.load(request.timeout), request.timeout))
-                result = await off_loop(bounded(self.source.search(request), request.timeout))
-            if request.filter and not any(map(len, result)):
-                problem = unknown_field(request.filter, await off_loop(self._describe(request)))
-                if problem and not await self._ahas_key(problem[0], request):
-                    raise InputError(problem[1])
-            return result
-        except RerankError:
-            raise
-        except milvus_errors() as error:
-            raise explain(error, self.source, request, await self._aschema(request, error)) from error
-
-    def _schema(self, request: SearchRequest, error: Exception) -> Mapping[str, Any] | None:
-        """Return the collection's description if Milvus refused the search, to make the error clearer."""
-        schema: Mapping[str, Any] | None = None
-        with suppress(*milvus_errors()):  # the first error is the one to raise
-            schema = here(self._describe(request)) if is_refusal(error) else None
-        return schema
-
-    async def _aschema(self, request: SearchRequest, error: Exception) -> Mapping[str, Any] | None:
-        schema: Mapping[str, Any] | None = None
-        with suppress(*milvus_errors()):
-            schema = await off_loop(self._describe(request)) if is_refusal(error) else None
-        return schema
-
-    def _describe(self, request: SearchRequest) -> Callable[[], Any]:
-        seconds = min(1.0, request.timeout or 1.0)
-        return bounded(self.source.describe(seconds), seconds)
-
-    def _has_key(self, key: str | None, request: SearchRequest) -> bool:
-        """Return True if a row has a key in its dynamic field, or if Milvus cannot say."""
-        if key is None:
-            return False
-        with suppress(*milvus_errors()):
-            return bool(here(self._rows_with(key, request)))
-        return True
-
-    async def _ahas_key(self, key: str | None, request: SearchRequest) -> bool:
-        if key is None:
-            return False
-        with suppress(*milvus_errors()):
-            return bool(await off_loop(self._rows_with(key, request)))
-        return True
-
-    def _rows_with(self, key: str, request: SearchRequest) -> Callable[[], Any]:
-        seconds = min(1.0, request.timeout or 1.0)
-        return bounded(self.source.rows_with(key, seconds), seconds)
-
     def _rerank(self, method: Callable[..., T], arguments: SearchArguments, hits: Any) -> T:
         """Return the reranked hits of all queries, or an awaitable of them if the reranker's method is asynchronous."""
         return method(
             arguments.queries,
             hits,
             text_field=self.text_field,
-            top_k=arguments.top_k,
+            top_k=None if self.steps.steps else arguments.top_k,  # a step may move any candidate to the top
             threshold=arguments.threshold,
             missing=self.missing,
             instruction=arguments.instruction,
@@ -401,13 +295,3 @@ class TwoStageSearch(Generic[Score]):
         with suppress(RerankError):
             hits = read_search_result(result, self.text_field, 1, missing="last")[0].in_order()
         return hits
-
-
-def _answers(
-    arguments: SearchArguments, results: list[RerankResults[Any]], error: Exception | None, clock: Stopwatch
-) -> list[SearchAnswer[Any]]:
-    timings = clock.timings(error)
-    return [
-        SearchAnswer(query, tuple(ranked), error is None, error, timings)
-        for query, ranked in zip(arguments.queries, results, strict=True)
-    ]

@@ -219,8 +219,8 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _failed_service(error: BaseException | None) -> errors.ServiceError | None:
-    """Return the failure of a service, also of one that is a stage of a cascade; None for another error."""
-    while isinstance(error, errors.StageError):
+    """Return the failure of a service, also of one in a cascade or a chain; None for another error."""
+    while isinstance(error, (errors.StageError, errors.FallbackError)):
         error = error.__cause__
     return error if isinstance(error, errors.ServiceError) else None
 
