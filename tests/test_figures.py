@@ -162,3 +162,14 @@ def test_the_table_of_loads_is_that_of_the_results() -> None:
             seconds = f"{first['load_seconds']:.1f} s | {later['load_seconds']:.1f} s"
             memory = f"{later['load_peak_mib']:,} MiB | {later['peak_mib']:,} MiB"
             assert f"| {model} | {label} | {seconds} | {memory} |" in text
+
+
+def test_the_table_of_calibrations_is_that_of_the_results() -> None:
+    results = json.loads((RESULTS / "calibration.json").read_text("utf-8"))
+    text = (REPO / "docs" / "calibrate.md").read_text("utf-8")
+    for name in ("cacm", "cisi", "cranfield"):
+        row = results[name]
+        numbers = [f"{row[key]:.3f}" for key in ("ece_before", "ece_after", "brier_before", "brier_after")]
+        share = f"{100 * row['relevant'] / row['pairs']:.0f}%"
+        assert f"| {name} | {row['queries']} | {share} | {' | '.join(numbers)} |" in text
+        assert row["ece_after"] <= row["ece_before"] / 2

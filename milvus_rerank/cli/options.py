@@ -162,6 +162,17 @@ RerankerOption = Annotated[
         "--option", help="An option of the reranker, such as engine=onnx or base_url=http://host; repeatable."
     ),
 ]
+Judged = Annotated[
+    Path,
+    typer.Option(
+        help='The judged queries: JSON lines of "query" and "relevant", a list of ids; a BEIR folder; or judgments of '
+        "TREC with --queries.",
+        show_default=False,
+    ),
+]
+JudgedQueryTexts = Annotated[
+    Path | None, typer.Option(help="The queries of TREC judgments: JSONL, or id and text with a tab.")
+]
 TopK = Annotated[int, typer.Option("--top-k", "-k", help="How many results; 0 for all.", min=0)]
 Candidates = Annotated[
     int, typer.Option(help="How many hits of the first stage to rerank.", min=1, callback=check_candidates)

@@ -13,15 +13,6 @@ from milvus_rerank.cli import options, output
 if TYPE_CHECKING:
     from milvus_rerank.training import TrainingReport
 
-Judged = Annotated[
-    Path,
-    typer.Option(
-        help='The judged queries: JSON lines of "query" and "relevant", a list of ids; a BEIR folder; or judgments of '
-        "TREC with --queries.",
-        show_default=False,
-    ),
-]
-Queries = Annotated[Path | None, typer.Option(help="The queries of TREC judgments: JSONL, or id and text with a tab.")]
 Folds = Annotated[
     int | None,
     typer.Option(
@@ -49,11 +40,11 @@ Margin = Annotated[
 
 
 def train(
-    judged: Judged,
+    judged: options.Judged,
     output_folder: Annotated[
         Path, typer.Option("--output", "-o", help="The folder for the trained model.", show_default=False)
     ],
-    queries: Queries = None,
+    queries: options.JudgedQueryTexts = None,
     base: Annotated[str, typer.Option(help="The cross-encoder to begin with.")] = options.DEFAULT_MODEL,
     uri: options.Uri = DEFAULT_URI,
     token: options.Token = "",

@@ -3,14 +3,17 @@
 import logging
 from collections.abc import Hashable
 from functools import partial
+from pathlib import Path
 
 from milvus_rerank.engines.select import choose_device
+from milvus_rerank.errors import InputError
 from milvus_rerank.loading.complete import check_complete
 from milvus_rerank.loading.inspect import ModelInfo, inspect_model
 from milvus_rerank.loading.load_onnx import load_graph
 from milvus_rerank.loading.load_torch import load_torch
 from milvus_rerank.loading.options import Loaded, LoadOptions, check_model_options, pick_label
 from milvus_rerank.loading.select import select_engine
+from milvus_rerank.models.calibration import FILE, Calibration, read_calibration
 from milvus_rerank.models.files import identity_key
 from milvus_rerank.scoring.activation import pick_activation
 from milvus_rerank.scoring.caches import ScoreCache
@@ -74,7 +77,9 @@ def load_scorer(options: LoadOptions) -> PairScorer:
     return PairScorer(
         encoder,
         engine,
-        activation=pick_activation(options.activation, loaded.config, loaded.settings.activation),
+        activation=pick_activation(options.activation, loaded.config, loaded.settings.activation)
+        if options.calibration is None
+        else _calibration(info, Path(options.calibration), encoder.max_length),
         max_batch_tokens=options.batching.max_batch_tokens
         or (min(full, CPU_BATCH_TOKENS) if device == "cpu" else full),
         show_progress=options.show_progress,
@@ -84,6 +89,18 @@ def load_scorer(options: LoadOptions) -> PairScorer:
         at_once=PACKED_AT_ONCE if packed else AT_ONCE,
         instruct=partial(_encoder, options, loaded, max_length) if loaded.takes_instruction else None,
     )
+
+
+def _calibration(info: ModelInfo, path: Path, max_length: int) -> Calibration:
+    """Return a calibration after checking that it is of this model and this length."""
+    where = info.folder / path if path == Path(FILE) else path
+    if not where.is_file():
+        raise InputError(
+            f"there is no calibration {where}; make one with: milvus-rerank calibrate --model {info.source.name}"
+        )
+    calibration = read_calibration(where)
+    calibration.check(info.folder, max_length, where)
+    return calibration
 
 
 def _encoder(options: LoadOptions, loaded: Loaded, max_length: int, prompt: str | None) -> Encoder:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from milvus_rerank.engines import Engine
@@ -11,6 +12,7 @@ from milvus_rerank.engines.select import DTYPES, ENGINES, Dtype, EngineName
 from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.models import ModelSource
+from milvus_rerank.models.calibration import FILE as CALIBRATION
 from milvus_rerank.models.model_type import SavedSettings
 from milvus_rerank.scoring.activation import ActivationName
 from milvus_rerank.scoring.caches import TOKEN_CACHE, ScoreCache
@@ -115,6 +117,8 @@ class LoadOptions:
     :param query_max_length: the most tokens of a query, as in :class:`PairEncoder`.
     :param truncation: the text to shorten, as in :class:`PairEncoder`.
     :param activation: the function from logits to scores, as in :func:`pick_activation`.
+    :param calibration: the file of a calibration, which is then the activation; None for none, or for the one beside
+        the model if ``activation`` is ``calibrated``.
     :param label: the name or number of the label that is the score, for a model with several.
     :param prompt: the instruction for the model; None for the model's default.
     :param flag: the options that make pairs as FlagEmbedding does; None makes them as sentence-transformers does.
@@ -136,6 +140,7 @@ class LoadOptions:
     query_max_length: int | None = None
     truncation: Truncation = "longest_first"
     activation: ActivationName | Callable[[Any], Any] | None = None
+    calibration: str | os.PathLike[str] | None = None
     label: int | str | None = None
     prompt: str | None = None
     flag: FlagOptions | None = None
@@ -155,6 +160,10 @@ class LoadOptions:
         if self.hub is not None:
             source = replace(self.source, revision=self.hub.revision, cache_dir=self.hub.cache_dir)
             object.__setattr__(self, "source", source)
+        path = self.calibration and Path(os.path.abspath(self.calibration))
+        object.__setattr__(
+            self, "calibration", path or (Path(CALIBRATION) if self.activation == "calibrated" else None)
+        )
         check_choice(self.engine, "engine", ENGINES)
         check_choice(self.dtype, "dtype", DTYPES)
         check_count(self.batch_size, "batch_size")

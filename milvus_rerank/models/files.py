@@ -17,6 +17,7 @@ CONFIGS = (
     "tokenizer_config.json",
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
+    "calibration.json",
     "chat_template.jinja",
     "modules.json",
     "*/config.json",
@@ -204,6 +205,19 @@ def identity_key(files: Iterable[Path], *options: object) -> str:
     """
     known = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns, _sample(path)) for path in files]
     return content_key((), known, *options)
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a key of a model's config and weights, the same one wherever the folder lies.
+
+    :param folder: the model's folder.
+    :returns: 32 hexadecimal digits, of names, sizes and samples; weights in safetensors come before all others.
+    """
+    weights = sorted(folder.glob("*.safetensors")) or sorted(
+        path for path in folder.rglob("*") if path.suffix in (".bin", ".onnx", ".onnx_data", ".xml")
+    )
+    config = [path for path in (folder / "config.json",) if path.is_file()]
+    return content_key(config, [(path.name, path.stat().st_size, _sample(path)) for path in weights])
 
 
 def _sample(path: Path) -> str:

@@ -1,5 +1,7 @@
 """BGERerankFunction: all BGE rerankers, and any other classifier."""
 
+import os
+
 from milvus_rerank.engines.select import Dtype, EngineName
 from milvus_rerank.loading.load import load_scorer
 from milvus_rerank.loading.options import (
@@ -43,6 +45,8 @@ class BGERerankFunction(EngineRerankFunction):
     :param trust_remote_code: run Python code that comes with the model.
     :param show_progress: show progress bars for loading and scoring on stderr.
     :param score_cache: the number of scores to cache, or a shared cache; 0 for no cache.
+    :param calibration: a file of ``milvus-rerank calibrate``: scores are then probabilities of relevance, whatever
+        ``normalize`` says.
     :param hub: the revision and the cache folder.
     :param batching: the token budget of a batch and the size of the token cache.
     :raises InputError: for an option that cannot be used.
@@ -71,6 +75,7 @@ class BGERerankFunction(EngineRerankFunction):
         trust_remote_code: bool = False,
         show_progress: bool = False,
         score_cache: int | ScoreCache = 0,
+        calibration: str | os.PathLike[str] | None = None,
         hub: HubOptions | None = None,
         batching: BatchOptions | None = None,
     ) -> None:
@@ -91,6 +96,7 @@ class BGERerankFunction(EngineRerankFunction):
             batching=BatchOptions() if batching is None else batching,
             show_progress=show_progress,
             score_cache=score_cache,
+            calibration=calibration,
             hub=hub,
         )
         super().__init__(load_scorer(options), model_name=str(model_name), options=options)

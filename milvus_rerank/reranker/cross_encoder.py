@@ -1,5 +1,6 @@
 """CrossEncoderRerankFunction: any model that sentence-transformers' CrossEncoder can load."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,8 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
     :param device: ``cpu``, ``cuda``, ``cuda:n`` or ``mps``; "", None or ``auto`` take a GPU if there is one.
     :param batch_size: a hint: the number of full-length pairs in a batch. A token budget sets the actual size.
     :param activation_fct: the function from logits to scores: ``raw``, ``sigmoid``, ``softmax`` for the probability of
-        a ``label``, or a function on torch tensors; None for the model's default.
+        a ``label``, ``calibrated`` for the ``calibration.json`` beside the model, or a function on torch tensors; None
+        for the model's default.
     :param label: the label whose score counts if a model has several, by name or number; such as ``"entailment"``.
     :param prompt: the instruction: the system message of a language model, or a text before each query. None for the
         model's default.
@@ -42,6 +44,8 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
     :param show_progress: show progress bars for loading and scoring on stderr.
     :param score_cache: the number of scores (query, document) to cache, about 400 bytes each, or a
         :class:`~milvus_rerank.scoring.caches.ScoreCache` that several rerankers share; 0 for no cache.
+    :param calibration: a file of ``milvus-rerank calibrate``: scores are then probabilities of relevance, whatever
+        ``activation_fct`` says.
     :param hub: the revision and the cache folder, as :class:`~milvus_rerank.loading.options.HubOptions`.
     :param batching: the token budget of a batch and the size of the token cache, as
         :class:`~milvus_rerank.loading.options.BatchOptions`.
@@ -70,6 +74,7 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
         trust_remote_code: bool = False,
         show_progress: bool = False,
         score_cache: int | ScoreCache = 0,
+        calibration: str | os.PathLike[str] | None = None,
         hub: HubOptions | None = None,
         batching: BatchOptions | None = None,
     ) -> None:
@@ -89,6 +94,7 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
             batching=BatchOptions() if batching is None else batching,
             show_progress=show_progress,
             score_cache=score_cache,
+            calibration=calibration,
             hub=hub,
         )
         super().__init__(load_scorer(options), model_name=str(model_name), options=options)

@@ -14,8 +14,9 @@ from milvus_rerank.requirements import require
 logger = logging.getLogger(__name__)
 
 Activation = Callable[[NDArray[np.float32]], NDArray[Any]]
-ActivationName = Literal["model", "raw", "sigmoid", "softmax"]
-"""Names of activations; ``model`` is the activation that the model's files name."""
+ActivationName = Literal["model", "raw", "sigmoid", "softmax", "calibrated"]
+"""Names of activations; ``model`` is the activation that the model's files name, ``calibrated`` the
+:class:`~milvus_rerank.models.calibration.Calibration` beside it."""
 
 NAMES: tuple[ActivationName, ...] = get_args(ActivationName)
 
