@@ -59,6 +59,8 @@ class Prepared:
 def split_pairs(pairs: Sequence[Pair], count: int, characters: int) -> Iterator[list[Pair]]:
     """Yield pairs in parts, so that memory holds the rows of a bounded number of texts.
 
+    The first of several parts is a quarter: the engine waits until its texts are tokenised.
+
     :param pairs: queries and documents.
     :param count: the most pairs of a part.
     :param characters: the most characters of its documents; one document alone may have more.
@@ -66,10 +68,11 @@ def split_pairs(pairs: Sequence[Pair], count: int, characters: int) -> Iterator[
     """
     part: list[Pair] = []
     size = 0
+    most = count if len(pairs) <= count else max(1, count // 4)
     for pair in pairs:
-        if part and (len(part) == count or size + len(pair[1]) > characters):
+        if part and (len(part) == most or size + len(pair[1]) > characters):
             yield part
-            part, size = [], 0
+            part, size, most = [], 0, count
         part.append(pair)
         size += len(pair[1])
     if part:

@@ -13,7 +13,7 @@ from tiny_models import save_tiny_model
 
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines.base import Batch
-from milvus_rerank.engines.packed import LAST_MODULES, PackedClassifier, can_pack
+from milvus_rerank.engines.packed import MODEL_TYPES, PackedClassifier, can_pack
 from milvus_rerank.engines.select import Dtype
 from milvus_rerank.engines.torch_engine import TorchEngine, classify
 
@@ -34,7 +34,7 @@ def load(folder: Path, **changes: object) -> transformers.PreTrainedModel:
     return transformers.AutoModelForSequenceClassification.from_pretrained(folder, **changes).eval()
 
 
-@pytest.mark.parametrize("architecture", list(LAST_MODULES))
+@pytest.mark.parametrize("architecture", MODEL_TYPES)
 def test_packed_logits_equal_padded_ones(tiny: dict[str, Path], architecture: str) -> None:
     model = load(tiny[architecture])
     batch = padded(ROWS, model.config.pad_token_id, architecture == "bert")
@@ -51,6 +51,26 @@ def test_the_window_of_local_attention_is_kept(tmp_path: Path) -> None:
     expected = TorchEngine(model).logits(batch)
     assert np.abs(wide - expected).max() > 1e-4
     np.testing.assert_allclose(TorchEngine(model, forward=PackedClassifier(model)).logits(batch), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("architecture", "option"), [("bert", "hidden_act"), ("modernbert", "hidden_activation")])
+def test_other_activations_are_kept(tmp_path: Path, architecture: str, option: str) -> None:
+    folder = save_tiny_model(architecture, tmp_path / "model")
+    batch = padded(ROWS, 1, architecture == "bert")
+    model = load(folder, **{option: "relu"})
+    expected = TorchEngine(model).logits(batch)
+    assert np.abs(TorchEngine(load(folder)).logits(batch) - expected).max() > 1e-4
+    np.testing.assert_allclose(TorchEngine(model, forward=PackedClassifier(model)).logits(batch), expected, atol=1e-5)
+
+
+def test_rotary_frequencies_stay_exact_in_half_precision(tiny: dict[str, Path]) -> None:
+    model = load(tiny["modernbert"])
+    expected = {name: buffer.clone() for name, buffer in model.named_buffers() if "inv_freq" in name}
+    assert len(expected) == 4
+    TorchEngine(model, dtype="bfloat16")
+    assert model.classifier.get_parameter("weight").dtype == torch.bfloat16
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(buffer, expected[name], atol=0, rtol=0)
 
 
 def test_the_mean_of_a_pair_is_its_own(tmp_path: Path) -> None:
@@ -100,7 +120,7 @@ def test_only_half_precision_on_cuda_is_packed(tiny: dict[str, Path]) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("architecture", list(LAST_MODULES))
+@pytest.mark.parametrize("architecture", MODEL_TYPES)
 def test_the_kernel_gives_the_scores_of_the_cpu(tiny: dict[str, Path], architecture: str, dtype: Dtype) -> None:
     pairs = [(query, text) for query in QUERIES for text in TEXTS]
     expected = CrossEncoderRerankFunction(str(tiny[architecture]), device="cpu", engine="torch").score_pairs(pairs)

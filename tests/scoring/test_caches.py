@@ -174,7 +174,7 @@ def test_a_size_that_is_none_is_refused(options: dict[str, Any]) -> None:
 def test_pairs_are_split_by_their_number_and_by_their_length() -> None:
     pairs = [("q", "x" * length) for length in (3, 4, 2, 9, 1, 1, 1, 1)]
     lengths = [[len(text) for _, text in part] for part in split_pairs(pairs, 3, 8)]
-    assert lengths == [[3, 4], [2], [9], [1, 1, 1], [1]]
+    assert lengths == [[3], [4, 2], [9], [1, 1, 1], [1]]  # the first part is a quarter
     assert list(split_pairs([], 3, 8)) == []
 
 
