@@ -51,8 +51,8 @@ class LayerOps:
 def pick_ops(weight: torch.Tensor) -> LayerOps:
     """Return kernels of Triton if they run on a weight's device, else torch's operations.
 
-    Triton comes with torch for CUDA and compiles each kernel once for a model's width, in about a second for all; it
-    needs a C compiler, and keeps what it made in its cache on disk.
+    Triton comes with torch for CUDA and compiles each of four kernels once for a model's widths and precision, never
+    for a number of tokens. It needs a C compiler, and keeps what it made in its cache on disk.
 
     :param weight: a matrix of a layer, whose precision and width are those of the states.
     :returns: the operations.

@@ -24,9 +24,9 @@ def check(found, expected):
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
-for dtype in (torch.float32, torch.float16, torch.bfloat16):
+for dtype in (torch.float32, torch.bfloat16) if device == "cpu" else (torch.float16,):  # compiling takes long
     options = {"device": device, "dtype": dtype}
-    for width in (48, 384, 1536):
+    for width in (48, 384):
         product, states = torch.randn(5, width, **options), torch.randn(5, width, **options)
         for bias in (True, False):
             norm = torch.nn.LayerNorm(width, bias=bias, **options)

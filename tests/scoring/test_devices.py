@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from milvus_rerank import CrossEncoderRerankFunction
 from milvus_rerank.engines.base import Batch, Engine
 from milvus_rerank.errors import DeviceError, InputError, OutOfMemoryError, StoppedError
+from milvus_rerank.reranker.local import EngineRerankFunction
 from milvus_rerank.scoring import Request
 from milvus_rerank.scoring.scorer import PairScorer
 
@@ -149,6 +150,17 @@ def test_cached_scores_need_no_device(one: PairScorer) -> None:
     ran = [len(device.shapes) for device in devices]
     assert scorer.score(REQUESTS) == first
     assert [len(device.shapes) for device in devices] == ran
+
+
+@pytest.mark.needs("anyio")
+def test_a_server_takes_no_model_on_several_devices(one: PairScorer) -> None:
+    from milvus_rerank.server.models import EngineModel
+
+    scorer = together(one, Device(one.engine, "gpu:0"), Device(one.engine, "gpu:1"))
+    reranker = EngineRerankFunction(scorer, model_name="m")
+    assert "device=['gpu:0', 'gpu:1']" in repr(reranker)
+    with pytest.raises(InputError, match="start a server for each device"):
+        EngineModel(reranker)
 
 
 def test_a_list_with_one_device_is_that_device() -> None:
