@@ -5,12 +5,15 @@ weights, so that their times mean something and their scores only show that all 
 """
 
 import argparse
+import gzip
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -20,10 +23,10 @@ import numpy as np
 import torch
 import transformers
 from machine import machine
-from texts import load_texts
 
 from milvus_rerank import BatchOptions, CrossEncoderRerankFunction
-from milvus_rerank.engines import torch_engine
+from milvus_rerank.engines import packed_encoder, torch_engine
+from milvus_rerank.engines.layer_ops import LayerOps
 from milvus_rerank.models.source import model_folder
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU the script only shows that it runs
@@ -76,22 +79,24 @@ def ways(folder: Path, budgets: Sequence[int]) -> dict[str, Run]:
     def predict(size: int) -> Run:
         return lambda pairs: library.predict(list(pairs), batch_size=size, show_progress_bar=False).tolist()
 
-    def ours(tokens: int | None, pack: bool, dtype: str = "bfloat16") -> Run:
-        can_pack = torch_engine.can_pack
+    def ours(tokens: int | None, pack: bool, dtype: str = "bfloat16", kernels: bool = True) -> Run:
+        can_pack, pick_ops = torch_engine.can_pack, packed_encoder.pick_ops
         torch_engine.can_pack = can_pack if pack else lambda *_: False
+        packed_encoder.pick_ops = pick_ops if kernels else lambda _: LayerOps()
         try:
             batching = BatchOptions(max_batch_tokens=tokens, token_cache=0)
             rerank = CrossEncoderRerankFunction(
                 str(folder), device=DEVICE, engine="torch", dtype=dtype, batching=batching
             )
         finally:
-            torch_engine.can_pack = can_pack
+            torch_engine.can_pack, packed_encoder.pick_ops = can_pack, pick_ops
         return rerank.score_pairs
 
     runs = {f"sentence-transformers, {size}": predict(size) for size in (128, 512)}
     runs["padded"] = ours(None, False)
     runs["packed"] = ours(None, True)
     runs |= {f"packed, {tokens} tokens": ours(tokens, True) for tokens in budgets}
+    runs["packed, torch's operations"] = ours(None, True, kernels=False)
     runs["packed, float16"] = ours(None, True, "float16")
     return runs
 
@@ -160,23 +165,37 @@ def where_time_goes(folder: Path, pairs: Pairs) -> dict[str, float]:
     return {name: round(value, 3) for name, value in [*seconds.items(), *((key[:90], value) for key, value in longest)]}
 
 
+def read_texts(file: Path | None) -> tuple[list[str], list[str], str]:
+    """Return queries, documents and their source: of a file in JSON, or those of the other benchmarks."""
+    if file is not None:
+        found = json.loads(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
+        return found["queries"], found["pool"], found["source"]
+    from texts import load_texts
+
+    texts = load_texts(20)
+    return [request.query for request in texts.requests], list(texts.pool), texts.source
+
+
 def main() -> None:
     """Measure, save, print."""
+    logging.basicConfig()
+    logging.getLogger("milvus_rerank.engines").setLevel(logging.INFO)  # says why kernels do not run, if so
     parser = argparse.ArgumentParser(prog="python benchmarks/gpu.py", description=__doc__)
     parser.add_argument("--pairs", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=list(PUBLISHED))
     parser.add_argument("--budgets", nargs="*", type=int, default=[16_384, 262_144])
+    parser.add_argument("--texts", type=Path, help="JSON with queries, pool and source, where no collection is at hand")
     parser.add_argument("--output", type=Path, default=RESULTS / "gpu.json")
     args = parser.parse_args()
-    texts = load_texts(20)
-    queries = [request.query for request in texts.requests]
-    pairs = [(queries[(n * 7 + n // len(texts.pool)) % 20], texts.pool[n % len(texts.pool)]) for n in range(args.pairs)]
+    queries, pool, source = read_texts(args.texts)
+    pairs = [(queries[(n * 7 + n // len(pool)) % len(queries)], pool[n % len(pool)]) for n in range(args.pairs)]
+    packages = ("torch", "transformers", "sentence-transformers") + (("triton",) if find_spec("triton") else ())
     result: dict[str, Any] = {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": {**machine(), "gpu": torch.cuda.get_device_name() if DEVICE == "cuda" else None},
-        "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
-        "texts": texts.source,
+        "versions": {name: version(name) for name in packages},
+        "texts": source,
         "published_on_an_h100": PUBLISHED,
         "models": {},
     }
@@ -188,7 +207,9 @@ def main() -> None:
             encoder = rerank.scorer.encoder
             tokens = [encoder.length(row) for row in encoder.rows(pairs[:1000])]
             case = measure(ways(folder, args.budgets), rerank.score_pairs, pairs[:count], args.rounds)
+            shares = np.percentile(tokens, [10, 50, 90, 100]).round().astype(int).tolist()
             case |= {"pairs": count, "tokens_of_a_pair": round(sum(tokens) / len(tokens))}
+            case["tokens_of_pairs_at_10_50_90_100_percent"] = shares
             if DEVICE == "cuda":
                 case["seconds_of_one_call"] = where_time_goes(folder, pairs[: count // args.rounds])
         result["models"][name] = case

@@ -120,6 +120,13 @@ def test_the_gpus_figures_are_those_of_the_results() -> None:
     peer = "sentence-transformers, 512"
     assert results["machine"]["gpu"] in text
     assert set(results["models"]) == set(names)
+    packed = "packed, torch's operations"
+    plain = [results["models"][name]["pairs_per_second"][packed] for name in ("bge-v2-m3", "modernbert-base")]
+    assert "kernels it scores {} pairs/s, ModernBERT {}".format(*plain) in " ".join(text.split())
+    shares = results["models"]["bge-v2-m3"]["tokens_of_pairs_at_10_50_90_100_percent"]
+    assert f"a tenth has {shares[0]} or fewer, a tenth {shares[2]} or more, none more than {shares[3]}" in " ".join(
+        text.split()
+    )
     for model, name in names.items():
         case = results["models"][model]
         speed, times = case["pairs_per_second"], case["milliseconds_of_100_documents"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
+from milvus_rerank.choices import Device as Device
 from milvus_rerank.choices import Dtype as Dtype
 from milvus_rerank.choices import EngineName as EngineName
 from milvus_rerank.errors import InputError
@@ -55,6 +56,28 @@ def choose_device(device: str | None, engine: str) -> str:
     if available != "cpu" and engine in ("onnx", "openvino"):
         raise InputError(f"engine {engine!r} runs on the CPU; with device={device!r} use engine='torch' or 'auto'")
     return available
+
+
+def check_devices(devices: object, engine: str) -> list[str]:
+    """Return the names of several devices, after checking that they are available.
+
+    :param devices: a list or tuple of names, as :func:`choose_device` takes them.
+    :param engine: one of :data:`ENGINES`, or ``auto``.
+    :returns: the names, as :func:`choose_device` returns them.
+    :raises InputError: if it is no list of names, it is empty, or a device is in it twice.
+    :raises DeviceError: if this machine or this build of torch lacks a device.
+    """
+    if not isinstance(devices, (list, tuple)) or not all(isinstance(device, str) and device for device in devices):
+        raise InputError(f"device must be a name or a list of names, such as ['cuda:0', 'cuda:1'], got {devices!r}")
+    if not devices:
+        raise InputError("device is an empty list; name each device, such as ['cuda:0', 'cuda:1'], or leave it out")
+    names = [choose_device(device, engine) for device in devices]
+    for device, name in zip(devices, names, strict=True):
+        if names.count(name) > 1:
+            raise InputError(
+                f"device {device!r} is {name}, which is in the list twice: {list(devices)!r}; name it once"
+            )
+    return names
 
 
 def choose_dtype(dtype: str, engine: str, device: str, has_bfloat16: Callable[[], bool]) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,9 +65,16 @@ class TorchEngine:
             torch.set_num_threads(threads)  # for the whole process: torch has only this setting
         # Each calling thread gets a thread pool from torch: two forward passes at once only compete for the cores.
         self._turn = ForkLock() if device == "cpu" else contextlib.nullcontext()
+        # Events, kernels of Triton and new streams go to the thread's current device, which is another GPU's otherwise.
+        self._here = partial(torch.cuda.device, device) if device.startswith("cuda") else contextlib.nullcontext
+        exact = {name: buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
         self._model: Any = model.to(device=torch.device(device), dtype=DTYPES[dtype]).eval()
+        for name, frequencies in exact.items():  # in half precision, angles are off by whole radians at position 500
+            parent, _, leaf = name.rpartition(".")
+            setattr(self._model.get_submodule(parent), leaf, frequencies.to(torch.device(device)))
         self.packed = forward is classify and can_pack(model, device, dtype)
-        self._forward = PackedClassifier(self._model) if self.packed else forward
+        with self._here():
+            self._forward = PackedClassifier(self._model) if self.packed else forward
         self._label = label
         self.device = device
         self.dtype = dtype
@@ -88,7 +96,7 @@ class TorchEngine:
         :raises OutOfMemoryError: if torch cannot allocate the memory for the batch.
         """
         try:
-            with self._turn, torch.inference_mode():
+            with self._turn, self._here(), torch.inference_mode():
                 output, finished = self._to_host(self._forward(self._model, batch, self._to_device).float())
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):

@@ -1,11 +1,12 @@
 """Loading of a scorer: inspect the model, select the engine, load the model, and add an encoder."""
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from milvus_rerank.engines.select import choose_device
+from milvus_rerank.engines.select import check_devices, choose_device
 from milvus_rerank.errors import InputError
 from milvus_rerank.loading.complete import check_complete
 from milvus_rerank.loading.inspect import ModelInfo, inspect_model
@@ -29,10 +30,10 @@ CPU_BATCH_TOKENS = 1024
 GPU_BATCH_TOKENS = 65_536
 """Upper limit of the default budget on other devices: language models take 32,000 tokens and more for one pair."""
 
-PACKED_WIDTH = 4096
-"""Over a model's width: factor on the budget of batches without padding, 4 for bge-reranker-v2-m3, 10 for MiniLM. Small
+PACKED_WIDTH = 8192
+"""Over a model's width: factor on the budget of batches without padding, 8 for bge-reranker-v2-m3, 21 for MiniLM. Small
 batches of small models keep a GPU waiting for the next launch (benchmarks/results/gpu.json)."""
-PACKED_AT_ONCE = 2048
+PACKED_AT_ONCE = 512
 """Pairs sorted together without padding. Their order hardly matters, and a GPU waits for the first to be tokenised."""
 
 _CONTENTS = (".json", ".safetensors", ".bin", ".onnx", ".onnx_data", ".xml", ".jinja")
@@ -48,6 +49,8 @@ def load_scorer(options: LoadOptions) -> PairScorer:
     :raises DeviceError: if the device is absent.
     :raises MissingDependencyError: if no engine is installed, or the requested engine is not.
     """
+    if isinstance(options.device, (list, tuple)):
+        return _load_on_each(options, options.device)
     info = inspect_model(options.source, show_progress=options.show_progress)
     check_complete(info, options.dtype)
     if info.model_type != "classifier" or options.flag is not None:
@@ -101,6 +104,16 @@ def _calibration(info: ModelInfo, path: Path, max_length: int) -> Calibration:
     calibration = read_calibration(where)
     calibration.check(info.folder, max_length, where)
     return calibration
+
+
+def _load_on_each(options: LoadOptions, devices: Sequence[str]) -> PairScorer:
+    """Load a model once on each of several devices; return a scorer that runs batches on all of them."""
+    names = check_devices(devices, options.engine)
+    first, *others = (
+        load_scorer(replace(options, device=name, score_cache=options.score_cache if number == 0 else 0))
+        for number, name in enumerate(names)
+    )
+    return replace(first, others=tuple(replace(other, encoder=first.encoder) for other in others))
 
 
 def _encoder(options: LoadOptions, loaded: Loaded, max_length: int, prompt: str | None) -> Encoder:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from milvus_rerank.engines import Engine
 from milvus_rerank.engines.base import Label
-from milvus_rerank.engines.select import DTYPES, ENGINES, Dtype, EngineName
+from milvus_rerank.engines.select import DTYPES, ENGINES, Device, Dtype, EngineName
 from milvus_rerank.errors import InputError, ModelError
 from milvus_rerank.loading.inspect import ModelInfo
 from milvus_rerank.models import ModelSource
@@ -109,7 +109,8 @@ class LoadOptions:
     """Options for loading a reranker.
 
     :param source: the model's name, and how to download it.
-    :param device: ``cpu``, ``cuda``, ``cuda:n``, ``mps``; None, "" or ``auto`` take a GPU if torch can use one.
+    :param device: ``cpu``, ``cuda``, ``cuda:n``, ``mps``; None, "" or ``auto`` take a GPU if torch can use one. A list
+        of devices runs the model on each of them.
     :param engine: ``torch``, ``onnx``, ``openvino``; ``auto`` takes the fastest installed engine that runs the model.
     :param dtype: ``float32``, ``bfloat16``, ``float16``, ``int8`` or ``auto``.
     :param threads: the most CPU threads of a forward pass; None for the CPUs this process may use.
@@ -132,7 +133,7 @@ class LoadOptions:
     """
 
     source: ModelSource
-    device: str | None = None
+    device: Device = None
     engine: EngineName = "auto"
     dtype: Dtype = "float32"
     threads: int | None = None

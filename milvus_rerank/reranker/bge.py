@@ -2,7 +2,7 @@
 
 import os
 
-from milvus_rerank.engines.select import Dtype, EngineName
+from milvus_rerank.engines.select import Device, Dtype, EngineName
 from milvus_rerank.loading.load import load_scorer
 from milvus_rerank.loading.options import (
     BatchOptions,
@@ -29,7 +29,8 @@ class BGERerankFunction(EngineRerankFunction):
     :param use_fp16: run in float16 on a GPU; a CPU always runs in float32.
     :param batch_size: a hint: the number of full-length pairs in a batch. A token budget sets the actual size.
     :param normalize: return scores from 0 to 1 by the sigmoid; False for raw logits.
-    :param device: ``cpu``, ``cuda``, ``cuda:n`` or ``mps``; None, "" or ``auto`` take a GPU if there is one.
+    :param device: ``cpu``, ``cuda``, ``cuda:n`` or ``mps``; None, "" or ``auto`` take a GPU if there is one. A
+        list such as ``["cuda:0", "cuda:1"]`` loads the model on each, and each takes the next batch when it is free.
     :param query_max_length: the most tokens of a query; None, or a number that leaves no tokens for the document, for
         three quarters of ``max_length``.
     :param max_length: the most tokens of a pair; None for the model's limit.
@@ -61,7 +62,7 @@ class BGERerankFunction(EngineRerankFunction):
         use_fp16: bool = True,
         batch_size: int = 32,
         normalize: bool = True,
-        device: str | None = None,
+        device: Device = None,
         query_max_length: int | None = 256,
         max_length: int | None = 512,
         *,

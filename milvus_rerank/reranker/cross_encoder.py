@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from milvus_rerank.engines.select import Dtype, EngineName
+from milvus_rerank.engines.select import Device, Dtype, EngineName
 from milvus_rerank.loading.load import load_scorer
 from milvus_rerank.loading.options import BatchOptions, HubOptions, LoadOptions, Long
 from milvus_rerank.models import ModelSource
@@ -21,7 +21,8 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
     on the same model. Rerankers are thread-safe.
 
     :param model_name: ``builtin/rerank`` (shipped, works offline), a local folder, or a name on the model hub.
-    :param device: ``cpu``, ``cuda``, ``cuda:n`` or ``mps``; "", None or ``auto`` take a GPU if there is one.
+    :param device: ``cpu``, ``cuda``, ``cuda:n`` or ``mps``; "", None or ``auto`` take a GPU if there is one. A
+        list such as ``["cuda:0", "cuda:1"]`` loads the model on each, and each takes the next batch when it is free.
     :param batch_size: a hint: the number of full-length pairs in a batch. A token budget sets the actual size.
     :param activation_fct: the function from logits to scores: ``raw``, ``sigmoid``, ``softmax`` for the probability of
         a ``label``, ``calibrated`` for the ``calibration.json`` beside the model, or a function on torch tensors; None
@@ -58,7 +59,7 @@ class CrossEncoderRerankFunction(EngineRerankFunction):
     def __init__(
         self,
         model_name: str = "builtin/rerank",
-        device: str | None = "",
+        device: Device = "",
         batch_size: int = 32,
         activation_fct: ActivationName | Callable[[Any], Any] | None = None,
         *,

@@ -53,7 +53,9 @@ class EngineRerankFunction(BaseRerankFunction):
             with _loading:
                 loaded = self._loaded
                 if loaded is None or loaded[0] != os.getpid():
-                    loaded = self._loaded = os.getpid(), self._load_again(loaded and loaded[1].engine.device)
+                    before = loaded and [part.engine.device for part in (loaded[1], *loaded[1].others)]
+                    parents = before and next((device for device in before if device != "cpu"), "cpu")
+                    loaded = self._loaded = os.getpid(), self._load_again(parents or None)
         return loaded[1]
 
     def _load_again(self, parents_device: str | None) -> PairScorer:
@@ -93,8 +95,13 @@ class EngineRerankFunction(BaseRerankFunction):
 
     @property
     def device(self) -> str:
-        """Device of the model, such as ``cpu`` or ``cuda:0``."""
+        """Device of the model, such as ``cpu`` or ``cuda:0``; the first one if there are several."""
         return self.scorer.engine.device
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All devices that the model runs on."""
+        return tuple(scorer.engine.device for scorer in (self.scorer, *self.scorer.others))
 
     @property
     def takes_instruction(self) -> bool:
@@ -152,8 +159,11 @@ class EngineRerankFunction(BaseRerankFunction):
     def __repr__(self) -> str:
         if self._loaded is None:
             return f"{type(self).__name__}({self.model_name!r}, not loaded)"
-        engine, encoder = self._loaded[1].engine, self._loaded[1].encoder
+        scorer = self._loaded[1]
+        engine, encoder = scorer.engine, scorer.encoder
+        others = [other.engine.device for other in scorer.others]
+        device: object = [engine.device, *others] if others else engine.device
         return (
-            f"{type(self).__name__}({self.model_name!r}, device={engine.device!r}, engine={engine.name!r}, "
+            f"{type(self).__name__}({self.model_name!r}, device={device!r}, engine={engine.name!r}, "
             f"dtype={engine.dtype!r}, max_length={encoder.max_length})"
         )

@@ -152,8 +152,8 @@ class CrossEncoderMethods(ABC):
             raise InputError(f"prompt_name must be None, got {describe(prompt_name)}; pass the text, prompt=...")
         if pool is not None or isinstance(device, (list, tuple)):
             raise InputError(
-                "a rerank function runs in this process on one device; pass neither pool nor a list of devices, "
-                "and make one rerank function in each process"
+                "a rerank function runs in this process on the devices that it was loaded on; pass neither pool nor a "
+                "list of devices, and pass device=[...] where the rerank function is made"
             )
         check_count(batch_size, "batch_size")
         if device is not None and not f"{self._torch_device}:".startswith(f"{device}:"):

@@ -59,7 +59,7 @@ class Prepared:
 def split_pairs(pairs: Sequence[Pair], count: int, characters: int) -> Iterator[list[Pair]]:
     """Yield pairs in parts, so that memory holds the rows of a bounded number of texts.
 
-    The first of several parts is an eighth: the engine waits until its texts are tokenised.
+    The first of several parts is a quarter: the engine waits until its texts are tokenised.
 
     :param pairs: queries and documents.
     :param count: the most pairs of a part.
@@ -68,7 +68,7 @@ def split_pairs(pairs: Sequence[Pair], count: int, characters: int) -> Iterator[
     """
     part: list[Pair] = []
     size = 0
-    most = count if len(pairs) <= count else max(1, count // 8)
+    most = count if len(pairs) <= count else max(1, count // 4)
     for pair in pairs:
         if part and (len(part) == most or size + len(pair[1]) > characters):
             yield part

@@ -1,12 +1,10 @@
 """PairScorer: many queries and their documents in, scores in the caller's order out."""
 
-import contextvars
 import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
@@ -18,13 +16,14 @@ from numpy.typing import NDArray
 from milvus_rerank.engines.base import Engine
 from milvus_rerank.errors import InputError, OutOfMemoryError
 from milvus_rerank.forks import ForkLock
-from milvus_rerank.progress import Bar, progress_bar
+from milvus_rerank.progress import progress_bar
 from milvus_rerank.scoring import Request, check_stop
 from milvus_rerank.scoring.activation import Activation, raw
 from milvus_rerank.scoring.batching import cut
 from milvus_rerank.scoring.caches import CachedScore, ScoreCache
 from milvus_rerank.scoring.encoder import Chunks, Encoder, Pair, Row, Span
 from milvus_rerank.scoring.prepared import LOGIT, Logits, Prepared, TokenLimits, distinct_pairs, split_pairs
+from milvus_rerank.scoring.work import Part, Work, ahead, count_rows, run_together
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +50,7 @@ class PairScorer:
     :param chunks: how to read documents that are too long for the model; None truncates them.
     :param at_once: the pairs sorted together. The next ones are tokenised while these are scored.
     :param instruct: makes the encoder for an instruction; None for a model that takes none.
+    :param others: scorers with the same encoder and the engines of further devices; a free one takes the next batch.
     """
 
     encoder: Encoder
@@ -64,6 +64,7 @@ class PairScorer:
     chunks: Chunks | None = None
     at_once: int = AT_ONCE
     instruct: Callable[[str], Encoder] | None = None
+    others: tuple["PairScorer", ...] = ()
     _instructed: LRUCache[str, "PairScorer"] = field(default_factory=lambda: LRUCache(_INSTRUCTIONS), init=False)
     _lock: ForkLock = field(default_factory=ForkLock, init=False)
 
@@ -80,7 +81,9 @@ class PairScorer:
             scorer = self._instructed.get(instruction)
             if scorer is None:
                 settings = (self.settings, instruction)
-                scorer = replace(self, encoder=self.instruct(instruction), settings=settings)
+                encoder = self.instruct(instruction)
+                others = tuple(replace(other, encoder=encoder) for other in self.others)
+                scorer = replace(self, encoder=encoder, settings=settings, others=others)
                 self._instructed[instruction] = scorer
         return scorer
 
@@ -108,15 +111,28 @@ class PairScorer:
         """
         pairs, positions = distinct_pairs(requests)
         stop = stop or threading.Event()
-        logits = [np.empty(0, LOGIT)]
         with progress_bar("rerank", len(pairs)) if self.show_progress else nullcontext() as bar:
             parts = list(split_pairs(pairs, self.at_once, AT_ONCE_CHARACTERS))
             prepare = partial(self.prepare, stop=stop)
-            for prepared in map(prepare, parts) if len(parts) < 2 else _ahead(prepare, parts):
-                if bar is not None:
-                    bar.extend(len(prepared.rows) - len(prepared.pairs))
-                logits.append(self.finish(prepared, self._run_all(prepared, stop, bar)))
-        joined = np.concatenate(logits)
+            # A GPU works by itself: this thread prepares the next part meanwhile. A second would contend for the GIL.
+            coming = map(prepare, parts) if len(parts) < 2 or self.engine.device != "cpu" else ahead(prepare, parts)
+            advance = None
+            if bar is not None:
+                coming, advance = count_rows(bar, coming), bar.advance
+            devices = (self, *self.others)
+            budget = max(scorer.max_batch_tokens for scorer in devices)
+            work = Work(
+                (part, rows)
+                for number, prepared in enumerate(coming)
+                for part in [Part(number, prepared, np.empty(len(prepared.rows), np.float32), len(prepared.rows))]
+                for rows in cut(prepared.lengths, budget, prepared.widths) or [[]]
+            )
+            if len(devices) == 1:
+                self.run_all(work, self.finish, stop, advance)
+            else:
+                tasks = [partial(scorer.run_all, work, self.finish, stop, advance) for scorer in devices]
+                run_together(work, tasks, [scorer.engine.device for scorer in devices])
+        joined = np.concatenate([np.empty(0, LOGIT), *(work.finished[number] for number in range(len(parts)))])
         return [joined[request_positions] for request_positions in positions]
 
     def prepare(self, pairs: Sequence[Pair], stop: threading.Event, limits: TokenLimits | None = None) -> Prepared:
@@ -219,29 +235,59 @@ class PairScorer:
                 spans[index] = self.encoder.span(pair, int(logits["window"][index]), self.chunks)
         return spans
 
-    def _run_all(self, prepared: Prepared, stop: threading.Event, bar: Bar | None) -> NDArray[np.float32]:
-        """Return one logit per row, from batches of rows of about the same length."""
-        lengths, widths = prepared.lengths, prepared.widths
-        logits = np.empty(len(prepared.rows), dtype=np.float32)
-        waiting = deque(cut(lengths, self.max_batch_tokens, widths))
-        running: deque[tuple[list[int], Callable[[], NDArray[np.float32]]]] = deque()
-        while waiting or running:
+    def run_all(
+        self,
+        work: Work,
+        finish: Callable[[Prepared, NDArray[np.float32]], Logits],
+        stop: threading.Event,
+        advance: Callable[[int], object] | None = None,
+    ) -> None:
+        """Run batches until none is left. Parts follow each other without a pause for the device.
+
+        :param work: the batches, which other devices may take from as well.
+        :param finish: makes the logits of a part's pairs from those of its rows.
+        :param stop: when set, the work ends before its next batch.
+        :param advance: called with the rows of each finished batch.
+        :raises StoppedError: if ``stop`` was set.
+        :raises OutOfMemoryError: if a single pair does not fit the device.
+        """
+        advance = advance or (lambda _: None)
+        again: deque[tuple[Part, list[int]]] = deque()  # from batches that were too large for this device
+        running: deque[tuple[Part, list[int], Callable[[], NDArray[np.float32]]]] = deque()
+        more = True
+        while more or again or running:
             check_stop(stop)
-            if waiting and len(running) < 2:  # a second batch, so that a GPU need not wait for the next one
-                batch = waiting.popleft()
+            if (more or again) and len(running) < 2:  # a second batch, so that a GPU need not wait for the next one
+                if not again:
+                    with work.lock:
+                        item = next(work.batches, None)
+                    more = item is not None
+                    if item is None:
+                        continue
+                    again.append(item)
+                part, rows = again.popleft()
+                prepared = part.prepared
+                if not rows:
+                    work.finished[part.number] = finish(prepared, part.row_logits)
+                    continue
                 try:
-                    running.append((batch, self._start([prepared.rows[index] for index in batch])))
+                    if len(rows) < 2 or len(rows) * prepared.widths[rows[0]] <= self.max_batch_tokens:
+                        running.append((part, rows, self._start([prepared.rows[index] for index in rows])))
+                        continue
                 except OutOfMemoryError:
-                    if len(batch) == 1:
+                    if len(rows) == 1:
                         raise
-                    rest = [*batch, *itertools.chain.from_iterable(waiting)]
-                    waiting = deque(cut(lengths, self.max_batch_tokens, widths, rest))
+                smaller = cut(prepared.lengths, self.max_batch_tokens, prepared.widths, rows)
+                again.extendleft((part, few) for few in reversed(smaller))
                 continue
-            batch, wait = running.popleft()
-            logits[batch] = wait()
-            if bar is not None:
-                bar.advance(len(batch))
-        return logits
+            part, rows, wait = running.popleft()
+            part.row_logits[rows] = wait()
+            with work.lock:
+                part.left -= len(rows)
+                complete = part.left == 0
+            if complete:
+                work.finished[part.number] = finish(part.prepared, part.row_logits)
+            advance(len(rows))
 
     def _shrink(self, tokens: int) -> None:
         self.max_batch_tokens = min(self.max_batch_tokens, max(1, tokens // 2))
@@ -251,14 +297,3 @@ class PairScorer:
             self.engine.device,
             self.max_batch_tokens,
         )
-
-
-def _ahead(prepare: Callable[[list[Pair]], Prepared], parts: Sequence[list[Pair]]) -> Iterator[Prepared]:
-    """Yield prepared parts; each is prepared in a thread while the part before it is scored."""
-    with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
-        run = contextvars.copy_context().run
-        coming = pool.submit(run, prepare, parts[0])
-        for following in parts[1:]:
-            prepared, coming = coming.result(), pool.submit(run, prepare, following)
-            yield prepared
-        yield coming.result()

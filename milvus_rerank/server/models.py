@@ -11,7 +11,7 @@ import anyio
 import numpy as np
 from numpy.typing import NDArray
 
-from milvus_rerank.errors import RegistryError
+from milvus_rerank.errors import InputError, RegistryError
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.local import EngineRerankFunction
 from milvus_rerank.reranker.remote.function import RemoteRerankFunction
@@ -52,6 +52,10 @@ class EngineModel:
     """
 
     def __init__(self, reranker: EngineRerankFunction) -> None:
+        if reranker.scorer.others:
+            raise InputError(
+                f"a server runs a model on one device, got {list(reranker.devices)!r}; start a server for each device"
+            )
         self.runner: Batchable = reranker.scorer
         self.device = reranker.device
         self._scorer = reranker.scorer

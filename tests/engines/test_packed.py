@@ -53,6 +53,26 @@ def test_the_window_of_local_attention_is_kept(tmp_path: Path) -> None:
     np.testing.assert_allclose(TorchEngine(model, forward=PackedClassifier(model)).logits(batch), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("architecture", "option"), [("bert", "hidden_act"), ("modernbert", "hidden_activation")])
+def test_other_activations_are_kept(tmp_path: Path, architecture: str, option: str) -> None:
+    folder = save_tiny_model(architecture, tmp_path / "model")
+    batch = padded(ROWS, 1, architecture == "bert")
+    model = load(folder, **{option: "relu"})
+    expected = TorchEngine(model).logits(batch)
+    assert np.abs(TorchEngine(load(folder)).logits(batch) - expected).max() > 1e-4
+    np.testing.assert_allclose(TorchEngine(model, forward=PackedClassifier(model)).logits(batch), expected, atol=1e-5)
+
+
+def test_rotary_frequencies_stay_exact_in_half_precision(tiny: dict[str, Path]) -> None:
+    model = load(tiny["modernbert"])
+    expected = {name: buffer.clone() for name, buffer in model.named_buffers() if "inv_freq" in name}
+    assert len(expected) == 4
+    TorchEngine(model, dtype="bfloat16")
+    assert model.classifier.get_parameter("weight").dtype == torch.bfloat16
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(buffer, expected[name], atol=0, rtol=0)
+
+
 def test_the_mean_of_a_pair_is_its_own(tmp_path: Path) -> None:
     folder = save_tiny_model("modernbert", tmp_path / "model")
     batch = padded(ROWS, 1, False)

@@ -28,25 +28,32 @@ def model(tmp_path: Path) -> Path:
 
 
 def labelled(reranker: CrossEncoderRerankFunction, slope: float, shift: float, count: int = 30) -> list[LabelledQuery]:
-    """Return queries whose texts are relevant with the probability of a known curve."""
+    """Return queries whose texts are relevant with the probability of a known curve over standardised logits."""
     random = np.random.default_rng(0)
+    mean, spread = standard(reranker)
     queries = []
     for number in range(count):
         texts = [WORDS[index] for index in random.permutation(len(WORDS))]
-        logits = np.array(reranker.score(f"query {number}", texts))
+        logits = (np.array(reranker.score(f"query {number}", texts)) - mean) / spread
         relevant = random.random(len(texts)) < 1 / (1 + np.exp(-(slope * logits + shift)))
         queries.append(LabelledQuery(f"query {number}", tuple(texts), tuple(map(bool, relevant))))
     return queries
 
 
+def standard(reranker: CrossEncoderRerankFunction) -> tuple[float, float]:
+    scores = [score for number in range(30) for score in reranker.score(f"query {number}", WORDS)]
+    return float(np.mean(scores)), float(np.std(scores))
+
+
 def test_a_known_curve_is_found_and_the_error_falls(model: Path) -> None:
     reranker = CrossEncoderRerankFunction(str(model), device="cpu", activation_fct="raw")
-    spread = float(np.std(reranker.score("query 1", WORDS)))
-    report = calibrate(reranker, labelled(reranker, 2 / spread, -2.0), precision=0.5)
-    assert report.calibration.method == "platt"
-    assert report.calibration.slope == pytest.approx(2 / spread, rel=0.15)
-    assert report.calibration.intercept == pytest.approx(-2.0, abs=0.3)
-    assert report.ece_after < 0.5 * report.ece_before
+    mean, spread = standard(reranker)
+    report = calibrate(reranker, labelled(reranker, 2.0, -1.0), precision=0.5, method="platt")
+    slope, intercept = report.calibration.slope, report.calibration.intercept
+    assert slope is not None
+    assert slope * spread == pytest.approx(2.0, abs=0.3)
+    assert intercept + slope * mean == pytest.approx(-1.0, abs=0.3)
+    assert report.ece_after < 0.05
     assert report.brier_after < report.brier_before
     assert report.threshold is not None
     assert 0 < report.threshold < 1

