@@ -132,7 +132,7 @@ def test_an_activation_from_elsewhere_is_not_run(tmp_path: Path, caplog: pytest.
 
 
 def test_an_unknown_activation_lists_the_known(folder: str) -> None:
-    known = "'model', 'raw', 'sigmoid', 'softmax' or a function"
+    known = "'model', 'raw', 'sigmoid', 'softmax', 'calibrated' or a function"
     with pytest.raises(InputError, match=f"activation_fct must be one of {known}"):
         CrossEncoderRerankFunction(folder, device="cpu", activation_fct="softplus")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="has one label, of which softmax is always 1: use sigmoid, or raw"):
