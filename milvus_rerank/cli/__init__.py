@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from milvus_rerank import __version__
-from milvus_rerank.cli import batch, demo, export, index, mcp, models, rerank, search, serve, size, train
+from milvus_rerank.cli import batch, demo, export, index, mcp, models, rerank, search, serve, size, train, tune
 from milvus_rerank.cli.dashes import TextCommand
 from milvus_rerank.cli.output import NARROW, calm, drop_stdout, open_streams, print_error
 from milvus_rerank.errors import RerankError
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None if narrow else "rich",
     context_settings={"help_option_names": ["-h", "--help"], "terminal_width": columns if narrow else None},
 )
-for module in (demo, rerank, index, search, serve, mcp, batch, size, train, export, models):
+for module in (demo, rerank, index, search, serve, mcp, batch, size, train, tune, export, models):
     takes_texts = module in (rerank, search)
     app.command(cls=TextCommand if takes_texts else None)(getattr(module, module.__name__.rpartition(".")[2]))
 
