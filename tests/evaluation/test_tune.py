@@ -21,7 +21,7 @@ from milvus_rerank.evaluation.tuning import (
     read_target,
     tune,
 )
-from milvus_rerank.evaluation.tuning.choose import better_half, choose, divide, round_sizes
+from milvus_rerank.evaluation.tuning.choose import better_half, choose, divide, measure_best, round_sizes
 from milvus_rerank.evaluation.tuning.scored import Scored, frontier, rankings
 from milvus_rerank.evaluation.tuning.settings import make_settings
 from milvus_rerank.indexing import describe, index_passages, open_client, open_search
@@ -142,6 +142,14 @@ def test_the_choice_is_the_best_within_the_limit_or_the_fastest_that_is_near() -
     assert choose(seconds, quality, Target(within=0.001)) == large
     with pytest.raises(InputError, match=r"no setting has a p95 under 50 ms: the fastest is a of 10 .* 100 ms"):
         choose(seconds, quality, Target(p95=0.05))
+
+
+def test_settings_are_measured_until_one_is_fast_enough() -> None:
+    edge = [Setting(variant, 10) for variant in (A, B, C, D)]
+    seconds = dict(zip(edge, (0.1, 0.2, 0.3, 0.4), strict=True))
+    assert list(measure_best(edge, seconds.__getitem__, Target(), 2)) == [edge[3], edge[2]]
+    assert list(measure_best(edge, seconds.__getitem__, Target(p95=0.2), 2)) == [edge[3], edge[2], edge[1]]
+    assert list(measure_best(edge, seconds.__getitem__, Target(p95=0.01), 2)) == edge[::-1]
 
 
 def test_the_better_half_keeps_fast_rerankers_only_if_they_may_win() -> None:

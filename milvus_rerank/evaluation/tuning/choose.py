@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from milvus_rerank.errors import InputError
 from milvus_rerank.evaluation.tuning.scored import frontier
@@ -69,6 +69,25 @@ def better_half(
     rest = sorted((item for item in best if item not in order), key=lambda item: (-best[item][0], best[item][1]))
     kept = {setting.variant for setting in [*order, *rest][:wanted]}
     return [variant for variant in variants if variant in kept]
+
+
+def measure_best(
+    edge: Sequence[Setting], seconds: Callable[[Setting], float], target: Target, most: int
+) -> dict[Setting, float]:
+    """Measure the settings with the best nDCG, and more until one is fast enough.
+
+    :param edge: settings, the fastest and worst first.
+    :param seconds: measures the p95 of a setting.
+    :param target: the limit of p95.
+    :param most: the number of settings to measure if one of them is fast enough.
+    :returns: the measured p95 of the settings.
+    """
+    measured: dict[Setting, float] = {}
+    for setting in reversed(edge):
+        if len(measured) >= most and (target.p95 is None or min(measured.values()) <= target.p95):
+            break
+        measured[setting] = seconds(setting)
+    return measured
 
 
 def choose(measured: Mapping[Setting, float], qualities: Mapping[Setting, float], target: Target) -> Setting:

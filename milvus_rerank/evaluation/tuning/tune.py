@@ -12,7 +12,7 @@ from milvus_rerank.evaluation.judged import JudgedCollection
 from milvus_rerank.evaluation.metrics import measure
 from milvus_rerank.evaluation.queries import JudgedQueries
 from milvus_rerank.evaluation.systems import System
-from milvus_rerank.evaluation.tuning.choose import better_half, choose, divide, round_sizes
+from milvus_rerank.evaluation.tuning.choose import better_half, choose, divide, measure_best, round_sizes
 from milvus_rerank.evaluation.tuning.memory import peak_memory
 from milvus_rerank.evaluation.tuning.options import DEFAULT_OPTIONS, FEW_QUERIES, LEAST_QUERIES, TuneOptions
 from milvus_rerank.evaluation.tuning.report import FrontierRow, TuneReport
@@ -212,12 +212,13 @@ class _Tuning:
         edge = frontier(points)
         # The best that are fast enough; without any, the fastest, to say how fast that is.
         fast = [setting for setting in edge if points[setting][1] <= limit] or edge[:1]
-        seconds = {}
-        for number, setting in enumerate(reversed(fast[-self.options.measured :]), 1):
-            step = f"latency {number}: {setting} of {setting.candidates}"
+
+        def seconds(setting: Setting) -> float:
+            step = f"latency: {setting} of {setting.candidates}"
             _, reranked = self._evaluate(setting, choosing[: self.options.timed], step, cached=False)
-            seconds[setting] = reranked.seconds(95)
-        return seconds
+            return reranked.seconds(95)
+
+        return measure_best(fast, seconds, target, self.options.measured)
 
     def _report(
         self, settings: Sequence[Setting], qualities: Mapping[Setting, float], held_out: Sequence[str]
