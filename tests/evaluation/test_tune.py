@@ -140,6 +140,7 @@ def test_the_choice_is_the_best_within_the_limit_or_the_fastest_that_is_near() -
     assert choose(seconds, quality, Target(p95=0.15)) == small
     assert choose(seconds, quality, Target(within=0.01)) == middle
     assert choose(seconds, quality, Target(within=0.001)) == large
+    assert choose({small: 0.1, middle: 0.1}, quality, Target(within=0.5)) == middle, "of two that are as fast"
     with pytest.raises(InputError, match=r"no setting has a p95 under 50 ms: the fastest is a of 10 .* 100 ms"):
         choose(seconds, quality, Target(p95=0.05))
 

@@ -108,4 +108,5 @@ def choose(measured: Mapping[Setting, float], qualities: Mapping[Setting, float]
             "model"
         )
     enough = max(qualities[setting] for setting in fast) * (1 - (target.within or 0.0))
-    return min((setting for setting in fast if qualities[setting] >= enough), key=measured.__getitem__)
+    good = [setting for setting in fast if qualities[setting] >= enough]
+    return min(good, key=lambda setting: (measured[setting], -qualities[setting]))
