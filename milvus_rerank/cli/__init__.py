@@ -21,6 +21,7 @@ from milvus_rerank.cli import (
     serve,
     size,
     train,
+    tune,
 )
 from milvus_rerank.cli.dashes import TextCommand
 from milvus_rerank.cli.output import NARROW, calm, drop_stdout, open_streams, print_error
@@ -35,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None if narrow else "rich",
     context_settings={"help_option_names": ["-h", "--help"], "terminal_width": columns if narrow else None},
 )
-for module in (demo, rerank, index, search, eval, serve, mcp, batch, size, calibrate, train, export, models):
+for module in (demo, rerank, index, search, eval, serve, mcp, batch, size, calibrate, train, tune, export, models):
     takes_texts = module in (rerank, search)
     app.command(cls=TextCommand if takes_texts else None)(getattr(module, module.__name__.rpartition(".")[2]))
 
