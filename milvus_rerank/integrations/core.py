@@ -2,17 +2,19 @@
 
 import re
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Generic, TypeVar
 
 from milvus_rerank.concurrency import off_loop
 from milvus_rerank.errors import InputError, MissingDependencyError, install_command
+from milvus_rerank.integrations.steps import run_steps
 from milvus_rerank.registry import load
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.reranker.custom import Scorer, wrap
 from milvus_rerank.results import RerankResult
+from milvus_rerank.steps import Pipeline
 from milvus_rerank.validation import describe
 
 DEFAULT_MODEL = "builtin/rerank"
@@ -89,6 +91,10 @@ class LazyReranker:
         return self._opened or await off_loop(self.open)
 
 
+def _no_fields(item: object) -> Mapping[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class ItemCall(Generic[Item]):
     """A call that reranks a framework's documents, which it does not change.
@@ -98,8 +104,12 @@ class ItemCall(Generic[Item]):
     :param text: returns a document's text.
     :param copy: returns a copy of a document with its result.
     :param top_k: the most documents to return; 0 or None for all.
-    :param threshold: the least score to return.
+    :param threshold: the least score of the reranker to return.
     :param instruction: says what is relevant, for a reranker that takes instructions.
+    :param steps: steps after the reranker, None for none; they see all documents that the threshold leaves, and
+        ``top_k`` cuts after them.
+    :param fields: returns a document's metadata, which are the fields that the steps read.
+    :param distance: returns the score of a document's retriever, for ``fuse``; None if there is none.
     """
 
     query: str
@@ -109,17 +119,29 @@ class ItemCall(Generic[Item]):
     top_k: int | None = None
     threshold: float | None = None
     instruction: str | None = None
+    steps: Pipeline | None = None
+    fields: Callable[[Item], Mapping[str, Any]] = _no_fields
+    distance: Callable[[Item], float | None] | None = None
 
     def run(self, reranker: BaseRerankFunction) -> list[Item]:
         """Return the copies, best first; raise InputError for a document without text, with its position and id."""
         texts = read_texts(self.items, self.text)
-        results = reranker.rerank(self.query, texts, self.top_k, self.threshold, instruction=self.instruction)
-        return [self.copy(self.items[result.index], result) for result in results]
+        results = reranker.rerank(self.query, texts, self._keep, self.threshold, instruction=self.instruction)
+        return self._copies(results)
 
     async def arun(self, reranker: BaseRerankFunction) -> list[Item]:
         """Like :meth:`run`, off the event loop."""
         texts = read_texts(self.items, self.text)
-        results = await reranker.arerank(self.query, texts, self.top_k, self.threshold, instruction=self.instruction)
+        results = await reranker.arerank(self.query, texts, self._keep, self.threshold, instruction=self.instruction)
+        return self._copies(results)
+
+    @property
+    def _keep(self) -> int | None:
+        return None if self.steps and self.steps.steps else self.top_k
+
+    def _copies(self, results: Sequence[RerankResult[Any]]) -> list[Item]:
+        if self.steps and self.steps.steps:
+            results = run_steps(self.steps, self.items, results, self.fields, self.top_k, self.distance)
         return [self.copy(self.items[result.index], result) for result in results]
 
 

@@ -6,9 +6,19 @@ from typing import Any, TypeVar
 
 from milvus_rerank.result_list import RerankResults
 from milvus_rerank.results import RerankResult
-from milvus_rerank.steps import Pipeline
+from milvus_rerank.steps import Pipeline, Step
 
 Item = TypeVar("Item")
+
+
+def as_pipeline(steps: Pipeline | Sequence[Step | Mapping[str, Any]] | None) -> Pipeline:
+    """Return a pipeline of steps, given as one, as values or tables of a config file, or as None for none.
+
+    :param steps: the steps.
+    :returns: the pipeline.
+    :raises InputError: as :class:`milvus_rerank.steps.Pipeline` does.
+    """
+    return steps if isinstance(steps, Pipeline) else Pipeline(() if steps is None else steps)
 
 
 def run_steps(

@@ -1,7 +1,8 @@
-"""The text of a Haystack document, its copy with a result, and duplicates."""
+"""The text, meta and score of a Haystack document, its copy with a result, and duplicates."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from haystack import Document
 
@@ -15,6 +16,16 @@ def read_text(document: Document, meta_fields: Sequence[str], separator: str) ->
         return document.content
     fields = [document.meta.get(name) for name in meta_fields]
     return separator.join([*(str(value) for value in fields if value is not None and value != ""), document.content])
+
+
+def read_meta(document: Document) -> dict[str, Any]:
+    """Return ``meta``."""
+    return document.meta  # type: ignore[no-any-return]
+
+
+def read_score(document: Document) -> float | None:
+    """Return the score of the retriever."""
+    return document.score  # type: ignore[no-any-return]
 
 
 def scored(document: Document, result: RerankResult) -> Document:

@@ -8,6 +8,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import ConfigDict, field_validator
 
 from milvus_rerank.integrations.core import DEFAULT_MODEL, ItemCall, open_reranker, score_metadata
+from milvus_rerank.integrations.steps_field import StepsField
 from milvus_rerank.results import RerankResult
 from milvus_rerank.validation import check_threshold, check_top_k
 
@@ -17,7 +18,8 @@ class RerankCompressor(BaseDocumentCompressor):
 
     It returns copies of the documents with ``metadata["relevance_score"]``, and ``metadata["relevance_span"]`` for the
     best part of a long document. ``reranker`` is a rerank function or a name for :func:`milvus_rerank.load`; ``top_n``
-    is the most documents to return, None for all; ``threshold`` is the least score to return.
+    is the most documents to return, None for all; ``threshold`` is the least score of the reranker to return. ``steps``
+    run after the reranker and read the metadata: a :class:`milvus_rerank.Pipeline`, or steps or tables for one.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", validate_default=True)
@@ -25,6 +27,7 @@ class RerankCompressor(BaseDocumentCompressor):
     top_n: int | None = 5
     threshold: float | None = None
     instruction: str | None = None
+    steps: StepsField = None
 
     _open = field_validator("reranker")(open_reranker)
     _check_top_n = field_validator("top_n", mode="before")(check_top_k)
@@ -43,11 +46,16 @@ class RerankCompressor(BaseDocumentCompressor):
         return await self._call(documents, query).arun(self.reranker)
 
     def _call(self, documents: Sequence[Document], query: str) -> ItemCall[Document]:
-        return ItemCall(query, documents, _text, _copy, self.top_n, self.threshold, self.instruction)
+        options = self.top_n, self.threshold, self.instruction, self.steps
+        return ItemCall(query, documents, _text, _copy, *options, fields=_metadata)
 
 
 def _text(document: Document) -> object:
     return document.page_content
+
+
+def _metadata(document: Document) -> dict[str, Any]:
+    return document.metadata  # type: ignore[no-any-return]
 
 
 def _copy(document: Document, result: RerankResult) -> Document:

@@ -1,4 +1,6 @@
-"""The text of a node, and its copy with a result."""
+"""The text, metadata and score of a node, and its copy with a result."""
+
+from typing import Any
 
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, TextNode
 
@@ -12,6 +14,16 @@ def read_text(item: NodeWithScore) -> object:
     is_text = isinstance(node, TextNode) and not isinstance(node, ImageNode)
     has_text = is_text or node.get_content(metadata_mode=MetadataMode.NONE)
     return node.get_content(metadata_mode=MetadataMode.EMBED) if has_text else None
+
+
+def read_metadata(item: NodeWithScore) -> dict[str, Any]:
+    """Return the metadata of the node."""
+    return item.node.metadata  # type: ignore[no-any-return]
+
+
+def read_score(item: NodeWithScore) -> float | None:
+    """Return the score of the retriever."""
+    return item.score  # type: ignore[no-any-return]
 
 
 def scored(item: NodeWithScore, result: RerankResult, keep_retrieval_score: bool) -> NodeWithScore:

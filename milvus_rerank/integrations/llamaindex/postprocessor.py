@@ -11,7 +11,8 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from milvus_rerank.errors import InputError
 from milvus_rerank.integrations.core import DEFAULT_MODEL, ItemCall, open_reranker
 from milvus_rerank.integrations.llamaindex.events import rerank_events
-from milvus_rerank.integrations.llamaindex.nodes import read_text, scored
+from milvus_rerank.integrations.llamaindex.nodes import read_metadata, read_score, read_text, scored
+from milvus_rerank.integrations.steps_field import StepsField
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.validation import check_threshold, check_top_k
 
@@ -24,9 +25,10 @@ class RerankPostprocessor(BaseNodePostprocessor):
     It returns new ``NodeWithScore`` objects and does not change the nodes that came in. The reranker reads the text
     that an embedding model would (``MetadataMode.EMBED``). ``reranker`` is a name for :func:`milvus_rerank.load`, which
     takes ``options``, or a rerank function; only a name can be read back with ``from_dict``. ``top_n`` is the most
-    nodes to return, None for all; ``threshold`` is the least score to return. With ``keep_retrieval_score``, the
-    metadata hold a node's former score as ``retrieval_score``; of a long text they hold ``relevance_span``, its best
-    part. Neither embeddings nor language models read these.
+    nodes to return, None for all; ``threshold`` is the least score of the reranker to return. ``steps`` run after the
+    reranker and read the metadata: a :class:`milvus_rerank.Pipeline`, or steps or tables for one. With
+    ``keep_retrieval_score``, the metadata hold a node's former score as ``retrieval_score``; of a long text they hold
+    ``relevance_span``, its best part. Neither embeddings nor language models read these.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -36,6 +38,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
     threshold: float | None = None
     keep_retrieval_score: bool = False
     instruction: str | None = None
+    steps: StepsField = Field(None, validate_default=True)
     _opened: BaseRerankFunction = PrivateAttr()
 
     _check_top_n = field_validator("top_n", mode="before")(check_top_k)
@@ -72,4 +75,5 @@ class RerankPostprocessor(BaseNodePostprocessor):
 
     def _call(self, nodes: Nodes, query: Any) -> ItemCall[NodeWithScore]:
         copy = partial(scored, keep_retrieval_score=self.keep_retrieval_score)
-        return ItemCall(query.query_str, nodes, read_text, copy, self.top_n, self.threshold, self.instruction)
+        options = self.top_n, self.threshold, self.instruction, self.steps, read_metadata, read_score
+        return ItemCall(query.query_str, nodes, read_text, copy, *options)
