@@ -1,4 +1,7 @@
-"""BEIR: rerank the results of a search with a reranker of this package, and evaluate both."""
+"""BEIR: rerank the results of a search with a reranker of this package, and evaluate both.
+
+pip install "milvus-rerank[eval]" beir
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""mteb: evaluate a reranker of this package on a reranking task, here one that reads no dataset of a hub."""
+"""mteb: evaluate a reranker of this package on a reranking task, here one that reads no dataset of a hub.
+
+pip install "milvus-rerank[eval]" mteb
+"""
 
 import json
 from collections.abc import Iterable, Mapping

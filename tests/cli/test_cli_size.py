@@ -12,7 +12,7 @@ def test_json_has_the_machines_the_formula_and_the_sources(cli: Cli) -> None:
     report = json.loads(out)
     row = next(each for each in report["sizes"] if each["speed"]["kind"] == "h200")
     assert code == 0
-    assert (row["machines"], row["cost_per_day"]) == (7, 7 * 24 * 3.5)  # 2709 x 0.7 x 86400 = 163.8 million a day
+    assert (row["machines"], row["cost_per_day"]) == (6, 6 * 24 * 3.5)  # 3077 x 0.7 x 86400 = 186.1 million a day
     assert row["speed"]["source"] == "benchmarks/results/gpu.json"
     assert report["formula"].startswith("machines = ceil(")
 
@@ -21,7 +21,7 @@ def test_the_table_has_the_cheapest_first_and_says_what_is_not_scaled(cli: Cli) 
     code, out, err = cli(*ARGUMENTS, "--price", "h200=0.01")
     lines = out.splitlines()
     assert code == 0
-    assert lines[1].split()[:4] == ["7", "h200", "bfloat16", "2,709"]
+    assert lines[1].split()[:4] == ["6", "h200", "bfloat16", "3,077"]
     assert any("1,569*" in line for line in lines)
     assert "machines = ceil(pairs_per_day" in err
     assert "* the source does not tell the tokens of a pair" in err

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from milvus_rerank.evaluation.tuning.scored import Scored, frontier, rankings
 from milvus_rerank.evaluation.tuning.settings import make_settings
 from milvus_rerank.indexing import describe, index_passages, open_client, open_search
 from milvus_rerank.indexing.corpus import Passage
-from milvus_rerank.registry import register
+from milvus_rerank.registry import Registry, register, scan_installed
 from milvus_rerank.reranker.base import BaseRerankFunction
 from milvus_rerank.scoring import Request
 from milvus_rerank.search import TwoStageSearch
@@ -50,8 +51,12 @@ class Counting(BaseRerankFunction):
         return rows
 
 
-for _flaw in (0, 4, 8, 10):
-    register(f"flaw-{_flaw}", lambda _flaw=_flaw: Counting(_flaw))
+@pytest.fixture(autouse=True)
+def flawed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register rerankers in a registry that is gone after the test."""
+    monkeypatch.setattr("milvus_rerank.registry._shared", Registry(scan_installed))
+    for flaw in (0, 4, 8, 10):
+        register(f"flaw-{flaw}", partial(Counting, flaw))
 
 
 @pytest.fixture(scope="module")
