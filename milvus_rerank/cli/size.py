@@ -46,16 +46,16 @@ def size(
 
     load = Load(pairs_per_day, tokens, utilisation)
     speeds = speeds_of(model) if pairs_per_second is None else [own_speed(model, pairs_per_second, tokens)]
-    found = sizes(load, speeds, _read_prices(price))
+    rows_by_cost = sizes(load, speeds, _read_prices(price))
     if as_json:
-        rows = [asdict(each) for each in found]
+        rows = [asdict(each) for each in rows_by_cost]
         output.print_json({"model": model, **asdict(load), "formula": FORMULA, "prices": price_note(), "sizes": rows})
         return
     columns = ("machines", "kind", "dtype", "pairs/s", "a day", "a million pairs", "an hour", "measured")
-    output.print_table(columns, [_cells(each) for each in found])
+    output.print_table(columns, [_cells(each) for each in rows_by_cost])
     output.note(f"{pairs_per_day:,.0f} pairs a day of {tokens:g} tokens, {model}, utilisation {utilisation:g}.")
     output.note(FORMULA)
-    if any(each.speed.tokens is None for each in found):
+    if any(each.speed.tokens is None for each in rows_by_cost):
         output.note("* the source does not tell the tokens of a pair; the speed is not scaled to yours.")
     output.note(f"Prices in {price_note()}. Replace them: --price KIND=PRICE.")
 

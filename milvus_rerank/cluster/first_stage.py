@@ -108,7 +108,7 @@ class MilvusFirstStage:
             raise SearchError(f"Milvus at {self.uri} cannot be reached: {error}. Is the server running?") from error
 
     def check(self, query: str) -> None:
-        """Search once on this machine, so that what cannot work is told before any worker starts.
+        """Search once on this machine, so that a search that cannot work is an error before any worker starts.
 
         :param query: a query of the job.
         :raises InputError: for a collection, field, filter or embedder that cannot be used, or an empty collection.

@@ -69,8 +69,8 @@ def list_files(sources: Iterable[str]) -> list[str]:
         system, path = fsspec.core.url_to_fs(source)
         if not system.exists(path):
             raise InputError(f"{source} does not exist; give Parquet or JSONL files, or a folder of them")
-        found = sorted(system.find(path)) if system.isdir(path) else [path]
-        chosen = [name for name in found if name.endswith(SUFFIXES)]
+        paths = sorted(system.find(path)) if system.isdir(path) else [path]
+        chosen = [name for name in paths if name.endswith(SUFFIXES)]
         if not chosen:
             raise InputError(f"{source} holds no {' or '.join(SUFFIXES)} files")
         files += [system.unstrip_protocol(name) if "://" in source else name for name in chosen]

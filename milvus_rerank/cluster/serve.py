@@ -172,8 +172,8 @@ def serving(
 def _reason(status: Any) -> str:
     """Return the last line of a replica's traceback, which Ray Serve keeps as a message; "" if there is none."""
     messages = [one.message for app in status.applications.values() for one in app.deployments.values()]
-    found = re.findall(r"^\s*(?:milvus_rerank\.errors\.)(\w+: .+)$", "\n".join(messages), re.MULTILINE)
-    return str(found[-1]) if found else "".join(messages)[-500:]
+    errors = re.findall(r"^\s*(?:milvus_rerank\.errors\.)(\w+: .+)$", "\n".join(messages), re.MULTILINE)
+    return str(errors[-1]) if errors else "".join(messages)[-500:]
 
 
 def run(
